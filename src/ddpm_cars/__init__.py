@@ -1,0 +1,8 @@
+"""Denoising diffusion probabilistic models (Ho et al. 2020) as a diffusers plugin."""
+
+# Both are imported here because diffusers loads a saved pipeline's classes only from modules that are imported.
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+
+__version__ = "0.1.0"
+__all__ = ["DDPMCarsPipeline", "DDPMCarsScheduler"]

@@ -1,0 +1,152 @@
+"""Unconditional and class-conditional image generation with a `UNet2DModel`.
+
+The file stands alone: it needs torch, numpy and diffusers only, so that it can travel inside a model repository.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+
+OutputType = Literal["pil", "np", "pt", "raw"]
+OUTPUT_TYPES = get_args(OutputType)
+
+
+class DDPMCarsPipeline(DiffusionPipeline):
+    """Draw images from noise: x_T ~ N(0, I), then one scheduler step per timestep (Ho et al. 2020, algorithm 2).
+
+    The image is kept in float32 between the steps whatever the dtype of the UNet, so a bfloat16 and a float32 model
+    start from the same noise and differ only by what the network rounds.
+
+    Args:
+        unet: The network that predicts eps, x_0 or v. `sample_size` in its config fixes the image size.
+        scheduler: `DDPMCarsScheduler` or any other scheduler of the Karras family.
+    """
+
+    model_cpu_offload_seq = "unet"
+    _callback_tensor_inputs = ("sample", "pred_original_sample")
+
+    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_inference_steps: int | None = None,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, torch.Tensor] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+        class_labels: int | Sequence[int] | torch.Tensor | None = None,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Generate images.
+
+        Args:
+            batch_size: How many, 1 or more.
+            generator: Where the noise comes from. A list of one generator per image makes every image independent
+                of the others in its batch.
+            num_inference_steps: How many denoising steps; None means every timestep the scheduler was trained with.
+            output_type: "pil" for PIL images, "np" for a float32 array (batch, height, width, channels) in [0, 1],
+                "pt" for a float32 tensor (batch, channels, height, width) in [0, 1], "raw" for that in [-1, 1].
+            return_dict: Whether an `ImagePipelineOutput` is returned, else a tuple of its one value.
+            callback_on_step_end: Called after every step as `callback(pipe, step_index, timestep, tensors)`. A dict
+                that it returns may hold "sample", which then replaces x_s.
+            callback_on_step_end_tensor_inputs: Which tensors the callback is given: "sample" (x_s) and
+                "pred_original_sample" (x_0_hat, None where the scheduler does not report it).
+            class_labels: Integers in [0, num_class_embeds), one per image or one for all; for UNets with classes.
+
+        Returns:
+            `images`, as `output_type` says.
+
+        Raises:
+            ValueError: If an argument is out of its range or does not fit the UNet.
+        """
+        self._check_inputs(batch_size, generator, output_type, callback_on_step_end_tensor_inputs)
+        device = self._execution_device
+        labels = self._prepare_class_labels(class_labels, batch_size, device)
+        if num_inference_steps is None:
+            num_inference_steps = self.scheduler.config.num_train_timesteps
+        # The timesteps stay on the CPU: schedulers look them up there, and reading one off a device would wait for it.
+        self.scheduler.set_timesteps(num_inference_steps)
+        step_kwargs = {}
+        if "generator" in inspect.signature(self.scheduler.step).parameters:
+            step_kwargs["generator"] = generator
+
+        shape = (batch_size, self.unet.config.in_channels, *self._image_size())
+        x_t = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        x_t = x_t * self.scheduler.init_noise_sigma
+        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            model_output = self._predict(x_t, t, labels)
+            step = self.scheduler.step(model_output, t, x_t, **step_kwargs)
+            x_t = step.prev_sample
+            if callback_on_step_end is not None:
+                tensors = {"sample": x_t, "pred_original_sample": getattr(step, "pred_original_sample", None)}
+                tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                x_t = (callback_on_step_end(self, i, t, tensors) or {}).get("sample", x_t)
+
+        images = self._format(x_t, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _check_inputs(
+        self, batch_size: int, generator: Any, output_type: str, callback_tensor_inputs: Sequence[str]
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be 1 or more.")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is {output_type!r}; choose one of {OUTPUT_TYPES}.")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"{len(generator)} generators were given for {batch_size} images; pass one for each.")
+        unknown = set(callback_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            known = self._callback_tensor_inputs
+            raise ValueError(f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; choose from {known}.")
+
+    def _image_size(self) -> tuple[int, int]:
+        size = self.unet.config.sample_size
+        if size is None:
+            raise ValueError("The UNet's config has no `sample_size`; set it to the image size it was trained on.")
+        height, width = (size, size) if isinstance(size, int) else size
+        return height, width
+
+    def _prepare_class_labels(self, class_labels: Any, batch_size: int, device: torch.device) -> torch.Tensor | None:
+        num_classes = self.unet.config.num_class_embeds
+        if num_classes is None and self.unet.config.class_embed_type is None:
+            if class_labels is not None:
+                raise ValueError("class_labels were given, but this UNet takes none (`num_class_embeds` is None).")
+            return None
+        if class_labels is None:
+            raise ValueError(f"This UNet draws one of {num_classes} classes: pass class_labels.")
+        labels = torch.as_tensor(class_labels, device=device).flatten()
+        if len(labels) not in (1, batch_size):
+            raise ValueError(f"{len(labels)} class_labels were given for {batch_size} images; pass one, or one each.")
+        if num_classes is not None and not bool(((labels >= 0) & (labels < num_classes)).all()):
+            raise ValueError(f"class_labels {labels.tolist()} must be from 0 to {num_classes - 1}.")
+        return labels.expand(batch_size)
+
+    def _predict(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        model_input = self.scheduler.scale_model_input(x_t, t).to(self.unet.dtype)
+        model_output = self.unet(model_input, t, class_labels=labels).sample.to(x_t.dtype)
+        learns_variance = model_output.shape[1] == 2 * x_t.shape[1]
+        if learns_variance and self.scheduler.config.get("variance_type") not in ("learned", "learned_range"):
+            # The second half is a variance that this scheduler has no use for.
+            model_output = model_output[:, : x_t.shape[1]]
+        return model_output
+
+    def _format(self, x_0: torch.Tensor, output_type: str) -> Any:
+        x_0 = x_0.float().clamp(-1, 1)
+        if output_type == "raw":
+            return x_0
+        images = x_0 / 2 + 0.5
+        if output_type == "pt":
+            return images
+        array = images.permute(0, 2, 3, 1).cpu().numpy()
+        return array if output_type == "np" else self.numpy_to_pil(array)
