@@ -190,21 +190,21 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             ValueError: If not exactly one of the two is given, a value is out of its range, or the order is wrong.
         """
         T = self.config.num_train_timesteps
-        if (num_inference_steps is None) == (timesteps is None):
-            raise ValueError("Pass exactly one of `num_inference_steps` and `timesteps` to set_timesteps.")
-        if timesteps is not None:
+        if timesteps is not None and num_inference_steps is None:
             chosen = np.array(timesteps, dtype=np.int64)
             if chosen.size == 0 or np.any(np.diff(chosen) >= 0):
                 raise ValueError(f"`timesteps` must be in descending order without repeats, got {list(timesteps)}.")
             if chosen[0] >= T or chosen[-1] < 0:
                 raise ValueError(f"`timesteps` must start before `num_train_timesteps`: {T} and end at 0 or later.")
-        else:
+        elif num_inference_steps is not None and timesteps is None:
             if not 1 <= num_inference_steps <= T:
                 raise ValueError(
                     f"`num_inference_steps` is {num_inference_steps}; it must be from 1 to {T}, the number of "
                     "timesteps that the model was trained with (`num_train_timesteps`)."
                 )
             chosen = self._spaced_timesteps(num_inference_steps)
+        else:
+            raise ValueError("Pass exactly one of `num_inference_steps` and `timesteps` to set_timesteps.")
         self.custom_timesteps = timesteps is not None
         self.num_inference_steps = len(chosen)
         self.timesteps = torch.from_numpy(chosen).to(device)
@@ -275,7 +275,8 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             return step
         if timestep.device not in self._step_tables:
             self._step_tables[timestep.device] = _to_device(self._step_tables[torch.device("cpu")], timestep.device)
-        columns = self._step_tables[timestep.device][:, timestep.long()]
+        # Indexing with brackets would read a 0-d timestep as a number.
+        columns = self._step_tables[timestep.device].index_select(1, timestep.long().flatten())
         return _Step(*columns.reshape(len(columns), *timestep.shape, *[1] * (ndim - 1 if timestep.ndim else 0)))
 
     def previous_timestep(self, timestep: int | torch.Tensor) -> torch.Tensor:
@@ -298,7 +299,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         t: int | torch.Tensor,
         predicted_variance: torch.Tensor | None = None,
         variance_type: str | None = None,
-    ) -> torch.Tensor:
+    ) -> torch.Tensor | None:
         """Return what stock's method of this name returns; sampling here does not use it.
 
         Its kind depends on the type: a standard deviation for "fixed_small_log", a log variance for
