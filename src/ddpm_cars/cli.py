@@ -1,0 +1,154 @@
+"""The command lines. This is the only file that knows the library that reads them."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from ddpm_cars.config import ConfigError, SampleConfig, ShowConfig, ToyCarsConfig, TrainingConfig
+
+Config = TypeVar("Config")
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line and exit with 2."""
+        # Of several processes with one command line, the first one speaks.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"{self.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> tuple[Config, _Parser]:
+    """Build a config from `--config` files and flags; of settings given twice the later one counts.
+
+    Args:
+        config_class: A dataclass of `ddpm_cars.config`.
+        argv: The command line without the program's name; None is that of the process.
+
+    Returns:
+        The config, and the parser, whose `error` reports what is found later.
+    """
+    parser = _Parser(description=config_class.__doc__, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
+    parser.add_class_arguments(config_class)
+    switches = {f"--{field.name}" for field in fields(config_class) if field.type is bool}  # type: ignore[arg-type]
+    arguments = _spell_out_switches(sys.argv[1:] if argv is None else argv, switches)
+    values = parser.parse_args(arguments).as_dict()
+    values.pop("config")
+    try:
+        return config_class(**values), parser
+    except ConfigError as error:
+        parser.error(str(error))
+
+
+def _spell_out_switches(argv: Sequence[str], switches: set[str]) -> list[str]:
+    """Let `--use_ema` alone stand for `--use_ema true`."""
+    spelled = list(argv)
+    for i, argument in enumerate(argv):
+        value = argv[i + 1] if i + 1 < len(argv) else "--"
+        if argument in switches and value.startswith("-"):
+            spelled[i] = f"{argument}=true"
+    return spelled
+
+
+def _main(config_class: type[Config], run: Callable[[Config], Any], argv: Sequence[str] | None) -> None:
+    config, parser = parse(config_class, argv)
+    try:
+        run(config)
+    except ConfigError as error:
+        parser.error(str(error))
+
+
+def train(argv: Sequence[str] | None = None) -> None:
+    """Run scripts/train.py."""
+
+    def run(config: TrainingConfig) -> None:
+        # Imported late so that --help and mistakes answer at once.
+        from accelerate import PartialState
+
+        from ddpm_cars.training import train
+
+        folder = train(config)
+        PartialState().print(f"model: {folder}\nsamples: {folder / 'samples.png'}\nloss: {folder / 'loss.png'}")
+
+    _main(TrainingConfig, run, argv)
+
+
+def sample(argv: Sequence[str] | None = None) -> None:
+    """Run scripts/sample.py."""
+    _main(SampleConfig, _sample, argv)
+
+
+def _sample(config: SampleConfig) -> None:
+    from accelerate import PartialState
+
+    from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+    from ddpm_cars.plots import make_grid, save_png
+    from ddpm_cars.sampling import denoising_strip, generate, make_scheduler
+
+    name = config.pretrained_model_name_or_path
+    try:
+        pipeline = DDPMCarsPipeline.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no pipeline can be loaded from {name}: {error}") from error
+    if config.scheduler is not None:
+        pipeline.scheduler = make_scheduler(config.scheduler, pipeline.scheduler.config)
+    T = pipeline.scheduler.config.num_train_timesteps
+    if config.num_inference_steps is not None and config.num_inference_steps > T:
+        raise ConfigError(f"num_inference_steps is {config.num_inference_steps}; this model was trained with {T}")
+    pipeline.to(PartialState().device)
+    output_dir = Path(config.output_dir)
+    images: list[Any] = []
+    for image in generate(pipeline, config.num_images, config.batch_size, config.seed, config.num_inference_steps):
+        save_png(image, output_dir / f"{len(images):05d}.png")
+        images.append(image)
+    print(f"grid: {save_png(make_grid(images), output_dir / 'grid.png')}")
+    if config.strip:
+        strip = denoising_strip(pipeline, min(4, config.num_images), config.seed, config.num_inference_steps)
+        print(f"denoising: {save_png(strip, output_dir / 'denoising.png')}")
+
+
+def show(argv: Sequence[str] | None = None) -> None:
+    """Run scripts/show.py."""
+    _main(ShowConfig, _show, argv)
+
+
+def _show(config: ShowConfig) -> None:
+    import numpy as np
+
+    from ddpm_cars.data import load_images, to_samples
+    from ddpm_cars.plots import forward_noising_strip, make_grid, save_png, to_pil
+    from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+
+    images = load_images(config)
+    chosen = np.random.default_rng(config.seed).permutation(len(images))[: config.num_images]
+    samples = to_samples(images[chosen])
+    scheduler = DDPMCarsScheduler(config.num_train_timesteps, config.beta_start, config.beta_end, config.beta_schedule)
+    output_dir = Path(config.output_dir)
+    print(f"{len(images)} pictures: {save_png(make_grid(to_pil(samples)), output_dir / 'dataset.png')}")
+    strip = forward_noising_strip(samples[:4], scheduler, seed=config.seed)
+    print(f"noising: {save_png(strip, output_dir / 'noising.png')}")
+
+
+def draw_toy_cars(argv: Sequence[str] | None = None) -> None:
+    """Run scripts/draw_toy_cars.py."""
+
+    def run(config: ToyCarsConfig) -> None:
+        from ddpm_cars.toy_cars import write_toy_cars
+
+        try:
+            folder = write_toy_cars(
+                config.output_dir, config.num_train_images, config.num_test_images, config.resolution, config.seed
+            )
+        except (ValueError, FileExistsError) as error:
+            raise ConfigError(str(error)) from error
+        print(f"toy cars: {folder}")
+
+    _main(ToyCarsConfig, run, argv)
