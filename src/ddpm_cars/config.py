@@ -126,7 +126,7 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     output_dir: str = "ddpm-cars-model"
     """Where everything is written; the same command continues the run that it finds there."""
     overwrite_output_dir: bool = False
-    """Delete the run in output_dir and start again."""
+    """Delete the checkpoints and sample grids in output_dir and start again."""
     checkpointing_steps: int | None = 500
     """Steps between checkpoints; null is off."""
     checkpoints_total_limit: int | None = 2

@@ -50,7 +50,7 @@ def load_image_dataset(config: ImageConfig) -> datasets.Dataset:
             found = datasets.load_dataset(
                 config.dataset_name, config.dataset_config_name, split=config.split, cache_dir=config.cache_dir
             )
-    except (DatasetNotFoundError, datasets.data_files.EmptyDatasetError, FileNotFoundError, ValueError) as error:
+    except (DatasetNotFoundError, datasets.data_files.EmptyDatasetError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"no pictures can be read from {source}: {reason}") from error
     parts = list(found.values()) if isinstance(found, dict) else [found]

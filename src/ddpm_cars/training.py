@@ -211,7 +211,9 @@ class Trainer:
     def resume(self) -> None:
         """Continue from the newest checkpoint in the output folder, if there is one."""
         if self.config.overwrite_output_dir and self.accelerator.is_main_process:
-            shutil.rmtree(self.output_dir, ignore_errors=True)
+            # What else lives in the folder is not ours to delete.
+            for name in ("checkpoints", "samples"):
+                shutil.rmtree(self.output_dir / name, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         found = checkpoints.list_checkpoints(self.checkpoint_dir)
         if found:
@@ -331,7 +333,8 @@ class Trainer:
         self.resume()
         main = self.accelerator.is_main_process
         if main:
-            settings = yaml.safe_dump(asdict(self.config), sort_keys=False)
+            # Repeating a run from its own settings continues it.
+            settings = yaml.safe_dump({**asdict(self.config), "overwrite_output_dir": False}, sort_keys=False)
             checkpoints.write_text(self.output_dir / "config.yaml", settings)
         if self.config.logger is not None:
             flat = {k: v for k, v in asdict(self.config).items() if v is not None}
