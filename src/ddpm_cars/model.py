@@ -25,6 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "block_out_channels": (32, 64, 96),
         "layers_per_block": 1,
         "norm_num_groups": 8,
+        "attention_head_dim": 32,
         **_levels(False, False, False),
     },
     # Ho et al. 2020, appendix B, for CIFAR10: attention at 16x16.

@@ -1,0 +1,40 @@
+# make demo: draw toy cars, train on them, sample. make test: everything that has to hold. Both set themselves up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+export PIP_CONSTRAINT ?= $(CURDIR)/.ci/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python scripts/draw_toy_cars.py --output_dir $(DEMO)/toy-cars --resolution 32
+	$(BIN)/python scripts/show.py --train_data_dir $(DEMO)/toy-cars --resolution 32 --output_dir $(DEMO)
+	$(BIN)/python scripts/train.py --config scripts/configs/toy.yaml --train_data_dir $(DEMO)/toy-cars \
+		--output_dir $(DEMO)/model
+	$(BIN)/python scripts/sample.py --pretrained_model_name_or_path $(DEMO)/model --num_inference_steps 100 \
+		--num_images 36 --batch_size 36 --strip --output_dir $(DEMO)/samples
+	@echo
+	@echo "What it learned from:   $(DEMO)/dataset.png"
+	@echo "How pictures drown:     $(DEMO)/noising.png"
+	@echo "How the loss fell:      $(DEMO)/model/loss.png"
+	@echo "What it draws now:      $(DEMO)/samples/grid.png"
+	@echo "How it gets there:      $(DEMO)/samples/denoising.png"
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.installed: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --group dev --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,185 @@
+"""The rules of the code's layout, read off the sources themselves."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "ddpm_cars"
+RANKS = {
+    "scheduling_ddpm_cars": 0,
+    "pipeline_ddpm_cars": 0,
+    "config": 1,
+    "data": 1,
+    "toy_cars": 1,
+    "model": 1,
+    "plots": 1,
+    "checkpoints": 1,
+    "likelihood": 1,
+    "training": 2,
+    "evaluation": 2,
+    "hub": 2,
+    "demo": 2,
+    "frechet": 2,
+    "cli": 3,
+}
+RANK_OF_PEERS = 1
+STANDALONE = [name for name, rank in RANKS.items() if rank == 0]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports_in(tree: ast.Module) -> Iterator[str]:
+    """Yield the dotted name of everything imported at any depth, relative imports resolved against ddpm_cars."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                module = f"ddpm_cars.{module}".rstrip(".")
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def top_level_imports(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports_in(parse(path))}
+
+
+def package_imports(path: Path) -> set[str]:
+    """Return the modules of the package that a file imports; a name taken from ddpm_cars itself is `__init__`."""
+    imported = set()
+    for name in imports_in(parse(path)):
+        head, *rest = name.split(".")
+        if head == "ddpm_cars":
+            is_module = rest and (rest[0] in RANKS or (PACKAGE / f"{rest[0]}.py").exists())
+            imported.add(rest[0] if is_module else "__init__")
+    return imported
+
+
+def rank_of(name: str) -> int:
+    assert name in RANKS, f"src/ddpm_cars/{name}.py has no rank: add it to RANKS, which says what it may import."
+    return RANKS[name]
+
+
+def by_name(paths: list[Path]) -> list:
+    return [pytest.param(path, id=path.stem) for path in paths]
+
+
+def ranked_modules() -> list:
+    return by_name([path for path in MODULES if path.stem != "__init__"])
+
+
+def test_the_package_is_flat():
+    assert (PACKAGE / "__init__.py").exists()
+    nested = [str(path.relative_to(PACKAGE)) for path in MODULES if path.parent != PACKAGE]
+    assert not nested, f"src/ddpm_cars has no subpackages, but there is {nested}."
+
+
+@pytest.mark.parametrize("path", ranked_modules())
+def test_every_module_has_a_rank(path: Path):
+    rank_of(path.stem)
+
+
+@pytest.mark.parametrize("path", ranked_modules())
+def test_modules_import_only_what_ranks_below_them(path: Path):
+    rank = rank_of(path.stem)
+    for imported in package_imports(path):
+        if imported == "__init__":
+            # The package itself brings in rank 0 only.
+            assert rank > 0, f"{path.name} stands alone, but imports from ddpm_cars."
+            continue
+        other = rank_of(imported)
+        allowed = other < rank or other == rank == RANK_OF_PEERS
+        assert allowed, f"{path.name} (rank {rank}) imports {imported} (rank {other})."
+
+
+def test_imports_have_no_cycles():
+    graph = {path.stem: package_imports(path) - {"__init__"} for path in MODULES}
+    done: set[str] = set()
+
+    def visit(name: str, trail: list[str]) -> None:
+        assert name not in trail, f"Import cycle: {' -> '.join([*trail[trail.index(name) :], name])}."
+        if name in done:
+            return
+        for imported in sorted(graph.get(name, ())):
+            visit(imported, [*trail, name])
+        done.add(name)
+
+    for name in graph:
+        visit(name, [])
+    assert set(graph) <= done
+
+
+def test_the_package_imports_rank_0_only():
+    assert package_imports(PACKAGE / "__init__.py") == set(STANDALONE)
+
+
+def test_config_imports_nothing_of_the_package():
+    path = PACKAGE / "config.py"
+    if path.exists():
+        assert not package_imports(path)
+
+
+@pytest.mark.parametrize("name", STANDALONE)
+def test_standalone_files_need_torch_numpy_and_diffusers_only(name: str):
+    foreign = (
+        top_level_imports(PACKAGE / f"{name}.py") - set(sys.stdlib_module_names) - {"torch", "numpy", "diffusers"}
+    )
+    assert not foreign
+
+
+@pytest.mark.parametrize("path", by_name(MODULES))
+def test_only_the_command_line_imports_jsonargparse(path: Path):
+    assert "jsonargparse" not in top_level_imports(path) or path.stem == "cli"
+
+
+@pytest.mark.parametrize("path", by_name(MODULES + SCRIPTS))
+def test_nothing_is_pickled(path: Path):
+    tree = parse(path)
+    pickling = {"pickle", "cPickle", "_pickle", "torch.save", "torch.load"}
+    for name in imports_in(tree):
+        assert name not in pickling, f"{path.name} imports {name}."
+        assert name.split(".")[0] not in pickling, f"{path.name} imports {name}."
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            assert ast.unparse(node) not in pickling, f"{path.name}, line {node.lineno}: {ast.unparse(node)}."
+
+
+def undocumented(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
+    for node in body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        if ast.get_docstring(node) is None:
+            yield f"{prefix}{node.name}"
+        if isinstance(node, ast.ClassDef):
+            yield from undocumented(node.body, f"{prefix}{node.name}.")
+
+
+@pytest.mark.parametrize("path", by_name(MODULES))
+def test_everything_public_has_a_docstring(path: Path):
+    assert not list(undocumented(parse(path).body))
+
+
+@pytest.fixture(scope="module")
+def modules_after_import() -> set[str]:
+    script = "import sys, ddpm_cars; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize("name", ["datasets", "accelerate", "matplotlib", "jsonargparse"])
+def test_importing_the_package_is_light(modules_after_import: set[str], name: str):
+    assert name not in modules_after_import
+
+
+@pytest.mark.parametrize("name", STANDALONE)
+def test_importing_the_package_registers_what_diffusers_looks_up(modules_after_import: set[str], name: str):
+    assert f"ddpm_cars.{name}" in modules_after_import
