@@ -22,7 +22,7 @@ def _levels(*attention: bool) -> dict[str, tuple[str, ...]]:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
-        "block_out_channels": (32, 64, 96),
+        "block_out_channels": (24, 48, 96),
         "layers_per_block": 1,
         "norm_num_groups": 8,
         "attention_head_dim": 32,
