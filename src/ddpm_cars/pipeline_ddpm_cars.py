@@ -69,11 +69,11 @@ class DDPMCarsPipeline(DiffusionPipeline):
         Raises:
             ValueError: If an argument is out of its range or does not fit the UNet.
         """
-        self._check_inputs(batch_size, generator, output_type, callback_on_step_end_tensor_inputs)
-        device = self._execution_device
-        labels = self._prepare_class_labels(class_labels, batch_size, device)
         if num_inference_steps is None:
             num_inference_steps = self.scheduler.config.num_train_timesteps
+        self._check_inputs(batch_size, generator, num_inference_steps, output_type, callback_on_step_end_tensor_inputs)
+        device = self._execution_device
+        labels = self._prepare_class_labels(class_labels, batch_size, device)
         # The timesteps stay on the CPU: schedulers look them up there, and reading one off a device would wait for it.
         self.scheduler.set_timesteps(num_inference_steps)
         step_kwargs = {}
@@ -97,10 +97,17 @@ class DDPMCarsPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _check_inputs(
-        self, batch_size: int, generator: Any, output_type: str, callback_tensor_inputs: Sequence[str]
+        self,
+        batch_size: int,
+        generator: Any,
+        num_inference_steps: int,
+        output_type: str,
+        callback_tensor_inputs: Sequence[str],
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be 1 or more.")
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be 1 or more.")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}; choose one of {OUTPUT_TYPES}.")
         if isinstance(generator, list) and len(generator) != batch_size:
@@ -135,11 +142,17 @@ class DDPMCarsPipeline(DiffusionPipeline):
     def _predict(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         model_input = self.scheduler.scale_model_input(x_t, t).to(self.unet.dtype)
         model_output = self.unet(model_input, t, class_labels=labels).sample.to(x_t.dtype)
-        learns_variance = model_output.shape[1] == 2 * x_t.shape[1]
-        if learns_variance and self.scheduler.config.get("variance_type") not in ("learned", "learned_range"):
+        if model_output.shape[1] == 2 * x_t.shape[1] and not self._samples_with_learned_variance():
             # The second half is a variance that this scheduler has no use for.
             model_output = model_output[:, : x_t.shape[1]]
         return model_output
+
+    def _samples_with_learned_variance(self) -> bool:
+        # Configs keep the keys of other classes, so "variance_type" alone does not tell.
+        get_variance = getattr(self.scheduler, "_get_variance", None)
+        if get_variance is None or "predicted_variance" not in inspect.signature(get_variance).parameters:
+            return False
+        return self.scheduler.config.variance_type in ("learned", "learned_range")
 
     def _format(self, x_0: torch.Tensor, output_type: str) -> Any:
         x_0 = x_0.float().clamp(-1, 1)

@@ -8,7 +8,7 @@ chain (t - 1 when all T are used), `x_0` the clean and `x_t` the noised image, `
 
 import itertools
 import math
-from typing import Any, Literal, NamedTuple, TypeGuard, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -261,18 +261,22 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         self._step_tables = {torch.device("cpu"): torch.from_numpy(table)}
         self._tables_for = (self.timesteps, variance_type)
 
-    def _step_at(self, timestep: float | torch.Tensor, ndim: int) -> _Step:
+    def _step_at(self, timestep: Any, ndim: int) -> _Step:
         """Look up the coefficients of the step that starts at `timestep`, shaped to multiply `ndim`-d samples."""
         self._refresh_tables()
-        if not _is_on_device(timestep):
-            step = self._steps.get(int(timestep))
-            if step is None:
+        is_tensor = isinstance(timestep, torch.Tensor)
+        # Reading a timestep as a number would wait for its device, or break a compiled graph.
+        if not is_tensor or (timestep.device.type == "cpu" and not torch.compiler.is_compiling()):
+            numbers = timestep.flatten().tolist() if is_tensor else [timestep]
+            unknown = [number for number in numbers if number not in self._steps]
+            if unknown:
                 chosen = self.timesteps.tolist()
                 raise ValueError(
-                    f"timestep {timestep} is not one of the {len(chosen)} that sampling visits ({chosen[0]} ... "
+                    f"timestep {unknown[0]} is not one of the {len(chosen)} that sampling visits ({chosen[0]} ... "
                     f"{chosen[-1]}); choose them with set_timesteps."
                 )
-            return step
+            if not is_tensor or timestep.ndim == 0:
+                return self._steps[numbers[0]]
         if timestep.device not in self._step_tables:
             self._step_tables[timestep.device] = _to_device(self._step_tables[torch.device("cpu")], timestep.device)
         # Indexing with brackets would read a 0-d timestep as a number.
@@ -375,13 +379,14 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             ValueError: If `timestep` is on the CPU and not one of `self.timesteps`, if `prediction_type` is unknown,
                 or if the channels of `model_output` do not fit the variance type.
         """
-        predicted_variance = None
-        if self.config.variance_type in LEARNED_VARIANCES:
-            if model_output.shape[1] != 2 * sample.shape[1]:
-                raise ValueError(
-                    f"variance_type {self.config.variance_type!r} needs a model output of {2 * sample.shape[1]} "
-                    f"channels, twice those of the sample, but it has {model_output.shape[1]}."
-                )
+        variance_type, predicted_variance = self.config.variance_type, None
+        num_channels = sample.shape[1] * (2 if variance_type in LEARNED_VARIANCES else 1)
+        if model_output.shape[1] != num_channels:
+            raise ValueError(
+                f"variance_type {variance_type!r} with a sample of {sample.shape[1]} channels needs a model output of "
+                f"{num_channels} channels, but it has {model_output.shape[1]}."
+            )
+        if variance_type in LEARNED_VARIANCES:
             model_output, predicted_variance = model_output.split(sample.shape[1], dim=1)
         step = self._step_at(timestep, sample.ndim)
 
@@ -441,13 +446,6 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         """
         a, b = self._marginal_at(timesteps, sample)
         return (a * noise - b * sample).to(sample.dtype)
-
-
-def _is_on_device(timestep: float | torch.Tensor) -> TypeGuard[torch.Tensor]:
-    """Tell whether reading `timestep` as a number is impossible, waits for a device, or breaks a compiled graph."""
-    if not isinstance(timestep, torch.Tensor):
-        return False
-    return timestep.ndim > 0 or timestep.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 def _to_device(table: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -208,6 +208,7 @@ class Trainer:
 
     @property
     def checkpoint_dir(self) -> Path:
+        """Where the checkpoints of the run live."""
         return self.output_dir / "checkpoints"
 
     def resume(self) -> None:
@@ -305,6 +306,7 @@ class Trainer:
         save_png(make_grid(list(images)), path)
 
     def save_checkpoint(self) -> None:
+        """Write a checkpoint, then delete those beyond `checkpoints_total_limit`."""
         self.state.save(self.checkpoint_dir, self.config, len(self.images), self.accelerator.scaler)
         if self.config.checkpoints_total_limit is not None:
             checkpoints.delete_old_checkpoints(self.checkpoint_dir, self.config.checkpoints_total_limit)
@@ -323,6 +325,7 @@ class Trainer:
         self.save_log()
 
     def save_log(self) -> None:
+        """Write loss.json and loss.png."""
         checkpoints.write_text(self.output_dir / "loss.json", json.dumps(self.state.history, indent=1))
         if self.state.history:
             plot_loss(self.state.history, self.output_dir / "loss.png")

@@ -359,8 +359,8 @@ def test_class_labels_for_a_network_without_classes_raise(pipe: DDPMCarsPipeline
         ({"output_type": "latent"}, r"latent.*raw"),
         ({"batch_size": 2, "generator": [torch.Generator()]}, "1 generators were given for 2 images"),
         ({"generator": [torch.Generator(), torch.Generator()]}, "2 generators were given for 1 images"),
-        ({"num_inference_steps": 11}, "from 1 to 10"),
-        ({"num_inference_steps": 0}, "from 1 to 10"),
+        ({"num_inference_steps": 11}, "1 or more"),
+        ({"num_inference_steps": 0}, "1 or more"),
     ],
 )
 def test_bad_arguments_raise(pipe: DDPMCarsPipeline, arguments: dict, message: str):
@@ -396,18 +396,16 @@ def saved(make_unet: Callable[..., UNet2DModel], tmp_path_factory: pytest.TempPa
     return folder
 
 
-@pytest.mark.parametrize("loader", ["DDPMCarsPipeline", "DiffusionPipeline"])
 def test_a_saved_pipeline_gives_identical_images_in_a_fresh_process(
-    make_unet: Callable[..., UNet2DModel], saved: Path, tmp_path: Path, loader: str
+    make_unet: Callable[..., UNet2DModel], saved: Path, tmp_path: Path
 ):
     script = f"""
 import numpy, torch
 import ddpm_cars
 from ddpm_cars import DDPMCarsPipeline
-from diffusers import DiffusionPipeline
 
 torch.set_num_threads(1)
-pipe = {loader}.from_pretrained({str(saved)!r})
+pipe = DDPMCarsPipeline.from_pretrained({str(saved)!r})
 assert type(pipe) is DDPMCarsPipeline, type(pipe)
 assert type(pipe.scheduler) is ddpm_cars.DDPMCarsScheduler, type(pipe.scheduler)
 images = pipe(batch_size=2, generator=torch.Generator().manual_seed(0), output_type="np").images
