@@ -359,7 +359,7 @@ def test_class_labels_for_a_network_without_classes_raise(pipe: DDPMCarsPipeline
         ({"output_type": "latent"}, r"latent.*raw"),
         ({"batch_size": 2, "generator": [torch.Generator()]}, "1 generators were given for 2 images"),
         ({"generator": [torch.Generator(), torch.Generator()]}, "2 generators were given for 1 images"),
-        ({"num_inference_steps": 11}, "1 or more"),
+        ({"num_inference_steps": 11}, "from 1 to 10"),
         ({"num_inference_steps": 0}, "1 or more"),
     ],
 )
