@@ -64,6 +64,8 @@ def _main(config_class: type[Config], run: Callable[[Config], Any], argv: Sequen
         run(config)
     except ConfigError as error:
         parser.error(str(error))
+    except FloatingPointError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 def train(argv: Sequence[str] | None = None) -> None:

@@ -97,13 +97,15 @@ def plot_loss(history: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot(steps, losses, color="#b9c4d6", linewidth=1, label="loss")
     window = max(1, len(losses) // 20)
+    axes.plot(steps, losses, color="#27548a" if window == 1 else "#b9c4d6", linewidth=1.5, label="loss")
     if window > 1:
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
         axes.plot(steps[window - 1 :], smooth, color="#27548a", linewidth=1.8, label=f"mean of {window} points")
         axes.legend(frameon=False)
     axes.set(xlabel="optimiser step", ylabel="mean squared error", yscale="log")
+    for axis_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis_formatter("{x:.3g}")
     axes.grid(which="both", color="#eeeeee", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     path = Path(path)
