@@ -1,0 +1,201 @@
+"""The training step against plain torch, and what a run accepts."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from diffusers import UNet2DModel
+from diffusers.optimization import get_scheduler
+
+from ddpm_cars.config import ConfigError, TrainingConfig
+from ddpm_cars.toy_cars import write_toy_cars
+from ddpm_cars.training import Trainer, make_noise_scheduler, num_steps, train, training_target
+
+TINY_UNET = {
+    "block_out_channels": [4, 8],
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "attention_head_dim": 4,
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    yield
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+
+
+@pytest.fixture(scope="module")
+def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_cars(tmp_path_factory.mktemp("cars") / "cars", 12, 4, 8)
+
+
+@pytest.fixture
+def make_config(cars: Path, tmp_path: Path) -> Callable[..., TrainingConfig]:
+    model_config = tmp_path / "unet.json"
+    model_config.write_text(json.dumps(TINY_UNET))
+    defaults = TrainingConfig(
+        train_data_dir=str(cars),
+        cache_dir=str(tmp_path / "cache"),
+        resolution=8,
+        model_config=str(model_config),
+        num_train_timesteps=20,
+        train_batch_size=4,
+        max_train_steps=3,
+        lr_scheduler="constant",
+        learning_rate=1e-2,
+        output_dir=str(tmp_path / "run"),
+        eval_batch_size=1,
+        logging_steps=1,
+    )
+    return lambda **changes: replace(defaults, **changes)
+
+
+def test_epochs_count_full_batches(make_config: Callable[..., TrainingConfig]):
+    config = make_config(max_train_steps=None, num_epochs=7, gradient_accumulation_steps=2)
+    assert num_steps(config, num_images=50) == 7 * 6
+    assert num_steps(config, num_images=50, num_processes=3) == 7 * 2
+    assert num_steps(replace(config, max_train_steps=5), num_images=50) == 5
+
+
+def test_targets_recover_each_other(make_config: Callable[..., TrainingConfig]):
+    x_0, eps = torch.randn(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = torch.tensor([0, 7, 19])
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 20))[t.numpy()]
+    a, b = (torch.from_numpy(np.sqrt(c)).view(3, 1, 1, 1) for c in (alpha_bar, 1 - alpha_bar))
+    schedulers = {
+        k: make_noise_scheduler(make_config(prediction_type=k)) for k in ("epsilon", "sample", "v_prediction")
+    }
+    targets = {kind: training_target(scheduler, x_0, eps, t) for kind, scheduler in schedulers.items()}
+    x_t = a * x_0 + b * eps
+    torch.testing.assert_close(targets["epsilon"], (x_t - a * x_0) / b)
+    torch.testing.assert_close(targets["sample"], (x_t - b * eps) / a)
+    torch.testing.assert_close(a * x_t - b * targets["v_prediction"], x_0)
+
+
+def reference_weights(trainer: Trainer, initial: dict[str, torch.Tensor], steps: int) -> tuple[dict, dict]:
+    """Train as Ho et al. 2020, algorithm 1, in plain torch; return the weights and their moving average."""
+    config = trainer.config
+    unet = UNet2DModel.from_config(trainer.state.unet.config)
+    unet.load_state_dict(initial)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, config.num_train_timesteps))
+    average = {name: p.detach().clone() for name, p in unet.named_parameters()}
+    for step in range(steps):
+        x_0, eps, t = trainer.draw_batch(step, 0)
+        a, b = (torch.from_numpy(np.sqrt(c[t.numpy()])).view(-1, 1, 1, 1) for c in (alpha_bar, 1 - alpha_bar))
+        x_t = (a * x_0.double() + b * eps.double()).float()
+        loss = torch.nn.functional.mse_loss(unet(x_t, t).sample, eps)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), config.max_grad_norm)
+        optimizer.step()
+        decay = min(config.ema_max_decay, 1 - (1 + step / config.ema_inv_gamma) ** -config.ema_power)
+        for name, p in unet.named_parameters():
+            average[name] = decay * average[name] + (1 - decay) * p.detach()
+    return unet.state_dict(), average
+
+
+def test_steps_equal_algorithm_1_in_plain_torch(make_config: Callable[..., TrainingConfig]):
+    trainer = Trainer(make_config())
+    initial = {name: tensor.clone() for name, tensor in trainer.state.unet.state_dict().items()}
+    weights, average = reference_weights(trainer, initial, 3)
+    for _ in range(3):
+        trainer.train_step()
+    for name, tensor in trainer.state.unet.state_dict().items():
+        torch.testing.assert_close(tensor, weights[name], atol=2e-5, rtol=1e-4)
+        assert not torch.equal(tensor, initial[name]), name
+    names = [name for name, _ in trainer.state.unet.named_parameters()]
+    for name, shadow in zip(names, trainer.state.ema.shadow_params, strict=True):
+        torch.testing.assert_close(shadow, average[name], atol=2e-5, rtol=1e-4)
+
+
+def test_accumulated_steps_see_the_same_batch(make_config: Callable[..., TrainingConfig]):
+    whole = Trainer(make_config(train_batch_size=8)).draw_batch(5, 0)
+    AcceleratorState._reset_state()
+    halves = Trainer(make_config(train_batch_size=4, gradient_accumulation_steps=2))
+    parts = [halves.draw_batch(5, micro_step) for micro_step in range(2)]
+    for together, *apart in zip(whole, *parts, strict=True):
+        assert torch.equal(together, torch.cat(apart))
+
+
+def test_accumulation_trains_like_the_large_batch(make_config: Callable[..., TrainingConfig]):
+    weights = []
+    for changes in ({"train_batch_size": 8}, {"train_batch_size": 4, "gradient_accumulation_steps": 2}):
+        trainer = Trainer(make_config(**changes))
+        losses = [trainer.train_step() for _ in range(2)]
+        weights.append({**trainer.state.unet.state_dict(), "loss": torch.stack(losses)})
+        for state in (AcceleratorState, PartialState, GradientState):
+            state._reset_state()
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_batches_depend_on_the_seed_and_the_step_alone(make_config: Callable[..., TrainingConfig]):
+    first = Trainer(make_config())
+    expected = first.draw_batch(2, 0)
+    torch.randn(5)
+    again = Trainer(make_config()).draw_batch(2, 0)
+    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+    other = Trainer(make_config(seed=1)).draw_batch(2, 0)
+    assert not torch.equal(expected[1], other[1])
+    assert not torch.equal(expected[1], first.draw_batch(3, 0)[1])
+
+
+def test_about_half_of_the_pictures_are_mirrored(make_config: Callable[..., TrainingConfig]):
+    trainer = Trainer(make_config(train_batch_size=16))
+    plain = Trainer(make_config(train_batch_size=16, random_flip=False))
+    mirrored = 0
+    for step in range(8):
+        for x, y in zip(trainer.draw_batch(step, 0)[0], plain.draw_batch(step, 0)[0], strict=True):
+            assert torch.equal(x, y) or torch.equal(x, y.flip(-1))
+            mirrored += not torch.equal(x, y)
+    assert 40 < mirrored < 88
+
+
+@pytest.mark.parametrize("name", ["constant", "constant_with_warmup", "linear", "cosine"])
+def test_learning_rates_are_those_of_diffusers(make_config: Callable[..., TrainingConfig], name: str):
+    trainer = Trainer(make_config(lr_scheduler=name, lr_warmup_steps=2, max_train_steps=6))
+    dummy = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
+    scheduler = get_scheduler(name, dummy, num_warmup_steps=2, num_training_steps=6)
+    for _ in range(6):
+        trainer.train_step()
+        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(dummy.param_groups[0]["lr"], rel=1e-12)
+        dummy.step()
+        scheduler.step()
+
+
+def test_the_loss_falls(make_config: Callable[..., TrainingConfig]):
+    trainer = Trainer(make_config(train_batch_size=16, num_train_timesteps=1000))
+    losses = [trainer.train_step().item() for _ in range(150)]
+    assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(make_config: Callable[..., TrainingConfig]):
+    with pytest.raises(FloatingPointError, match=r"at step [1-9]"):
+        train(make_config(learning_rate=1e30, max_grad_norm=None, max_train_steps=20))
+
+
+def test_a_folder_with_another_run_is_refused(make_config: Callable[..., TrainingConfig]):
+    folder = train(make_config(max_train_steps=1))
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"learning_rate 0\.01 \(now 0\.02\).*overwrite_output_dir"):
+        train(make_config(learning_rate=2e-2))
+    train(make_config(max_train_steps=2, logging_steps=2, eval_batch_size=2))
+    assert len(json.loads((folder / "loss.json").read_text())) == 2
+    train(make_config(max_train_steps=1, learning_rate=2e-2, overwrite_output_dir=True))
+    assert [record["learning_rate"] for record in json.loads((folder / "loss.json").read_text())] == [2e-2]
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_too_few_pictures_for_a_batch_are_refused(make_config: Callable[..., TrainingConfig]):
+    with pytest.raises(ConfigError, match="16 pictures do not fill one batch of 17"):
+        Trainer(make_config(train_batch_size=17, max_train_steps=None))
