@@ -193,7 +193,9 @@ def step_seed(seed: int, step: int, *path: int) -> int:
     Returns:
         An integer in [0, 2**63).
     """
-    return int(np.random.SeedSequence([seed, step, *path]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    # Without its length a path would be the same as one with zeros behind it.
+    entropy = [len(path), seed, step, *path]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class BatchOrder:

@@ -33,7 +33,7 @@ def make_grid(
     images: Sequence[Image.Image],
     num_columns: int | None = None,
     labels: Sequence[str] | None = None,
-    min_size: int = 64,
+    min_size: int = 96,
 ) -> Image.Image:
     """Lay images out in rows, with a hairline of white between them.
 

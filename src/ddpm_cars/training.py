@@ -43,6 +43,7 @@ _FREE_BETWEEN_PARTS = {
     "save_images_steps",
     "eval_batch_size",
     "num_inference_steps",
+    "logging_steps",
     "logger",
 }
 

@@ -122,7 +122,7 @@ def test_a_finished_run_may_be_repeated_and_other_settings_are_refused(workshop:
 
 
 def test_two_processes_train_like_one(workshop: Workshop, trained: Path):
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", "2")
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
     launcher += ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
     flags = ("--train_batch_size", "2", "--max_train_steps", "3", "--checkpoints_total_limit", "9")
     run = workshop.train("two", *flags, launcher=launcher)

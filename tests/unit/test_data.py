@@ -124,7 +124,7 @@ def test_decoding_happens_once_and_again_when_something_changes(
 
 def test_a_bad_picture_is_named_and_leaves_nothing(load: Callable[..., np.ndarray], folder: Path, tmp_path: Path):
     (folder / "train" / "broken.png").write_bytes(b"not a picture")
-    (folder / "train" / "short.png").write_bytes((folder / "train" / "a.png").read_bytes()[:60])
+    (folder / "train" / "short.png").write_bytes((folder / "train" / "a.png").read_bytes()[:44])
     with pytest.raises(ConfigError, match=r"2 of 5 pictures.*broken\.png") as error:
         load()
     assert "short.png" in str(error.value)
@@ -164,8 +164,8 @@ def test_step_seeds_differ_and_stay():
     seeds = {step_seed(*path) for path in itertools.product((0, 1), (0, 1, 2), (0, 1))} | {step_seed(0, 0)}
     assert len(seeds) == 13
     assert all(0 <= seed < 2**63 for seed in seeds)
-    # numpy guarantees its seed sequences; a change here would change every run.
-    assert step_seed(7, 11) == int(np.random.SeedSequence([7, 11]).generate_state(1, np.uint64)[0]) >> 1
+    # A change here would change every run.
+    assert step_seed(7, 11) == 7773493329791651165
 
 
 @pytest.mark.parametrize(("num_images", "batch_size"), [(10, 4), (10, 10), (3, 8), (7, 1)])
