@@ -121,18 +121,22 @@ def test_a_finished_run_may_be_repeated_and_other_settings_are_refused(workshop:
     assert "Traceback" not in other.stderr
 
 
-def test_two_processes_train_like_one(workshop: Workshop, trained: Path):
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
-    launcher += ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+def test_two_processes_train_like_one(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    # `accelerate launch --cpu` would start one process: without a GPU this variable makes --multi_gpu use gloo.
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+    launcher += ("--mixed_precision", "no", "--dynamo_backend", "no")
     flags = ("--train_batch_size", "2", "--max_train_steps", "3", "--checkpoints_total_limit", "9")
     run = workshop.train("two", *flags, launcher=launcher)
     assert run.returncode == 0, run.stderr
     one = workshop.train("one", "--max_train_steps", "3", "--checkpoints_total_limit", "9")
     assert one.returncode == 0, one.stderr
     expected, actual = (tensors_of(workshop.folder / name, 3) for name in ("one", "two"))
-    for name, tensor in expected.items():
-        # Sums in another order differ by rounding, which Adam's division by small moments enlarges.
-        torch.testing.assert_close(actual[name], tensor, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    for group in ("unet", "ema", "optimizer"):
+        # Norms of the whole, because Adam turns rounding into steps where a gradient is zero but for rounding.
+        names = [name for name in expected if name.startswith(group)]
+        error = torch.cat([(actual[name] - expected[name]).flatten() for name in names]).norm()
+        assert error < 1e-3 * torch.cat([expected[name].flatten() for name in names]).norm(), group
     np.testing.assert_allclose(losses_of(workshop.folder / "two"), losses_of(workshop.folder / "one"), rtol=1e-5)
 
 

@@ -137,6 +137,25 @@ def test_half_precision_networks_are_given_float32_steps(make_unet: Callable[...
     assert dtypes == [torch.float32] * 20
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_networks_are_mixed_with_float32_noise(
+    make_unet: Callable[..., UNet2DModel], dtype: torch.dtype
+):
+    unet = make_unet().to(dtype)
+    got = DDPMCarsPipeline(unet, short(clip_sample=False))(batch_size=2, generator=seeded(), output_type="raw").images
+
+    generator = seeded()
+    scheduler = DDPMScheduler(num_train_timesteps=10, beta_end=0.5, clip_sample=False)
+    scheduler.set_timesteps(10)
+    x_t = torch.randn(2, 3, 8, 8, generator=generator)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            eps_hat = unet(x_t.to(dtype), t).sample.float()
+            x_t = scheduler.step(eps_hat, t, x_t, generator=generator).prev_sample
+    # The two float32 roundings may fall to either side of a 16-bit one, which is 4e-3 of a value near 1.
+    assert (got - x_t.clamp(-1, 1)).abs().mean() < 5e-5
+
+
 @pytest.mark.parametrize("size", [(8, 16), [16, 8]])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_non_square_and_one_channel_images(make_unet: Callable[..., UNet2DModel], size, channels: int):

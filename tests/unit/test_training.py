@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,33 +81,44 @@ def test_targets_recover_each_other(make_config: Callable[..., TrainingConfig]):
     torch.testing.assert_close(a * x_t - b * targets["v_prediction"], x_0)
 
 
-def reference_weights(trainer: Trainer, initial: dict[str, torch.Tensor], steps: int) -> tuple[dict, dict]:
-    """Train as Ho et al. 2020, algorithm 1, in plain torch; return the weights and their moving average."""
+def reference_weights(
+    trainer: Trainer, initial: dict[str, torch.Tensor], steps: int
+) -> tuple[dict, dict, list[float]]:
+    """Train as Ho et al. 2020, algorithm 1, in plain torch; return weights, their moving average, gradient norms."""
     config = trainer.config
     unet = UNet2DModel.from_config(trainer.state.unet.config)
     unet.load_state_dict(initial)
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        unet.parameters(),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.adam_weight_decay,
+    )
     alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, config.num_train_timesteps))
     average = {name: p.detach().clone() for name, p in unet.named_parameters()}
+    norms = []
     for step in range(steps):
         x_0, eps, t = trainer.draw_batch(step, 0)
         a, b = (torch.from_numpy(np.sqrt(c[t.numpy()])).view(-1, 1, 1, 1) for c in (alpha_bar, 1 - alpha_bar))
         x_t = (a * x_0.double() + b * eps.double()).float()
-        loss = torch.nn.functional.mse_loss(unet(x_t, t).sample, eps)
+        v = (a * eps.double() - b * x_0.double()).float()
+        target = {"epsilon": eps, "sample": x_0, "v_prediction": v}[config.prediction_type]
+        loss = torch.nn.functional.mse_loss(unet(x_t, t).sample, target)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), config.max_grad_norm)
+        norms.append(torch.nn.utils.clip_grad_norm_(unet.parameters(), config.max_grad_norm).item())
         optimizer.step()
         decay = min(config.ema_max_decay, 1 - (1 + step / config.ema_inv_gamma) ** -config.ema_power)
         for name, p in unet.named_parameters():
             average[name] = decay * average[name] + (1 - decay) * p.detach()
-    return unet.state_dict(), average
+    return unet.state_dict(), average, norms
 
 
 def test_steps_equal_algorithm_1_in_plain_torch(make_config: Callable[..., TrainingConfig]):
     trainer = Trainer(make_config())
     initial = {name: tensor.clone() for name, tensor in trainer.state.unet.state_dict().items()}
-    weights, average = reference_weights(trainer, initial, 3)
+    weights, average, _ = reference_weights(trainer, initial, 3)
     for _ in range(3):
         trainer.train_step()
     names = [name for name, _ in trainer.state.unet.named_parameters()]
@@ -121,6 +132,36 @@ def test_steps_equal_algorithm_1_in_plain_torch(make_config: Callable[..., Train
         )
         assert change > 0.1
         assert error < 1e-3 * change
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_every_setting_of_the_step_counts_as_in_plain_torch(
+    make_config: Callable[..., TrainingConfig], prediction_type: str
+):
+    # A large epsilon keeps Adam from enlarging rounding errors, so single weights can be compared.
+    trainer = Trainer(
+        make_config(
+            prediction_type=prediction_type,
+            max_grad_norm=0.3,
+            adam_beta1=0.8,
+            adam_beta2=0.95,
+            adam_epsilon=1e-2,
+            adam_weight_decay=0.5,
+            ema_max_decay=0.3,
+            ema_inv_gamma=2.0,
+            ema_power=0.6,
+        )
+    )
+    initial = {name: tensor.clone() for name, tensor in trainer.state.unet.state_dict().items()}
+    weights, average, norms = reference_weights(trainer, initial, 4)
+    assert min(norms) > 0.3
+    for _ in range(4):
+        trainer.train_step()
+    shadows = trainer.state.ema.shadow_params
+    for (name, weight), shadow in zip(trainer.state.unet.named_parameters(), shadows, strict=True):
+        torch.testing.assert_close(weight.detach(), weights[name], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(shadow, average[name], atol=1e-6, rtol=1e-5)
+    assert max((weights[name] - average[name]).abs().max() for name in average) > 1e-4
 
 
 def test_accumulated_steps_see_the_same_batch(make_config: Callable[..., TrainingConfig]):
@@ -178,6 +219,25 @@ def test_learning_rates_are_those_of_diffusers(make_config: Callable[..., Traini
         scheduler.step()
 
 
+def test_a_stopped_run_goes_on_to_the_same_bits(make_config: Callable[..., TrainingConfig]):
+    settings = {"lr_scheduler": "cosine", "lr_warmup_steps": 2, "max_train_steps": 6, "gradient_accumulation_steps": 2}
+    whole = Trainer(make_config(**settings))
+    losses = [whole.train_step() for _ in range(6)]
+    first = Trainer(make_config(**settings))
+    for _ in range(3):
+        first.train_step()
+    first.save_checkpoint()
+    second = Trainer(make_config(**settings))
+    second.resume()
+    assert second.state.step == 3
+    assert [second.train_step() for _ in range(3)] == losses[3:]
+    assert second.optimizer.param_groups[0]["lr"] == whole.optimizer.param_groups[0]["lr"]
+    for name, weight in whole.state.unet.state_dict().items():
+        assert torch.equal(second.state.unet.state_dict()[name], weight), name
+    averages = zip(whole.state.ema.shadow_params, second.state.ema.shadow_params, strict=True)
+    assert all(torch.equal(a, b) for a, b in averages)
+
+
 def test_the_loss_falls(make_config: Callable[..., TrainingConfig]):
     trainer = Trainer(make_config(train_batch_size=16, num_train_timesteps=1000))
     losses = [trainer.train_step().item() for _ in range(150)]
@@ -199,6 +259,78 @@ def test_a_folder_with_another_run_is_refused(make_config: Callable[..., Trainin
     train(make_config(max_train_steps=1, learning_rate=2e-2, overwrite_output_dir=True))
     assert [record["learning_rate"] for record in json.loads((folder / "loss.json").read_text())] == [2e-2]
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+FREE = {
+    "train_data_dir": "elsewhere",
+    "cache_dir": None,
+    "num_epochs": 3,
+    "max_train_steps": 9,
+    "output_dir": "renamed",
+    "overwrite_output_dir": True,
+    "checkpointing_steps": None,
+    "checkpoints_total_limit": 5,
+    "save_images_steps": None,
+    "eval_batch_size": 3,
+    "num_inference_steps": 7,
+    "logging_steps": 4,
+    "logger": "tensorboard",
+}
+FIXED = {
+    "dataset_config_name": "b",
+    "image_column": "picture",
+    "split": "test",
+    "resolution": 16,
+    "resize": "pad",
+    "num_train_timesteps": 21,
+    "beta_schedule": "squaredcos_cap_v2",
+    "beta_start": 0.001,
+    "beta_end": 0.03,
+    "random_flip": False,
+    "preset": "32",
+    "model_config": None,
+    "prediction_type": "sample",
+    "variance_type": "fixed_large",
+    "train_batch_size": 5,
+    "gradient_accumulation_steps": 2,
+    "optimizer": "adam",
+    "learning_rate": 0.5,
+    "lr_scheduler": "cosine",
+    "lr_warmup_steps": 1,
+    "adam_beta1": 0.1,
+    "adam_beta2": 0.2,
+    "adam_weight_decay": 0.3,
+    "adam_epsilon": 0.4,
+    "max_grad_norm": None,
+    "mixed_precision": "bf16",
+    "use_ema": False,
+    "ema_max_decay": 0.6,
+    "ema_inv_gamma": 3.0,
+    "ema_power": 0.8,
+    "seed": 4,
+}
+
+
+def test_every_setting_may_change_between_parts_or_is_refused_by_name(make_config: Callable[..., TrainingConfig]):
+    config = make_config()
+    # The pictures come from a folder here, so there is no other data set to change to.
+    assert {*FREE, *FIXED, "dataset_name"} == {field.name for field in fields(TrainingConfig)}
+    trainer = Trainer(config)
+    trainer.train_step()
+    trainer.save_checkpoint()
+    [path] = trainer.checkpoint_dir.iterdir()
+    for name, value in FREE.items():
+        assert getattr(config, name) != value
+        trainer.state.step = 0
+        trainer.state.load(path, replace(config, **{name: value}), 16, None)
+        assert trainer.state.step == 1
+    for name, value in FIXED.items():
+        assert getattr(config, name) != value
+        with pytest.raises(ConfigError) as refusal:
+            trainer.state.load(path, replace(config, **{name: value}), 16, None)
+        assert f"a run with {name} {getattr(config, name)} (now {value});" in str(refusal.value)
+    with pytest.raises(ConfigError, match=r"with seed 0 \(now 1\), number of pictures 16 \(now 15\);"):
+        trainer.state.load(path, replace(config, seed=1), 15, None)
 
 
 def test_too_few_pictures_for_a_batch_are_refused(make_config: Callable[..., TrainingConfig]):
