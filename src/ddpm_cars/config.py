@@ -1,6 +1,6 @@
 """All that a run depends on, as frozen dataclasses. The docstring of a field is its `--help` text."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Preset = Literal["tiny", "32", "64", "peer64"]
@@ -166,7 +166,7 @@ class TrainingConfig(ImageConfig, NoiseConfig):
 class SampleConfig:
     """Pictures from a saved pipeline."""
 
-    pretrained_model_name_or_path: str = field()
+    pretrained_model_name_or_path: str
     """Folder of a saved pipeline, or its id on the Hub."""
     output_dir: str = "samples"
     """Where the pictures are written."""

@@ -21,6 +21,7 @@ RANKS = {
     "plots": 1,
     "checkpoints": 1,
     "sampling": 1,
+    "train_state": 1,
     "likelihood": 1,
     "training": 2,
     "evaluation": 2,

@@ -1,0 +1,201 @@
+"""Pictures of pictures, and pictures from a pipeline."""
+
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+from PIL import Image
+
+from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
+from ddpm_cars.config import ConfigError
+from ddpm_cars.plots import forward_noising_strip, make_grid, plot_loss, save_png, to_pil
+from ddpm_cars.sampling import denoising_strip, generate, make_scheduler, seeded_generators
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+STEPS = 5
+
+
+@pytest.fixture
+def pipeline(unet: UNet2DModel) -> DDPMCarsPipeline:
+    return DDPMCarsPipeline(unet, DDPMCarsScheduler(num_train_timesteps=20))
+
+
+def pixels(images: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in images])
+
+
+def tile(grid: Image.Image, row: int, column: int, size: int = 64, header: int = 0) -> np.ndarray:
+    """Cut one picture out of a grid, by its gaps of 2."""
+    top, left = 2 + header + row * (size + 2), 2 + column * (size + 2)
+    return np.asarray(grid)[top : top + size, left : left + size]
+
+
+def test_samples_become_pixels_rounded_and_clipped():
+    samples = torch.tensor([-9.0, -1.0, -0.6, 0.0, 0.6, 1.0, 9.0, -0.998]).reshape(1, 1, 2, 4)
+    (image,) = to_pil(samples)
+    assert image.mode == "L"
+    assert image.size == (4, 2)
+    # 127.5 is a tie, which torch rounds to the even 128.
+    assert np.asarray(image).flatten().tolist() == [0, 0, 51, 128, 204, 255, 255, 0]
+
+
+def test_samples_become_colours():
+    samples = torch.tensor([1.0, -1.0, 0.2]).reshape(1, 3, 1, 1).expand(2, 3, 5, 7)
+    images = to_pil(samples.bfloat16())
+    assert [image.size for image in images] == [(7, 5), (7, 5)]
+    assert images[0].getpixel((6, 4)) == (255, 0, 153)
+
+
+def test_a_grid_is_about_square_with_a_hairline_between():
+    colours = [RED, GREEN, BLUE, RED, GREEN]
+    grid = make_grid([Image.new("RGB", (64, 64), colour) for colour in colours])
+    assert grid.size == (3 * 66 + 2, 2 * 66 + 2)
+    for i, colour in enumerate(colours):
+        assert (tile(grid, *divmod(i, 3)) == colour).all()
+    assert (tile(grid, 1, 2) == 255).all()
+    array = np.asarray(grid).copy()
+    for row, column in np.ndindex(2, 3):
+        array[2 + row * 66 : 66 + row * 66, 2 + column * 66 : 66 + column * 66] = 255
+    assert (array == 255).all()
+
+
+@pytest.mark.parametrize(("width", "factor"), [(8, 8), (32, 2), (33, 2), (63, 2), (64, 1), (100, 1)])
+def test_small_pictures_are_enlarged_by_a_whole_factor(width: int, factor: int):
+    picture = Image.effect_noise((width, width + 4), 100)
+    grid = np.asarray(make_grid([picture], num_columns=1))
+    assert grid.shape == ((width + 4) * factor + 4, width * factor + 4, 3)
+    enlarged = np.kron(np.asarray(picture), np.ones((factor, factor), np.uint8))
+    for channel in range(3):
+        np.testing.assert_array_equal(grid[2:-2, 2:-2, channel], enlarged)
+
+
+def test_labels_stand_above_their_columns():
+    pictures = [Image.new("L", (64, 64), 255)] * 2
+    grid = np.asarray(make_grid(pictures, 2, labels=["left", ""]))
+    assert grid.shape == (64 + 4 + 16, 2 * 66 + 2, 3)
+    assert grid[:16, :67].min() < 200
+    assert grid[:16, 68:].min() == 255
+    assert grid[16:].min() == 255
+
+
+def test_a_png_is_written_with_the_folders_above_it(tmp_path: Path):
+    path = save_png(Image.new("RGB", (3, 2), GREEN), tmp_path / "a" / "b" / "green.png")
+    with Image.open(path) as image:
+        assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (3, 2), GREEN)
+    assert [file.name for file in path.parent.iterdir()] == ["green.png"]
+
+
+def test_noising_runs_from_the_picture_to_noise():
+    scheduler = DDPMCarsScheduler(num_train_timesteps=1000)
+    samples = torch.ones(2, 3, 64, 64)
+    samples[1] = -1
+    strip = forward_noising_strip(samples, scheduler, num_frames=4, seed=1)
+    assert strip.size == (4 * 66 + 2, 2 * 66 + 2 + 16)
+    frames = [[tile(strip, row, column, header=16).astype(float) for column in range(4)] for row in range(2)]
+    # At t = 0 only sqrt(beta_start) = 0.01 of noise is there; at T - 1 the picture is gone.
+    assert np.abs(frames[0][0] - 255).max() < 10
+    assert np.abs(frames[1][0] - 0).max() < 10
+    assert abs(frames[0][3].mean() - frames[1][3].mean()) < 5
+    distances = [np.abs(frames[0][column] - 255).mean() for column in range(4)]
+    assert distances == sorted(distances)
+    same = forward_noising_strip(samples, scheduler, num_frames=4, seed=1)
+    other = forward_noising_strip(samples, scheduler, num_frames=4, seed=2)
+    assert same.tobytes() == strip.tobytes() != other.tobytes()
+
+
+def test_a_column_of_the_noising_is_equation_4():
+    betas = np.linspace(1e-4, 0.02, 1000, dtype=np.float64)
+    samples = torch.full((1, 1, 64, 64), 0.5)
+    strip = forward_noising_strip(samples, DDPMCarsScheduler(), num_frames=3, seed=4)
+    noise = torch.randn(samples.shape, generator=torch.Generator().manual_seed(4)).double().numpy()[0, 0]
+    # The middle of 0 .. 999 is 499.5, which is rounded to the even 500.
+    alpha_bar = np.prod(1 - betas[:501])
+    x_t = np.sqrt(alpha_bar) * 0.5 + np.sqrt(1 - alpha_bar) * noise
+    expected = (np.clip(x_t, -1, 1) + 1) * 127.5
+    assert np.abs(tile(strip, 0, 1, header=16)[..., 0] - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("num_points", [1, 3, 100])
+def test_the_loss_is_drawn(tmp_path: Path, num_points: int):
+    history = [{"step": step + 1, "loss": 1 / (step + 1), "other": "text"} for step in range(num_points)]
+    path = plot_loss(history, tmp_path / "new folder" / "loss.png")
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.size == (840, 480)
+        drawn = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    if num_points > 1:
+        assert (drawn == (0x27, 0x54, 0x8A)).all(axis=1).sum() > 100
+    assert [file.name for file in path.parent.iterdir()] == ["loss.png"]
+
+
+def test_generators_follow_the_number_of_the_picture():
+    drawn = [torch.randn(2, generator=generator).tolist() for generator in seeded_generators(10, 3, 5)]
+    expected = [torch.randn(2, generator=torch.Generator().manual_seed(seed)).tolist() for seed in (13, 14)]
+    assert drawn == expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 64])
+def test_a_picture_does_not_depend_on_the_batch_size(pipeline: DDPMCarsPipeline, batch_size: int):
+    images = pixels(list(generate(pipeline, 5, batch_size, seed=3, num_inference_steps=STEPS)))
+    assert images.shape == (5, 8, 8, 3)
+    assert len({image.tobytes() for image in images}) == 5
+    for i, image in enumerate(images):
+        generator = torch.Generator().manual_seed(3 + i)
+        (alone,) = pipeline(1, generator, STEPS).images
+        # Convolutions of other batch sizes may round differently.
+        assert np.abs(np.asarray(alone).astype(int) - image).max() <= 1
+
+
+def test_pictures_overlap_where_seeds_do(pipeline: DDPMCarsPipeline):
+    first = pixels(list(generate(pipeline, 3, 3, seed=0, num_inference_steps=STEPS)))
+    second = pixels(list(generate(pipeline, 3, 3, seed=1, num_inference_steps=STEPS)))
+    assert np.abs(first[1:].astype(int) - second[:2]).max() <= 1
+    assert not np.array_equal(first[0], second[0])
+
+
+@pytest.mark.parametrize("scheduler_class", [DDPMCarsScheduler, diffusers.DDIMScheduler])
+def test_the_denoising_ends_in_the_pictures(unet: UNet2DModel, scheduler_class: type):
+    pipeline = DDPMCarsPipeline(unet, scheduler_class(num_train_timesteps=20))
+    strip = denoising_strip(pipeline, 2, seed=3, num_inference_steps=STEPS, num_frames=3)
+    assert strip.size == (3 * 66 + 2, 2 * 66 + 2 + 16)
+    images = pixels(list(generate(pipeline, 2, seed=3, num_inference_steps=STEPS)))
+    for row in range(2):
+        last = tile(strip, row, 2, header=16)[::8, ::8]
+        assert np.abs(last.astype(int) - images[row]).max() <= 1
+        assert not np.array_equal(tile(strip, row, 0, header=16)[::8, ::8], last)
+
+
+@pytest.mark.parametrize(("steps", "frames", "columns"), [(2, 10, 2), (1, 10, 1), (None, 4, 4)])
+def test_the_denoising_has_no_more_columns_than_steps(
+    pipeline: DDPMCarsPipeline, steps: int | None, frames: int, columns: int
+):
+    strip = denoising_strip(pipeline, 1, num_inference_steps=steps, num_frames=frames)
+    assert strip.width == columns * 66 + 2
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_schedulers_of_diffusers_take_over_the_config(pipeline: DDPMCarsPipeline, name: str):
+    trained = DDPMCarsScheduler(num_train_timesteps=50, beta_end=0.03, prediction_type="v_prediction")
+    scheduler = make_scheduler(name, trained.config)
+    assert type(scheduler) is getattr(diffusers, name)
+    assert scheduler.config.num_train_timesteps == 50
+    assert scheduler.config.beta_end == 0.03
+    assert scheduler.config.prediction_type == "v_prediction"
+    pipeline.scheduler = scheduler
+    assert pixels(list(generate(pipeline, 1, num_inference_steps=STEPS))).shape == (1, 8, 8, 3)
+
+
+def test_our_scheduler_comes_back_from_another(pipeline: DDPMCarsPipeline):
+    other = make_scheduler("DDIMScheduler", DDPMCarsScheduler(num_train_timesteps=50, beta_end=0.03).config)
+    scheduler = make_scheduler("DDPMCarsScheduler", other.config)
+    assert type(scheduler) is DDPMCarsScheduler
+    assert (scheduler.config.num_train_timesteps, scheduler.config.beta_end) == (50, 0.03)
+
+
+@pytest.mark.parametrize("name", ["", "ddim", "UNet2DModel", "NoScheduler", "VQDiffusionScheduler", "__name__"])
+def test_other_schedulers_are_refused_with_the_choices(name: str):
+    with pytest.raises(ConfigError, match=rf"scheduler is {name}; choose DDPMCarsScheduler.*DDIMScheduler"):
+        make_scheduler(name, DDPMCarsScheduler().config)
