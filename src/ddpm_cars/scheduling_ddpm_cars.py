@@ -159,7 +159,6 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
         self._tables_for: tuple[torch.Tensor | None, str] = (None, variance_type)
         self._marginal_tables: dict[torch.device, torch.Tensor] = {}
-        self._refresh_tables()
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps

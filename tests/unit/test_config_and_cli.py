@@ -46,7 +46,9 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         assert stop.value.code == 2
         printed = capsys.readouterr()
         assert printed.out == ""
-        (line,) = printed.err.splitlines()
+        # The bars of reading pictures may come before it.
+        lines = printed.err.replace("\r", "\n").splitlines()
+        (line,) = (line for line in lines if line.strip() and "%|" not in line and "examples" not in line)
         assert ": error: " in line
         return line
 

@@ -593,3 +593,10 @@ def test_dynamic_thresholding_works_on_each_image_alone():
     for image, thresholded in zip(x_0_hat.numpy(), got.numpy(), strict=True):
         bound = np.clip(np.quantile(np.abs(image), 0.75), 1, 4)
         np.testing.assert_allclose(thresholded, np.clip(image, -bound, bound) / bound, rtol=1e-6)
+
+
+def test_fewer_trained_betas_than_timesteps_survive_saving(tmp_path: Path):
+    scheduler = DDPMCarsScheduler(trained_betas=np.array([0.1, 0.3]))
+    scheduler.save_config(tmp_path)
+    again = DDPMCarsScheduler.from_pretrained(tmp_path)
+    torch.testing.assert_close(again.betas, torch.tensor([0.1, 0.3]))
