@@ -80,7 +80,7 @@ def train(folder: Path, python: Python) -> Train:
     assert drawn.returncode == 0, drawn.stderr
     for split, count in (("train", 24), ("test", 8)):
         pictures = sorted((folder / "cars" / split).glob("*.png"))
-        assert [Image.open(path).size for path in pictures] == [(8, 8)] * count
+        assert [pixels(path).shape for path in pictures] == [(8, 8, 3)] * count
     (folder / "unet.json").write_text(json.dumps(TINY_UNET))
     settings = {
         "train_data_dir": "cars",
