@@ -236,6 +236,12 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint, then delete those beyond `checkpoints_total_limit`."""
+        # A diverged run must not push the last good checkpoints out.
+        if not all(bool(torch.isfinite(p).all()) for p in self.state.unet.parameters()):
+            raise FloatingPointError(
+                f"a weight is not finite at step {self.state.step}; the last good one is in {self.checkpoint_dir}. "
+                "Lower learning_rate, or use mixed_precision bf16 or no"
+            )
         self.state.save(self.checkpoint_dir, self.config, len(self.images), self.accelerator.scaler)
         if self.config.checkpoints_total_limit is not None:
             checkpoints.delete_old_checkpoints(self.checkpoint_dir, self.config.checkpoints_total_limit)

@@ -11,6 +11,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from diffusers import UNet2DModel
 from diffusers.optimization import get_scheduler
+from safetensors.torch import load_file
 
 from ddpm_cars.config import ConfigError, TrainingConfig
 from ddpm_cars.toy_cars import write_toy_cars
@@ -336,3 +337,13 @@ def test_every_setting_may_change_between_parts_or_is_refused_by_name(make_confi
 def test_too_few_pictures_for_a_batch_are_refused(make_config: Callable[..., TrainingConfig]):
     with pytest.raises(ConfigError, match="16 pictures do not fill one batch of 17"):
         Trainer(make_config(train_batch_size=17, max_train_steps=None))
+
+
+def test_weights_that_are_not_finite_are_never_saved(make_config: Callable[..., TrainingConfig]):
+    config = make_config(
+        learning_rate=1e30, max_grad_norm=None, max_train_steps=40, logging_steps=40, checkpointing_steps=5
+    )
+    with pytest.raises(FloatingPointError, match=r"not finite at step \d"):
+        train(config)
+    for file in Path(config.output_dir).rglob("unet.safetensors"):
+        assert all(bool(tensor.isfinite().all()) for tensor in load_file(file).values())
