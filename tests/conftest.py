@@ -39,3 +39,16 @@ def make_unet() -> Callable[..., UNet2DModel]:
 def unet() -> UNet2DModel:
     """A three-channel UNet for 8x8 images that no test may change."""
     return _make_unet()
+
+
+@pytest.fixture(scope="session")
+def tiny_unet_config() -> dict:
+    """What a `--model_config` file holds for the smallest network worth training."""
+    return {
+        "block_out_channels": [4, 8],
+        "layers_per_block": 1,
+        "norm_num_groups": 2,
+        "attention_head_dim": 4,
+        "down_block_types": ["DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    }

@@ -6,7 +6,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -209,16 +208,17 @@ class BatchOrder:
         self.num_images = num_images
         self.global_batch_size = global_batch_size
         self.seed = seed
-        self._epochs: dict[int, Any] = {}
+        self._epochs: dict[int, np.ndarray] = {}
 
     def __call__(self, step: int) -> np.ndarray:
         """Return the int64 indices (global_batch_size,) of the pictures of `step`."""
         position = step * self.global_batch_size + np.arange(self.global_batch_size)
         epochs, offsets = np.divmod(position, self.num_images)
+        # Consecutive steps mostly share an epoch; older ones are forgotten.
         needed = range(int(epochs[0]), int(epochs[-1]) + 1)
-        self._epochs = {epoch: self._epochs.get(epoch, None) for epoch in needed}
-        for epoch in needed:
-            if self._epochs[epoch] is None:
-                rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
-                self._epochs[epoch] = rng.permutation(self.num_images)
+        self._epochs = {e: self._epochs[e] if e in self._epochs else self._shuffle(e) for e in needed}
         return np.stack([self._epochs[epoch][offset] for epoch, offset in zip(epochs, offsets, strict=True)])
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
+        return rng.permutation(self.num_images)

@@ -202,10 +202,7 @@ class Trainer:
         """Record the mean loss of the steps since the last record."""
         loss = self.accelerator.reduce(torch.stack(losses).mean(), "mean").item()
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {self.state.step}; the last checkpoint is in {self.checkpoint_dir}. "
-                "Lower learning_rate, or use mixed_precision bf16 or no"
-            )
+            raise self._diverged(f"the loss is {loss}")
         record = {
             "step": self.state.step,
             "loss": loss,
@@ -215,6 +212,17 @@ class Trainer:
         self.state.history.append(record)
         self.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=self.state.step)
         return record
+
+    def _diverged(self, what: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"{what} at step {self.state.step}; the last checkpoint is in {self.checkpoint_dir}. "
+            "Lower learning_rate, or use mixed_precision bf16 or no"
+        )
+
+    def _check_weights(self) -> None:
+        """Refuse to save a diverged run: a checkpoint of it would push the last good ones out."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.state.unet.parameters()):
+            raise self._diverged("a weight is not finite")
 
     def pipeline(self) -> DDPMCarsPipeline:
         """Return a pipeline around a copy of the averaged weights, or of the weights where there is no average."""
@@ -228,35 +236,34 @@ class Trainer:
         pipeline.set_progress_bar_config(desc="sampling", leave=False)
         return pipeline
 
-    def save_grid(self, path: Path) -> None:
+    def save_grid(self, pipeline: DDPMCarsPipeline, path: Path) -> None:
         """Sample a grid of pictures, the same noise every time so that grids can be compared."""
         config = self.config
-        images = generate(self.pipeline(), config.eval_batch_size, 16, config.seed, config.num_inference_steps)
+        images = generate(
+            pipeline, config.eval_batch_size, seed=config.seed, num_inference_steps=config.num_inference_steps
+        )
         save_png(make_grid(list(images)), path)
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint, then delete those beyond `checkpoints_total_limit`."""
-        # A diverged run must not push the last good checkpoints out.
-        if not all(bool(torch.isfinite(p).all()) for p in self.state.unet.parameters()):
-            raise FloatingPointError(
-                f"a weight is not finite at step {self.state.step}; the last good one is in {self.checkpoint_dir}. "
-                "Lower learning_rate, or use mixed_precision bf16 or no"
-            )
+        self._check_weights()
         self.state.save(self.checkpoint_dir, self.config, len(self.images), self.accelerator.scaler)
         if self.config.checkpoints_total_limit is not None:
             checkpoints.delete_old_checkpoints(self.checkpoint_dir, self.config.checkpoints_total_limit)
 
     def save_results(self) -> None:
-        """Write the pipeline, the grid, the loss curve and the settings; model_index.json comes last."""
+        """Write the pipeline, of which model_index.json comes last, then the grid and the loss curve."""
+        self._check_weights()
+        pipeline = self.pipeline()
         with checkpoints.atomic_path(self.output_dir / ".pipeline") as temporary:
-            self.pipeline().save_pretrained(temporary)
+            pipeline.save_pretrained(temporary)
         saved = self.output_dir / ".pipeline"
         (self.output_dir / "model_index.json").unlink(missing_ok=True)
         for part in sorted(saved.iterdir(), key=lambda p: p.name == "model_index.json"):
             shutil.rmtree(self.output_dir / part.name, ignore_errors=True)
             part.rename(self.output_dir / part.name)
         saved.rmdir()
-        self.save_grid(self.output_dir / "samples.png")
+        self.save_grid(pipeline, self.output_dir / "samples.png")
         self.save_log()
 
     def save_log(self) -> None:
@@ -304,7 +311,7 @@ class Trainer:
             if main and config.checkpointing_steps and (last or state.step % config.checkpointing_steps == 0):
                 self.save_checkpoint()
             if main and config.save_images_steps and not last and state.step % config.save_images_steps == 0:
-                self.save_grid(self.output_dir / "samples" / f"step-{state.step:08d}.png")
+                self.save_grid(self.pipeline(), self.output_dir / "samples" / f"step-{state.step:08d}.png")
                 self.save_log()
             # Saving and sampling are not training time.
             since += time.perf_counter() - started

@@ -19,14 +19,6 @@ from safetensors.torch import load_file
 from ddpm_cars import DDPMCarsPipeline
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-TINY_UNET = {
-    "block_out_channels": [4, 8],
-    "layers_per_block": 1,
-    "norm_num_groups": 2,
-    "attention_head_dim": 4,
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-}
 LAUNCH = (
     *"-m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1".split(),
     *"--mixed_precision no --dynamo_backend no".split(),
@@ -71,7 +63,7 @@ def python(folder: Path) -> Python:
 
 
 @pytest.fixture(scope="module")
-def train(folder: Path, python: Python) -> Train:
+def train(folder: Path, python: Python, tiny_unet_config: dict) -> Train:
     """Run scripts/train.py on 32 toy cars."""
     drawn = python(
         SCRIPTS / "draw_toy_cars.py",
@@ -81,7 +73,7 @@ def train(folder: Path, python: Python) -> Train:
     for split, count in (("train", 24), ("test", 8)):
         pictures = sorted((folder / "cars" / split).glob("*.png"))
         assert [pixels(path).shape for path in pictures] == [(8, 8, 3)] * count
-    (folder / "unet.json").write_text(json.dumps(TINY_UNET))
+    (folder / "unet.json").write_text(json.dumps(tiny_unet_config))
     settings = {
         "train_data_dir": "cars",
         "resolution": 8,

@@ -17,15 +17,6 @@ from ddpm_cars.config import ConfigError, TrainingConfig
 from ddpm_cars.toy_cars import write_toy_cars
 from ddpm_cars.training import Trainer, make_noise_scheduler, num_steps, train, training_target
 
-TINY_UNET = {
-    "block_out_channels": [4, 8],
-    "layers_per_block": 1,
-    "norm_num_groups": 2,
-    "attention_head_dim": 4,
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-}
-
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate() -> Iterator[None]:
@@ -40,9 +31,9 @@ def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_config(cars: Path, tmp_path: Path) -> Callable[..., TrainingConfig]:
+def make_config(cars: Path, tmp_path: Path, tiny_unet_config: dict) -> Callable[..., TrainingConfig]:
     model_config = tmp_path / "unet.json"
-    model_config.write_text(json.dumps(TINY_UNET))
+    model_config.write_text(json.dumps(tiny_unet_config))
     defaults = TrainingConfig(
         train_data_dir=str(cars),
         cache_dir=str(tmp_path / "cache"),
@@ -347,3 +338,11 @@ def test_weights_that_are_not_finite_are_never_saved(make_config: Callable[..., 
         train(config)
     for file in Path(config.output_dir).rglob("unet.safetensors"):
         assert all(bool(tensor.isfinite().all()) for tensor in load_file(file).values())
+
+
+def test_a_model_that_diverged_at_the_last_step_is_not_published(make_config: Callable[..., TrainingConfig]):
+    # The loss of a step is that of the weights before it, so it is finite here.
+    config = make_config(learning_rate=1e39, max_train_steps=1, checkpointing_steps=None, use_ema=False)
+    with pytest.raises(FloatingPointError, match="a weight is not finite at step 1"):
+        train(config)
+    assert not (Path(config.output_dir) / "model_index.json").exists()
