@@ -20,6 +20,8 @@ OUTPUT_TYPES = get_args(OutputType)
 class DDPMCarsPipeline(DiffusionPipeline):
     """Draw images from noise: x_T ~ N(0, I), then one scheduler step per timestep (Ho et al. 2020, algorithm 2).
 
+    A scheduler that knows the mean and covariance of q(x_T) (`DDPMCarsScheduler.set_init_noise`) starts from that.
+
     The image is kept in float32 between the steps whatever the dtype of the UNet, so a bfloat16 and a float32 model
     start from the same noise and differ only by what the network rounds.
 
@@ -83,6 +85,8 @@ class DDPMCarsPipeline(DiffusionPipeline):
         shape = (batch_size, self.unet.config.in_channels, *self._image_size())
         x_t = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         x_t = x_t * self.scheduler.init_noise_sigma
+        if hasattr(self.scheduler, "make_init_noise"):
+            x_t = self.scheduler.make_init_noise(x_t)
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             model_output = self._predict(x_t, t, labels)
             step = self.scheduler.step(model_output, t, x_t, **step_kwargs)

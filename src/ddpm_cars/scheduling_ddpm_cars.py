@@ -7,7 +7,9 @@ chain (t - 1 when all T are used), `x_0` the clean and `x_t` the noised image, `
 """
 
 import itertools
+import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -19,24 +21,50 @@ from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
 logger = logging.get_logger(__name__)
+_CPU = torch.device("cpu")
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"]
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 TimestepSpacing = Literal["linspace", "leading", "trailing"]
-VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
+VarianceType = Literal[
+    "fixed_small",
+    "fixed_small_log",
+    "fixed_large",
+    "fixed_large_log",
+    "learned",
+    "learned_range",
+    "analytic",
+    "spectral",
+]
 LEARNED_VARIANCES = ("learned", "learned_range")
+CALIBRATED_VARIANCES = ("analytic", "spectral")
+# What stock's constructor lacks. At these values they are kept out of saved configs, which stock then reads silently.
+_OWN_DEFAULTS = {"scale_betas_for_timesteps": False, "max_last_noise_grey_levels": 1.0}
+# Options of other schedulers that change the noise levels themselves, and the one value that leaves them alone.
+_NOT_IMPLEMENTED = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_flow_sigmas": False,
+    "use_lu_lambdas": False,
+    "snr_shift_scale": 1.0,
+    "timestep_type": "discrete",
+}
+# Where alpha_bar_T exceeds this, N(0, I) is visibly not where the forward process ends.
+_MAX_TERMINAL_ALPHA_BAR = 0.01
 
 
 class _Step(NamedTuple):
     """What the reverse step t -> s needs: floats for one timestep, float64 arrays or tensors for many."""
 
     sqrt_alpha_bar: Any
+    one_over_sqrt_alpha_bar: Any
     sqrt_one_minus_alpha_bar: Any
     x_0_weight: Any
     x_t_weight: Any
     beta_variance: Any
     beta_tilde_variance: Any
-    noise_std: Any  # of the fixed variances; 0 where t has no successor
+    noise_std: Any  # of the variances that are not learned; 0 where t has no successor
     successor: Any  # s, or -1
 
 
@@ -69,12 +97,41 @@ def _make_betas(beta_schedule: str, beta_start: float, beta_end: float, num_trai
     raise NotImplementedError(f"beta_schedule is {beta_schedule!r}; choose one of {get_args(BetaSchedule)}")
 
 
+def _scaled_betas(beta_schedule: str, beta_start: float, beta_end: float, num_train_timesteps: int) -> np.ndarray:
+    betas = _make_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
+    if beta_schedule in ("squaredcos_cap_v2", "laplace"):  # these end in pure noise at any T
+        return betas
+    betas = betas * (1000 / num_train_timesteps)
+    if betas.max() >= 1:
+        raise ValueError(
+            f"scale_betas_for_timesteps with {num_train_timesteps} timesteps makes a beta of {betas.max():.4g}, which "
+            f"must be below 1: set num_train_timesteps above {1000 * beta_end:.4g}, or choose another beta_schedule."
+        )
+    return betas
+
+
 def _rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
     """Shift and scale sqrt(alpha_bar) so that it ends at 0 (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
     root = np.sqrt(np.cumprod(1 - betas))
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     alpha_bar = root**2
     return 1 - np.concatenate([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+
+
+def dct_matrix(size: int) -> np.ndarray:
+    """Return the orthonormal DCT-II of `size` points: row k is the cosine of k half periods."""
+    k, n = np.mgrid[:size, :size]
+    matrix = np.sqrt(2 / size) * np.cos(np.pi * (n + 0.5) * k / size)
+    matrix[0] /= np.sqrt(2)
+    return matrix
+
+
+def band_index(height: int, width: int, band_edges: Sequence[float]) -> np.ndarray:
+    """Number the radial band of every 2-D DCT mode (i, j) by its frequency, sqrt((i/H)^2 + (j/W)^2) / sqrt(2) < 1."""
+    i, j = np.mgrid[:height, :width]
+    # The edges pass through modes: without the allowance, rounding would decide on which side of one they fall.
+    radius = np.hypot(i / height, j / width) / np.sqrt(2) * (1 + 1e-9)
+    return np.searchsorted(np.asarray(band_edges)[1:-1], radius, side="right")
 
 
 class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
@@ -84,8 +141,9 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
     from N(mean(x_0_hat, x_t), sigma_t^2), and the last step, the one without a successor, adds no noise.
 
     Every table is float64. Tensors narrower than float32 are mixed in float32 and returned in their own dtype.
-    Arguments, their order and their defaults are those of `diffusers.DDPMScheduler`, so either loads the other's
-    config.
+    The first arguments, their order and their defaults are those of `diffusers.DDPMScheduler`, so either loads the
+    other's config. Settings that sampling can survive but that are probably a mistake are logged as warnings, since a
+    scheduler may be handed the config of any pipeline.
 
     Args:
         num_train_timesteps: T, the number of noise levels, 1 or more.
@@ -95,7 +153,9 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         trained_betas: T betas that replace the schedule.
         variance_type: sigma_t^2. "fixed_small" is (1 - alpha_bar_s) / (1 - alpha_bar_t) beta_t, exact when the data
             is one point; "fixed_large" is beta_t, exact when it is N(0, I); the `_log` forms name the same values.
-            "learned" and "learned_range" read it from a second half of the model's output channels.
+            "learned" and "learned_range" read it from a second half of the model's output channels. "analytic" adds
+            to fixed_small what x_0 still varies by given x_t (Bao et al. 2022, arXiv:2201.06503, theorem 1), and
+            "spectral" does so for every band of spatial frequencies; both need `set_calibration`.
         clip_sample: Whether x_0_hat is clipped to [-clip_sample_range, clip_sample_range].
         prediction_type: What the model predicts: eps, x_0 or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0.
         thresholding: Whether x_0_hat is thresholded per image instead (Saharia et al. 2022, arXiv:2205.11487).
@@ -105,9 +165,16 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         timestep_spacing: Which timesteps a shorter chain visits (table 2 of arXiv:2305.08891).
         steps_offset: Added to the timesteps of "leading", 0 or more.
         rescale_betas_zero_snr: Whether alpha_bar_T is moved to exactly 0.
+        scale_betas_for_timesteps: Whether the betas of "linear", "scaled_linear" and "sigmoid" are multiplied by
+            1000 / T, so that any T ends as near to pure noise as 1000 does. The result is kept in the config as
+            `trained_betas`, from which other schedulers get the same noise levels.
+        max_last_noise_grey_levels: Bound on the mean magnitude of the last noise that "analytic" and "spectral" add,
+            in steps of 1/255 of the range [-1, 1] (arXiv:2201.06503, section 5), above 0; None for data that are
+            not pictures.
 
     Raises:
         NotImplementedError: If `beta_schedule` is unknown.
+        ValueError: If `prediction_type` or `timestep_spacing` is unknown, or scaled betas leave (0, 1).
     """
 
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]
@@ -131,18 +198,22 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         timestep_spacing: TimestepSpacing = "leading",
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
+        scale_betas_for_timesteps: bool = False,
+        max_last_noise_grey_levels: float | None = 1.0,
     ):
-        if variance_type not in get_args(VarianceType):
-            # A scheduler may be handed the config of any pipeline, so it follows stock here and says so.
-            logger.warning(
-                f"variance_type is {variance_type!r}, not one of {get_args(VarianceType)}: using 'fixed_small'."
-            )
+        for name, choices in (("prediction_type", PredictionType), ("timestep_spacing", TimestepSpacing)):
+            if self.config[name] not in get_args(choices):
+                raise ValueError(f"{name} is {self.config[name]!r}; choose one of {get_args(choices)}.")
         # beta_end above 1 makes square roots of negative numbers; stock carries the NaN along, and so does this.
         with np.errstate(all="ignore"):
-            if trained_betas is not None:
+            if scale_betas_for_timesteps:
+                betas = _scaled_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
+            elif trained_betas is not None:
                 betas = np.array(trained_betas, dtype=np.float64)
             else:
                 betas = _make_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
+            # Before rescaling, which the classes that read the config do themselves.
+            self._keep_config_readable_by_stock(betas)
             if rescale_betas_zero_snr:
                 betas = _rescale_zero_terminal_snr(betas)
             self._alpha_bar = np.cumprod(1 - betas)
@@ -157,8 +228,78 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         self.custom_timesteps = False
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
-        self._tables_for: tuple[torch.Tensor | None, str] = (None, variance_type)
-        self._marginal_tables: dict[torch.device, torch.Tensor] = {}
+        self._tables_for: tuple[Any, ...] | None = None
+        self._constants: dict[tuple[str, torch.device, torch.dtype | None], torch.Tensor] = {}
+        with np.errstate(all="ignore"):
+            self._keep("marginal", np.sqrt(np.stack([self._alpha_bar, 1 - self._alpha_bar])))
+        self._warn_of_mistakes(betas)
+
+    def _keep_config_readable_by_stock(self, schedule: np.ndarray) -> None:
+        silent = set(self.config.get("_use_default_values", ()))
+        silent |= {name for name, default in _OWN_DEFAULTS.items() if self.config[name] == default}
+        if self.config.scale_betas_for_timesteps:
+            silent.discard("trained_betas")
+            self.register_to_config(trained_betas=schedule.tolist())
+        self.register_to_config(_use_default_values=sorted(silent))
+
+    def _warn_of_mistakes(self, betas: np.ndarray) -> None:
+        config, T, alpha_bar_T = self.config, len(betas), float(self._alpha_bar[-1])
+        if config.variance_type not in get_args(VarianceType):
+            known = get_args(VarianceType)
+            logger.warning(f"variance_type is {config.variance_type!r}, not one of {known}: using 'fixed_small'.")
+        if not (betas.min() > 0 and (betas.max() < 1 or alpha_bar_T == 0)):
+            logger.warning(
+                f"The betas run from {betas.min():.4g} to {betas.max():.4g}, but must be inside (0, 1): sampling will "
+                "give NaN. Check beta_start, beta_end and trained_betas."
+            )
+        elif alpha_bar_T > _MAX_TERMINAL_ALPHA_BAR:
+            logger.warning(
+                f"With these {T} timesteps alpha_bar_T is {alpha_bar_T:.3g}, a signal-to-noise ratio of "
+                f"{alpha_bar_T / (1 - alpha_bar_T):.3g}: noising does not end in N(0, I), where sampling starts, so "
+                "samples turn grey. Train with scale_betas_for_timesteps=True; for a model that is already trained, "
+                "ddpm_cars.fit_init_noise measures the noise to start from."
+            )
+        if alpha_bar_T == 0 and config.prediction_type == "epsilon":
+            logger.warning(
+                "At zero terminal SNR (rescale_betas_zero_snr) x_T holds nothing of x_0, so a model that predicts "
+                "epsilon cannot take the first step: use prediction_type 'v_prediction' or 'sample'."
+            )
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Build a scheduler from the config of this or another class, as diffusers does; keywords win.
+
+        Raises:
+            NotImplementedError: If the config names noise levels that this class does not have, such as
+                `use_karras_sigmas` or those of flow matching. Stock would build a plain DDPM in their place.
+        """
+        if isinstance(config, Mapping):
+            config = {**config, **{name: kwargs.pop(name) for name in _NOT_IMPLEMENTED if name in kwargs}}
+            for name, implemented in _NOT_IMPLEMENTED.items():
+                if config.get(name) not in (None, implemented):
+                    raise NotImplementedError(
+                        f"The config has {name}={config[name]!r}, which {cls.__name__} does not implement; pass "
+                        f"{name}={implemented!r} to sample without it."
+                    )
+            known = set().union(*(cls._get_init_keys(c) for c in (cls, *cls._get_compatibles())))
+            foreign = sorted(name for name in config if not name.startswith("_") and name not in known)
+            if foreign and "beta_schedule" not in config:
+                raise NotImplementedError(
+                    f"The config has no beta_schedule but {foreign}: its noise levels are not made of betas, so "
+                    f"{cls.__name__} cannot stand in for {config.get('_class_name', 'its scheduler')}."
+                )
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    def to_json_string(self) -> str:
+        """Return the config as JSON, without what stock does not know as long as it is at its default."""
+        settings = json.loads(super().to_json_string())
+        kept = {k: v for k, v in settings.items() if k not in _OWN_DEFAULTS or v != _OWN_DEFAULTS[k]}
+        return json.dumps(kept, indent=2, sort_keys=True) + "\n"
+
+    def __repr__(self) -> str:
+        # A calibration is thousands of numbers.
+        settings = {k: "..." if k in ("_calibration", "_init_noise") else v for k, v in self.config.items()}
+        return f"{type(self).__name__} {json.dumps(settings, indent=2, sort_keys=True, default=str)}"
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
@@ -208,6 +349,8 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = len(chosen)
         self.timesteps = torch.from_numpy(chosen).to(device)
         self._refresh_tables()
+        for name in {name for name, *_ in self._constants}:
+            self._constant(name, self.timesteps.device)
 
     def _spaced_timesteps(self, n: int) -> np.ndarray:
         T, spacing = self.config.num_train_timesteps, self.config.timestep_spacing
@@ -218,18 +361,135 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             # An offset that would leave [0, T - 1] is cut to what fits.
             offset = min(self.config.steps_offset, T - 1 - (n - 1) * ratio)
             return np.arange(n - 1, -1, -1) * ratio + offset
-        if spacing == "trailing":
-            return np.round(T - np.arange(n) * (T / n)).astype(np.int64) - 1
-        raise ValueError(f"timestep_spacing is {spacing!r}; choose one of {get_args(TimestepSpacing)}.")
+        return np.round(T - np.arange(n) * (T / n)).astype(np.int64) - 1  # "trailing"
+
+    def set_calibration(self, calibration: dict[str, Any] | None) -> None:
+        """Install what "analytic" and "spectral" need to know of the model; `ddpm_cars.calibrate` measures it.
+
+        Gamma_t of arXiv:2201.06503 is 1 - eps_mse at t. It is kept in the config, and so survives saving, loading and
+        the config of every other scheduler.
+
+        Args:
+            calibration: JSON values, or None to forget: "num_train_timesteps" (T); "timesteps", K ascending integers
+                in [0, T - 1]; "alphas_cumprod", alpha_bar there; "eps_mse", K times E (eps - eps_hat)^2 per
+                dimension, in [0, 1]. For "spectral" also "sample_size" [H, W]; "band_edges", B + 1 ascending radial
+                frequencies from 0 to 1; "colour_axes", C orthonormal rows of C; "band_variance", the variance of the
+                data (C, B); "band_eps_mse" (K, C, B).
+
+        Raises:
+            ValueError: If it was measured with another T or another noise schedule.
+        """
+        if calibration is not None:
+            self._check_calibration(calibration)
+        self.register_to_config(_calibration=calibration)
+        self._tables_for = None
+
+    def set_init_noise(self, statistics: dict[str, Any] | None) -> None:
+        """Install what is known of q(x_T) where it is not N(0, I); `ddpm_cars.fit_init_noise` measures it.
+
+        Args:
+            statistics: JSON values, or None to forget: "sample_size" [H, W]; "mean" of the lowest m x m modes of the
+                2-D DCT of the data, (C, m, m); their "covariance", (C m m, C m m); "rest_variance", the mean
+                variance of all other modes. Kept in the config.
+        """
+        self.register_to_config(_init_noise=statistics)
+
+    def make_init_noise(self, noise: torch.Tensor) -> torch.Tensor:
+        """Turn white noise into x_T ~ N(sqrt(alpha_bar_T) mean, alpha_bar_T covariance + (1 - alpha_bar_T) I).
+
+        That is q(x_T) (eq. 4) to second order, at the first of `self.timesteps`. Stock samplers start from N(0, I),
+        which is right only where alpha_bar_T is nearly 0.
+
+        Args:
+            noise: z ~ N(0, I), shape (batch, C, H, W), float32 or float64.
+
+        Returns:
+            x_T like `noise`; `noise` itself where nothing was set with `set_init_noise`.
+
+        Raises:
+            ValueError: If the statistics are those of samples of another shape.
+        """
+        statistics = self.config.get("_init_noise")
+        if statistics is None:
+            return noise
+        mean = np.asarray(statistics["mean"])
+        measured, (num_channels, m, _) = tuple(statistics["sample_size"]), mean.shape
+        if noise.ndim != 4 or tuple(noise.shape[1:]) != (num_channels, *measured):
+            raise ValueError(
+                f"The noise has shape {tuple(noise.shape)}, but the init noise was measured on (channels, height, "
+                f"width) = {(num_channels, *measured)}: measure it again with fit_init_noise."
+            )
+        alpha_bar = self._alpha_bar[int(self.timesteps[0])]
+        values, vectors = np.linalg.eigh(alpha_bar * np.asarray(statistics["covariance"]))
+        # The symmetric root keeps x_T as near to the given noise as can be, so seeds keep their pictures.
+        root = vectors * np.sqrt(np.maximum(values, 0) + 1 - alpha_bar) @ vectors.T
+        rest_std = math.sqrt(alpha_bar * statistics["rest_variance"] + 1 - alpha_bar)
+        tables = (dct_matrix(measured[0])[:m], dct_matrix(measured[1])[:m], root, math.sqrt(alpha_bar) * mean)
+        rows, columns, root, shift = (torch.from_numpy(x).to(noise.device, noise.dtype) for x in tables)
+        low = rows @ noise @ columns.T
+        wanted = shift + (low.flatten(1) @ root).view(low.shape)
+        return rest_std * noise + rows.T @ (wanted - rest_std * low) @ columns
+
+    def _check_calibration(self, calibration: Mapping[str, Any]) -> None:
+        T, measured_T = self.config.num_train_timesteps, calibration["num_train_timesteps"]
+        if measured_T != T:
+            raise ValueError(f"The calibration was measured with {measured_T} timesteps, not {T}: calibrate again.")
+        t, measured = np.asarray(calibration["timesteps"]), np.asarray(calibration["alphas_cumprod"])
+        wrong = t[~np.isclose(self._alpha_bar[t], measured, rtol=1e-4, atol=1e-12)]
+        if wrong.size:
+            raise ValueError(
+                f"The calibration was measured with another noise schedule (alphas_cumprod differs at timestep "
+                f"{wrong[0]}): calibrate again."
+            )
+
+    def _calibration(self) -> Mapping[str, Any]:
+        calibration = self.config.get("_calibration")
+        variance_type = self.config.variance_type
+        if calibration is None:
+            raise ValueError(
+                f"variance_type {variance_type!r} depends on the model: measure it with "
+                "ddpm_cars.calibrate(unet, images, scheduler), or sample with 'fixed_small'."
+            )
+        if variance_type == "spectral" and "band_eps_mse" not in calibration:
+            raise ValueError("The calibration has no bands, which 'spectral' needs: calibrate again with num_bands.")
+        self._check_calibration(calibration)
+        return calibration
+
+    def _x_0_variance(self, t: np.ndarray, eps_mse: Any) -> np.ndarray:
+        """Return Var(x_0 | x_t) at every t from eps_mse, (K, ...), at the calibrated timesteps.
+
+        It is (1 - alpha_bar) / alpha_bar eps_mse (arXiv:2201.06503, eq. 13). Between calibrated timesteps the
+        variance that Gaussian data of the same eps_mse would have is interpolated, which is exact for such data.
+        """
+        calibration = self._calibration()
+        known = np.asarray(calibration["timesteps"])
+        has_signal = self._alpha_bar[known] > 0
+        known, alpha_bar = known[has_signal], self._alpha_bar[known[has_signal]]
+        mse = np.clip(np.asarray(eps_mse, dtype=np.float64)[has_signal], 1e-12, 1 - 1e-12)
+        columns = mse.reshape(len(known), -1).T
+        data_variance = [np.log(m / (1 - m)) - np.log(alpha_bar / (1 - alpha_bar)) for m in columns]
+        data_variance = np.exp([np.interp(t, known, log_v) for log_v in data_variance]).T
+        alpha_bar_t = self._alpha_bar[t][:, None]
+        variance = data_variance * (1 - alpha_bar_t) / (alpha_bar_t * data_variance + 1 - alpha_bar_t)
+        return variance.reshape(len(t), *mse.shape[1:])
+
+    def _calibrated_std(self, t: np.ndarray, steps: _Step, x_0_variance: np.ndarray) -> np.ndarray:
+        """Return sigma of every step (arXiv:2201.06503, theorem 1) for one or many x_0 variances per step."""
+        columns = (steps.beta_tilde_variance, steps.x_0_weight, steps.successor)
+        beta_tilde, x_0_weight, s = (column.reshape(-1, *[1] * (x_0_variance.ndim - 1)) for column in columns)
+        std = np.sqrt(beta_tilde + x_0_weight**2 * x_0_variance)
+        if self.config.max_last_noise_grey_levels is not None and len(t) > 1:
+            # E|z| is sqrt(2 / pi), and a grey level is 2 / 255.
+            bound = self.config.max_last_noise_grey_levels * 2 / 255 * math.sqrt(math.pi / 2)
+            std[-2] = np.minimum(std[-2], bound)
+        return np.where(s >= 0, std, 0.0)
 
     def _refresh_tables(self) -> None:
         """Compute the coefficients of every chosen step, once for each value of `self.timesteps`."""
-        variance_type = self.config.variance_type
-        if (
-            self._tables_for is not None
-            and self._tables_for[0] is self.timesteps
-            and self._tables_for[1] == variance_type
-        ):
+        config = self.config
+        # A config may be changed in place, and `timesteps` assigned.
+        key = (self.timesteps, config.variance_type, config.get("_calibration"), config.max_last_noise_grey_levels)
+        if self._tables_for is not None and all(a is b for a, b in zip(key, self._tables_for, strict=True)):
             return
         t = self.timesteps.cpu().numpy()
         s = np.append(t[1:], -1)
@@ -240,9 +500,10 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             beta = 1 - alpha
             # Its logarithm is taken, hence the bound away from 0.
             beta_tilde = np.maximum((1 - alpha_bar_s) / (1 - alpha_bar_t) * beta, 1e-20)
-            fixed_variance = beta if variance_type.startswith("fixed_large") else beta_tilde
+            fixed_variance = beta if config.variance_type.startswith("fixed_large") else beta_tilde
             steps = _Step(
                 sqrt_alpha_bar=np.sqrt(alpha_bar_t),
+                one_over_sqrt_alpha_bar=1 / np.sqrt(alpha_bar_t),
                 sqrt_one_minus_alpha_bar=np.sqrt(1 - alpha_bar_t),
                 x_0_weight=np.sqrt(alpha_bar_s) * beta / (1 - alpha_bar_t),
                 x_t_weight=np.sqrt(alpha) * (1 - alpha_bar_s) / (1 - alpha_bar_t),
@@ -251,36 +512,83 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
                 noise_std=np.where(s >= 0, np.sqrt(fixed_variance), 0.0),
                 successor=s,
             )
+        if config.variance_type in CALIBRATED_VARIANCES:
+            steps = self._with_calibrated_noise(t, steps)
         rows = zip(*(column.tolist() for column in steps), strict=True)
         self._steps = {i: _Step(*row) for i, row in zip(t.tolist(), rows, strict=True)}
-        # The same for timesteps that live on a device. NaN marks those that were not chosen: a lookup there
-        # cannot raise without waiting for the device.
-        table = np.full((len(steps), self.config.num_train_timesteps), np.nan)
-        table[:, t] = np.stack(steps)
-        self._step_tables = {torch.device("cpu"): torch.from_numpy(table)}
-        self._tables_for = (self.timesteps, variance_type)
+        # The same for timesteps that live on a device.
+        self._keep("steps", self._scattered(t, np.stack(steps).T))
+        self._tables_for = key
 
-    def _step_at(self, timestep: Any, ndim: int) -> _Step:
+    def _with_calibrated_noise(self, t: np.ndarray, steps: _Step) -> _Step:
+        calibration = self._calibration()
+        x_0_variance = np.clip(self._x_0_variance(t, calibration["eps_mse"]), 0, 1)
+        steps = steps._replace(noise_std=self._calibrated_std(t, steps, x_0_variance))
+        if self.config.variance_type == "spectral":
+            x_0_variance = self._x_0_variance(t, calibration["band_eps_mse"])
+            # A posterior never varies by more than the data.
+            x_0_variance = np.minimum(x_0_variance, np.asarray(calibration["band_variance"]))
+            band_std = self._calibrated_std(t, steps, x_0_variance)
+            # Kept as what the bands add to the white noise, so that equal bands are "analytic" to the bit.
+            offset = band_std - steps.noise_std[:, None, None]
+            self._keep("band_offset_std", self._scattered(t, offset))
+            height, width = calibration["sample_size"]
+            self._keep("band_index", band_index(height, width, calibration["band_edges"]).ravel())
+            self._keep("dct_rows", dct_matrix(height))
+            self._keep("dct_columns", dct_matrix(width))
+            self._keep("colour_axes", np.array(calibration["colour_axes"], dtype=np.float64))
+        return steps
+
+    def _scattered(self, t: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        # NaN marks timesteps that were not chosen: a lookup on a device cannot raise without waiting for it.
+        table = np.full((self.config.num_train_timesteps, *rows.shape[1:]), np.nan)
+        table[t] = rows
+        return table
+
+    def _keep(self, name: str, table: np.ndarray) -> None:
+        self._constants = {k: v for k, v in self._constants.items() if k[0] != name}
+        self._constants[name, _CPU, None] = torch.from_numpy(table)
+
+    def _constant(self, name: str, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Return a table on `device`, where it stays, in its own dtype or another."""
+        key = name, device, dtype
+        if key not in self._constants:
+            table = self._constants[name, _CPU, None]
+            # Apple's devices have no float64.
+            narrow = device.type == "mps" and table.dtype == torch.float64
+            self._constants[key] = table.to(device, dtype or (torch.float32 if narrow else table.dtype))
+        return self._constants[key]
+
+    def _as_number(self, timestep: Any) -> Any:
+        """Return a timestep that all samples share as a number, if that needs no waiting for its device."""
+        if not isinstance(timestep, torch.Tensor):
+            return timestep
+        # Reading it would wait for its device, or break a compiled graph.
+        if timestep.device.type != "cpu" or torch.compiler.is_compiling():
+            return timestep
+        for number in timestep.flatten().tolist():
+            self._check_chosen(number)
+        return timestep.item() if timestep.ndim == 0 else timestep
+
+    def _check_chosen(self, number: float) -> None:
+        if number not in self._steps:
+            chosen = self.timesteps.tolist()
+            raise ValueError(
+                f"timestep {number} is not one of the {len(chosen)} that sampling visits ({chosen[0]} ... "
+                f"{chosen[-1]}); choose them with set_timesteps."
+            )
+
+    def _step_at(self, timestep: Any, ndim: int, device: torch.device | None = None) -> _Step:
         """Look up the coefficients of the step that starts at `timestep`, shaped to multiply `ndim`-d samples."""
         self._refresh_tables()
-        is_tensor = isinstance(timestep, torch.Tensor)
-        # Reading a timestep as a number would wait for its device, or break a compiled graph.
-        if not is_tensor or (timestep.device.type == "cpu" and not torch.compiler.is_compiling()):
-            numbers = timestep.flatten().tolist() if is_tensor else [timestep]
-            unknown = [number for number in numbers if number not in self._steps]
-            if unknown:
-                chosen = self.timesteps.tolist()
-                raise ValueError(
-                    f"timestep {unknown[0]} is not one of the {len(chosen)} that sampling visits ({chosen[0]} ... "
-                    f"{chosen[-1]}); choose them with set_timesteps."
-                )
-            if not is_tensor or timestep.ndim == 0:
-                return self._steps[numbers[0]]
-        if timestep.device not in self._step_tables:
-            self._step_tables[timestep.device] = _to_device(self._step_tables[torch.device("cpu")], timestep.device)
+        timestep = self._as_number(timestep)
+        if not isinstance(timestep, torch.Tensor):
+            self._check_chosen(timestep)
+            return self._steps[timestep]
+        timestep = timestep.to(device or timestep.device)
         # Indexing with brackets would read a 0-d timestep as a number.
-        columns = self._step_tables[timestep.device].index_select(1, timestep.long().flatten())
-        return _Step(*columns.reshape(len(columns), *timestep.shape, *[1] * (ndim - 1 if timestep.ndim else 0)))
+        rows = self._constant("steps", timestep.device).index_select(0, timestep.long().flatten())
+        return _Step(*rows.T.reshape(-1, *timestep.shape, *[1] * (ndim - 1 if timestep.ndim else 0)))
 
     def previous_timestep(self, timestep: int | torch.Tensor) -> torch.Tensor:
         """Return the timestep that follows `timestep` in the sampling chain, -1 after the last one.
@@ -327,30 +635,53 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         return sample.clamp(-q, q) / q
 
     def _predict_x_0(self, step: _Step, model_output: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
-        prediction_type = self.config.prediction_type
-        if prediction_type == "epsilon":  # eq. 15
-            x_0_hat = (x_t - step.sqrt_one_minus_alpha_bar * model_output) / step.sqrt_alpha_bar
-        elif prediction_type == "sample":
-            x_0_hat = model_output
-        elif prediction_type == "v_prediction":
-            x_0_hat = step.sqrt_alpha_bar * x_t - step.sqrt_one_minus_alpha_bar * model_output
+        config = self.config
+        if config.prediction_type == "epsilon":  # eq. 15
+            x_0_hat = _plus(x_t, -step.sqrt_one_minus_alpha_bar, model_output).mul_(step.one_over_sqrt_alpha_bar)
+        elif config.prediction_type == "v_prediction":
+            x_0_hat = _plus(step.sqrt_alpha_bar * x_t, -step.sqrt_one_minus_alpha_bar, model_output)
         else:
-            raise ValueError(f"prediction_type is {prediction_type!r}; choose one of {get_args(PredictionType)}.")
-        if self.config.thresholding:
+            x_0_hat = model_output
+        if config.thresholding:
             return self._threshold_sample(x_0_hat)
-        if self.config.clip_sample:
-            return x_0_hat.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
+        if config.clip_sample:
+            # The model's own output is not ours to change.
+            clamp = torch.clamp if x_0_hat is model_output else torch.clamp_
+            return clamp(x_0_hat, -config.clip_sample_range, config.clip_sample_range)
         return x_0_hat
 
-    def _noise_std(self, step: _Step, predicted_variance: torch.Tensor | None) -> Any:
-        if predicted_variance is None:
-            return step.noise_std
-        if self.config.variance_type == "learned":
-            std = predicted_variance**0.5
+    def _scale_noise(self, noise: torch.Tensor, step: _Step, timestep: Any, predicted_variance: Any) -> torch.Tensor:
+        """Return sigma_t z in the memory of z where that is possible."""
+        if predicted_variance is not None:
+            if self.config.variance_type == "learned":
+                std = predicted_variance**0.5
+            else:
+                std = torch.exp(0.5 * _interpolated_log_variance(step, predicted_variance))
+            # -1 marks the last step.
+            return std * (step.successor >= 0) * noise
+        if self.config.variance_type == "spectral":
+            return self._band_noise(timestep, noise) + step.noise_std * noise
+        return noise.mul_(step.noise_std)
+
+    def _band_noise(self, timestep: Any, noise: torch.Tensor) -> torch.Tensor:
+        """Return IDCT(offset_std DCT(noise)) over space and colour axes: what the bands add to the white noise."""
+        device, dtype = noise.device, noise.dtype
+        calibrated = (len(self.config._calibration["colour_axes"]), *self.config._calibration["sample_size"])
+        if noise.ndim < 4 or (noise.shape[1], *noise.shape[-2:]) != calibrated:
+            raise ValueError(
+                f"The sample has shape {tuple(noise.shape)}, but 'spectral' was calibrated for (channels, height, "
+                f"width) = {calibrated}: calibrate again at this size, or sample with 'analytic'."
+            )
+        table, timestep = self._constant("band_offset_std", device), self._as_number(timestep)
+        if isinstance(timestep, torch.Tensor):
+            band_std = table.index_select(0, timestep.to(device).long().flatten())
         else:
-            std = torch.exp(0.5 * _interpolated_log_variance(step, predicted_variance))
-        # -1 marks the last step.
-        return std * (step.successor >= 0)
+            band_std = table[int(timestep)][None]
+        std = band_std.index_select(-1, self._constant("band_index", device)).to(dtype)
+        std = std.view(*std.shape[:2], *[1] * (noise.ndim - 4), *noise.shape[-2:])
+        rows, columns, axes = (self._constant(k, device, dtype) for k in ("dct_rows", "dct_columns", "colour_axes"))
+        modes = std * (rows @ _mix_channels(axes, noise) @ columns.T)
+        return _mix_channels(axes.T, rows.T @ modes @ columns)
 
     def step(
         self,
@@ -387,21 +718,26 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             )
         if variance_type in LEARNED_VARIANCES:
             model_output, predicted_variance = model_output.split(sample.shape[1], dim=1)
-        step = self._step_at(timestep, sample.ndim)
+        step = self._step_at(timestep, sample.ndim, sample.device)
 
         dtype = torch.promote_types(sample.dtype, model_output.dtype)
         mixing_dtype = torch.promote_types(dtype, torch.float32)
-        if torch.is_tensor(step.noise_std):
+        varies = isinstance(step.noise_std, torch.Tensor)
+        if varies:
             step = _Step(*(column.to(mixing_dtype) for column in step))
         x_t = sample.to(mixing_dtype)
         x_0_hat = self._predict_x_0(step, model_output.to(mixing_dtype), x_t)
-        x_s = step.x_0_weight * x_0_hat + step.x_t_weight * x_t
         # Noise is drawn wherever stock draws it, so that equal seeds give equal images.
-        if torch.is_tensor(step.noise_std) or int(timestep) > 0:
+        if varies or int(timestep) > 0:
             noise = randn_tensor(model_output.shape, generator, model_output.device, model_output.dtype)
             if predicted_variance is not None:
                 predicted_variance = predicted_variance.to(mixing_dtype)
-            x_s = x_s + self._noise_std(step, predicted_variance) * noise.to(mixing_dtype)
+            # A fresh tensor costs more than the arithmetic: the sum grows in the memory of the noise.
+            x_s = self._scale_noise(noise.to(mixing_dtype), step, timestep, predicted_variance)
+            x_s = _add(x_s, step.x_0_weight, x_0_hat)
+        else:
+            x_s = step.x_0_weight * x_0_hat
+        x_s = _add(x_s, step.x_t_weight, x_t)
 
         x_s, x_0_hat = x_s.to(dtype), x_0_hat.to(dtype)
         if not return_dict:
@@ -410,12 +746,9 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
 
     def _marginal_at(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) in float32 or wider, shaped to multiply `like`."""
-        if like.device not in self._marginal_tables:
-            table = torch.from_numpy(np.sqrt(np.stack([self._alpha_bar, 1 - self._alpha_bar])))
-            self._marginal_tables[like.device] = _to_device(table, like.device)
+        table = self._constant("marginal", like.device, torch.promote_types(like.dtype, torch.float32))
         t = timesteps.to(like.device).long().flatten()
-        columns = self._marginal_tables[like.device][:, t].to(torch.promote_types(like.dtype, torch.float32))
-        a, b = columns.view(2, -1, *[1] * (like.ndim - 1))
+        a, b = table.index_select(1, t).view(2, -1, *[1] * (like.ndim - 1)).unbind()
         return a, b
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -430,7 +763,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             x_t in the dtype of `original_samples`.
         """
         a, b = self._marginal_at(timesteps, original_samples)
-        return (a * original_samples + b * noise).to(original_samples.dtype)
+        return (a * original_samples).addcmul_(b, noise.to(a.dtype)).to(original_samples.dtype)
 
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Compute v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022, appendix D).
@@ -444,12 +777,21 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             v in the dtype of `sample`.
         """
         a, b = self._marginal_at(timesteps, sample)
-        return (a * noise - b * sample).to(sample.dtype)
+        return (a * noise).addcmul_(b, sample.to(a.dtype), value=-1).to(sample.dtype)
 
 
-def _to_device(table: torch.Tensor, device: torch.device) -> torch.Tensor:
-    # Apple's devices have no float64.
-    return table.to(device, torch.float32 if device.type == "mps" else table.dtype)
+def _plus(x: torch.Tensor, weight: Any, y: torch.Tensor) -> torch.Tensor:
+    """Return x + weight y, in one pass where the weight is a number."""
+    return x + weight * y if isinstance(weight, torch.Tensor) else torch.add(x, y, alpha=weight)
+
+
+def _add(x: torch.Tensor, weight: Any, y: torch.Tensor) -> torch.Tensor:
+    """Return x + weight y in the memory of x."""
+    return x.addcmul_(weight, y) if isinstance(weight, torch.Tensor) else x.add_(y, alpha=weight)
+
+
+def _mix_channels(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return (matrix @ x.flatten(2)).view(x.shape)
 
 
 def _interpolated_log_variance(step: _Step, predicted_variance: Any) -> Any:

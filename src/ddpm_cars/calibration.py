@@ -1,0 +1,218 @@
+"""Measure what sampling can know of a trained model: how uncertain x_0 is at every noise level, and how x_T is spread.
+
+Symbols as in `scheduling_ddpm_cars`: Gamma_t of Analytic-DPM (Bao et al. 2022, arXiv:2201.06503) is 1 - eps_mse here.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, band_index, dct_matrix
+
+NUM_SIGNIFICANT_DIGITS = 6
+
+
+def calibrate(
+    unet: Callable[[torch.Tensor, torch.Tensor], Any],
+    images: torch.Tensor,
+    scheduler: DDPMCarsScheduler,
+    num_timesteps: int | None = 50,
+    num_images: int = 64,
+    batch_size: int = 64,
+    num_bands: int | None = 16,
+    seed: int = 0,
+    progress_bar: bool = True,
+) -> dict[str, Any]:
+    """Measure eps_mse_t = E (eps - eps_hat)^2 / d for "analytic" and "spectral", and install it in `scheduler`.
+
+    For a perfect model it is 1 - Gamma_t with Gamma_t = E |eps_hat|^2 / d (arXiv:2201.06503, eq. 8). The error is the
+    better estimate for an imperfect one, whose error sampling meets. It is measured on x_0,
+    alpha_bar / (1 - alpha_bar) E (x_0 - x_0_hat)^2, with the clipping and the kind of prediction of the scheduler.
+
+    Args:
+        unet: The model, or any callable of (x_t, t), shapes (batch, C, H, W) and (batch,), whose result is a tensor or
+            has one as `sample`. The second half of doubled channels, a learned variance, is left out.
+        images: x_0, shape (N, C, H, W), floating point in [-1, 1] (or latents), from the training data.
+        scheduler: The scheduler that the model was trained with; sampling reads the result from its config.
+        num_timesteps: At how many timesteps, 2 or more, evenly spaced in log SNR; None is all of them.
+        num_images: Images per timestep, 1 or more, drawn without repeats; all where there are fewer.
+        batch_size: How many at a time, 1 or more.
+        num_bands: Bands of spatial frequency for "spectral", 2 or more; None measures for "analytic" only.
+        seed: Decides the images and the noise.
+        progress_bar: Whether one is shown.
+
+    Returns:
+        The calibration, as `DDPMCarsScheduler.set_calibration` takes it.
+
+    Raises:
+        ValueError: If `images` is not of that shape, is empty, or holds NaN.
+    """
+    _check_images(images)
+    images = images.float()
+    probe = _probe(scheduler)
+    alpha_bar = probe.alphas_cumprod.double().numpy()
+    timesteps = _spaced_in_log_snr(alpha_bar, num_timesteps)
+    bands = None if num_bands is None else _Bands(images, num_bands)
+    generator = torch.Generator().manual_seed(seed)
+    mse, band_mse = [], []
+    for t in tqdm(timesteps.tolist(), desc="calibrating", unit="timestep", disable=not progress_bar):
+        chosen = torch.randperm(len(images), generator=generator)[:num_images]
+        squares = torch.zeros(images.shape[1:], dtype=torch.float64)
+        band_squares = torch.zeros_like(squares)
+        for rows in chosen.split(batch_size):
+            error = _x_0_error(unet, probe, images[rows], t, generator)
+            squares += error.square().sum(0)
+            if bands is not None:
+                band_squares += bands.modes(error).square().sum(0)
+        to_eps = alpha_bar[t] / (1 - alpha_bar[t]) / len(chosen)
+        mse.append(to_eps * float(squares.mean()))
+        if bands is not None:
+            band_mse.append(to_eps * bands.mean(band_squares))
+    calibration = {
+        "num_train_timesteps": len(alpha_bar),
+        "timesteps": timesteps.tolist(),
+        "alphas_cumprod": _rounded(alpha_bar[timesteps]),
+        "eps_mse": _rounded(np.minimum(mse, 1)),
+    }
+    if bands is not None:
+        calibration |= {**bands.description(), "band_eps_mse": _rounded(np.minimum(band_mse, 1))}
+    scheduler.set_calibration(calibration)
+    return calibration
+
+
+def fit_init_noise(images: torch.Tensor, scheduler: DDPMCarsScheduler, num_modes: int = 4) -> dict[str, Any]:
+    """Measure the mean and covariance of the lowest DCT modes of the data, and install them in `scheduler`.
+
+    With them sampling starts from q(x_T) = N(sqrt(alpha_bar_T) mean, alpha_bar_T covariance + (1 - alpha_bar_T) I)
+    (Ho et al. 2020, eq. 4, to second order), which matters where alpha_bar_T is not nearly 0, as for the linear
+    betas with 300 timesteps.
+
+    Args:
+        images: x_0, shape (N, C, H, W), floating point in [-1, 1] (or latents), from the training data.
+        scheduler: The scheduler that the model was trained with; sampling reads the result from its config.
+        num_modes: m: the lowest m x m modes are kept with their covariance, 1 or more; the rest with their mean
+            variance.
+
+    Returns:
+        The statistics, as `DDPMCarsScheduler.set_init_noise` takes them.
+
+    Raises:
+        ValueError: If `images` is not of that shape, is empty, or holds NaN.
+    """
+    _check_images(images)
+    modes = _dct(images.double())
+    m = min(num_modes, *images.shape[2:])
+    low = modes[:, :, :m, :m].flatten(1)
+    variance = modes.var(0, correction=0)
+    num_rest = variance[0].numel() - m * m
+    rest = (variance.sum() - variance[:, :m, :m].sum()) / max(1, num_rest * len(variance))
+    statistics = {
+        "sample_size": list(images.shape[2:]),
+        "mean": _rounded(low.mean(0).view(-1, m, m).numpy()),
+        "covariance": _rounded(torch.cov(low.T, correction=0).reshape(low.shape[1], -1).numpy()),
+        "rest_variance": _rounded(rest.numpy()),
+    }
+    scheduler.set_init_noise(statistics)
+    return statistics
+
+
+def _check_images(images: torch.Tensor) -> None:
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"images has shape {tuple(images.shape)}; it must be (N, channels, height, width), N >= 1.")
+    if not images.isfinite().all():
+        raise ValueError("images holds values that are not finite.")
+
+
+def _probe(scheduler: DDPMCarsScheduler) -> DDPMCarsScheduler:
+    """Return a copy that visits every timestep, to predict x_0 with."""
+    probe = copy.deepcopy(scheduler)
+    probe.register_to_config(variance_type="fixed_small")
+    probe.set_timesteps(len(probe))
+    return probe
+
+
+def _spaced_in_log_snr(alpha_bar: np.ndarray, num_timesteps: int | None) -> np.ndarray:
+    with_signal = np.flatnonzero(alpha_bar > 0)
+    if num_timesteps is None:
+        return with_signal
+    # Ascending with t, as searching wants it.
+    minus_log_snr = np.log(1 - alpha_bar[with_signal]) - np.log(alpha_bar[with_signal])
+    wanted = np.linspace(minus_log_snr[0], minus_log_snr[-1], num_timesteps)
+    return np.unique(np.clip(np.searchsorted(minus_log_snr, wanted), 0, len(with_signal) - 1))
+
+
+@torch.no_grad()
+def _x_0_error(
+    unet: Callable[..., Any], probe: DDPMCarsScheduler, x_0: torch.Tensor, t: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Return x_0 - x_0_hat in float64, from fresh noise."""
+    device, dtype = getattr(unet, "device", x_0.device), getattr(unet, "dtype", x_0.dtype)
+    eps = torch.randn(x_0.shape, generator=generator)
+    x_t = probe.add_noise(x_0, eps, torch.tensor(t))
+    output = unet(x_t.to(device, dtype), torch.full((len(x_0),), t, device=device))
+    output = getattr(output, "sample", output)[:, : x_0.shape[1]].to("cpu", torch.float32)
+    return (x_0 - probe.step(output, t, x_t, generator).pred_original_sample).double()
+
+
+def _dct(x: torch.Tensor) -> torch.Tensor:
+    rows, columns = (torch.from_numpy(dct_matrix(size)) for size in x.shape[-2:])
+    return rows @ x @ columns.T
+
+
+def _rounded(values: Any) -> Any:
+    """Return an array as nested lists of short numbers: a config is text, and nothing measured is more exact."""
+    if isinstance(values, list):
+        return [_rounded(value) for value in values]
+    if isinstance(values, np.ndarray):
+        return _rounded(values.tolist())
+    return float(f"{values:.{NUM_SIGNIFICANT_DIGITS}g}")
+
+
+class _Bands:
+    """Radial bands of the 2-D DCT on decorrelated colour axes."""
+
+    def __init__(self, images: torch.Tensor, num_bands: int):
+        self.sample_size = list(images.shape[2:])
+        channels = images.double().transpose(0, 1).flatten(1)
+        self.axes = torch.linalg.eigh(torch.cov(channels, correction=0).reshape(len(channels), -1))[1].T.flip(0)
+        self.edges = band_edges(*self.sample_size, num_bands)
+        self.index = band_index(*self.sample_size, self.edges).ravel()
+        self.data_variance = self.mean(self.modes(images.double()).var(0, correction=0))
+
+    def modes(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the DCT modes of float64 images on the colour axes."""
+        return torch.einsum("ac,nchw->nahw", self.axes, _dct(x))
+
+    def mean(self, values: torch.Tensor) -> np.ndarray:
+        """Average one value per mode, (C, H, W), over every band, (C, B)."""
+        sums = [np.bincount(self.index, row, len(self.edges) - 1) for row in values.flatten(1).numpy()]
+        return np.stack(sums) / np.bincount(self.index, minlength=len(self.edges) - 1)
+
+    def description(self) -> Mapping[str, Any]:
+        """Return the part of a calibration that says what the bands are."""
+        return {
+            "sample_size": self.sample_size,
+            "band_edges": self.edges.tolist(),
+            "colour_axes": self.axes.tolist(),
+            "band_variance": _rounded(self.data_variance),
+        }
+
+
+def band_edges(height: int, width: int, num_bands: int) -> np.ndarray:
+    """Return ascending edges of radial bands from 0 to 1: the DC mode alone, then evenly spaced square roots.
+
+    Natural images change fastest at low frequencies, which square roots resolve. No band is without modes.
+
+    Args:
+        height: H of the images, 1 or more.
+        width: W of the images, 1 or more.
+        num_bands: How many at most, 2 or more; small images have fewer distinct frequencies.
+    """
+    lowest = 1 / max(height, width) / np.sqrt(2)
+    edges = np.concatenate([[0], np.linspace(np.sqrt(lowest / 2), 1, num_bands) ** 2])
+    occupied = np.unique(band_index(height, width, edges))
+    return np.append(edges[occupied], 1.0)
