@@ -155,7 +155,8 @@ def _x_0_error(
     x_t = probe.add_noise(x_0, eps, torch.tensor(t))
     output = unet(x_t.to(device, dtype), torch.full((len(x_0),), t, device=device))
     output = getattr(output, "sample", output)[:, : x_0.shape[1]].to("cpu", torch.float32)
-    return (x_0 - probe.step(output, t, x_t, generator).pred_original_sample).double()
+    _, x_0_hat = probe.step(output, t, x_t, generator, return_dict=False)
+    return (x_0 - x_0_hat).double()
 
 
 def _dct(x: torch.Tensor) -> torch.Tensor:
@@ -176,11 +177,11 @@ class _Bands:
     """Radial bands of the 2-D DCT on decorrelated colour axes."""
 
     def __init__(self, images: torch.Tensor, num_bands: int):
-        self.sample_size = list(images.shape[2:])
+        height, width = self.sample_size = list(images.shape[2:])
         channels = images.double().transpose(0, 1).flatten(1)
         self.axes = torch.linalg.eigh(torch.cov(channels, correction=0).reshape(len(channels), -1))[1].T.flip(0)
-        self.edges = band_edges(*self.sample_size, num_bands)
-        self.index = band_index(*self.sample_size, self.edges).ravel()
+        self.edges = band_edges(height, width, num_bands)
+        self.index = band_index(height, width, self.edges).ravel()
         self.data_variance = self.mean(self.modes(images.double()).var(0, correction=0))
 
     def modes(self, x: torch.Tensor) -> torch.Tensor:

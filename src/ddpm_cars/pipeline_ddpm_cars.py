@@ -13,7 +13,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
-OutputType = Literal["pil", "np", "pt", "raw"]
+OutputType = Literal["pil", "np", "pt", "raw", "latent"]
 OUTPUT_TYPES = get_args(OutputType)
 
 
@@ -31,11 +31,16 @@ class DDPMCarsPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "unet"
-    _callback_tensor_inputs = ("sample", "pred_original_sample")
+    _callback_tensor_inputs = ["latents", "pred_original_sample"]
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
+
+    @property
+    def num_timesteps(self) -> int:
+        """How many denoising steps the scheduler is set to, for callbacks that want to know the last one."""
+        return len(self.scheduler.timesteps)
 
     @torch.no_grad()
     def __call__(
@@ -46,7 +51,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, torch.Tensor] | None] | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         class_labels: int | Sequence[int] | torch.Tensor | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Generate images.
@@ -57,11 +62,12 @@ class DDPMCarsPipeline(DiffusionPipeline):
                 of the others in its batch.
             num_inference_steps: How many denoising steps; None means every timestep the scheduler was trained with.
             output_type: "pil" for PIL images, "np" for a float32 array (batch, height, width, channels) in [0, 1],
-                "pt" for a float32 tensor (batch, channels, height, width) in [0, 1], "raw" for that in [-1, 1].
+                "pt" for a float32 tensor (batch, channels, height, width) in [0, 1], "raw" for that in [-1, 1];
+                "latent" is what other pipelines call "raw".
             return_dict: Whether an `ImagePipelineOutput` is returned, else a tuple of its one value.
             callback_on_step_end: Called after every step as `callback(pipe, step_index, timestep, tensors)`. A dict
-                that it returns may hold "sample", which then replaces x_s.
-            callback_on_step_end_tensor_inputs: Which tensors the callback is given: "sample" (x_s) and
+                that it returns may hold "latents", which then replaces x_s.
+            callback_on_step_end_tensor_inputs: Which tensors the callback is given: "latents" (x_s) and
                 "pred_original_sample" (x_0_hat, None where the scheduler does not report it).
             class_labels: Integers in [0, num_class_embeds), one per image or one for all; for UNets with classes.
 
@@ -92,9 +98,9 @@ class DDPMCarsPipeline(DiffusionPipeline):
             step = self.scheduler.step(model_output, t, x_t, **step_kwargs)
             x_t = step.prev_sample
             if callback_on_step_end is not None:
-                tensors = {"sample": x_t, "pred_original_sample": getattr(step, "pred_original_sample", None)}
+                tensors = {"latents": x_t, "pred_original_sample": getattr(step, "pred_original_sample", None)}
                 tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                x_t = (callback_on_step_end(self, i, t, tensors) or {}).get("sample", x_t)
+                x_t = (callback_on_step_end(self, i, t, tensors) or {}).get("latents", x_t)
 
         images = self._format(x_t, output_type)
         self.maybe_free_model_hooks()
@@ -160,7 +166,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
 
     def _format(self, x_0: torch.Tensor, output_type: str) -> Any:
         x_0 = x_0.float().clamp(-1, 1)
-        if output_type == "raw":
+        if output_type in ("raw", "latent"):
             return x_0
         images = x_0 / 2 + 0.5
         if output_type == "pt":

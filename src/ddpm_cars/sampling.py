@@ -80,7 +80,7 @@ def denoising_strip(
     frames: list[tuple[int, list[Image.Image]]] = []
 
     def keep(pipe: Any, step_index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> dict:
-        x_t = tensors["sample"]
+        x_t = tensors["latents"]
         # Some schedulers carry x_t / sqrt(alpha_bar_t); brought back to unit range, noise looks like noise.
         frames.append((int(timestep), to_pil(x_t / max(1.0, float(x_t.std())))))
         return {}

@@ -6,15 +6,16 @@ Paper symbols: `alpha_bar_t` is the product of `1 - beta` up to t, `s` the times
 chain (t - 1 when all T are used), `x_0` the clean and `x_t` the noised image, `eps` the noise between them.
 """
 
+import inspect
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import logging
@@ -38,7 +39,7 @@ VarianceType = Literal[
 ]
 LEARNED_VARIANCES = ("learned", "learned_range")
 CALIBRATED_VARIANCES = ("analytic", "spectral")
-# What stock's constructor lacks. At these values they are kept out of saved configs, which stock then reads silently.
+# What stock's constructor lacks.
 _OWN_DEFAULTS = {"scale_betas_for_timesteps": False, "max_last_noise_grey_levels": 1.0}
 # Options of other schedulers that change the noise levels themselves, and the one value that leaves them alone.
 _NOT_IMPLEMENTED = {
@@ -126,12 +127,24 @@ def dct_matrix(size: int) -> np.ndarray:
     return matrix
 
 
-def band_index(height: int, width: int, band_edges: Sequence[float]) -> np.ndarray:
+def band_index(height: int, width: int, band_edges: Any) -> np.ndarray:
     """Number the radial band of every 2-D DCT mode (i, j) by its frequency, sqrt((i/H)^2 + (j/W)^2) / sqrt(2) < 1."""
     i, j = np.mgrid[:height, :width]
     # The edges pass through modes: without the allowance, rounding would decide on which side of one they fall.
     radius = np.hypot(i / height, j / width) / np.sqrt(2) * (1 + 1e-9)
     return np.searchsorted(np.asarray(band_edges)[1:-1], radius, side="right")
+
+
+class _Config(FrozenDict):
+    """A config in which a setting that only this class has is written down once it differs from its default."""
+
+    def __missing__(self, name: str) -> Any:
+        return _OWN_DEFAULTS[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OWN_DEFAULTS:
+            return _OWN_DEFAULTS[name]
+        raise AttributeError(f"the config has no {name!r}")
 
 
 class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
@@ -208,12 +221,12 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         with np.errstate(all="ignore"):
             if scale_betas_for_timesteps:
                 betas = _scaled_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
+                # Before rescaling, which the classes that read the config do themselves.
+                self.register_to_config(trained_betas=betas.tolist())
             elif trained_betas is not None:
                 betas = np.array(trained_betas, dtype=np.float64)
             else:
                 betas = _make_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
-            # Before rescaling, which the classes that read the config do themselves.
-            self._keep_config_readable_by_stock(betas)
             if rescale_betas_zero_snr:
                 betas = _rescale_zero_terminal_snr(betas)
             self._alpha_bar = np.cumprod(1 - betas)
@@ -234,20 +247,24 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             self._keep("marginal", np.sqrt(np.stack([self._alpha_bar, 1 - self._alpha_bar])))
         self._warn_of_mistakes(betas)
 
-    def _keep_config_readable_by_stock(self, schedule: np.ndarray) -> None:
-        silent = set(self.config.get("_use_default_values", ()))
-        silent |= {name for name, default in _OWN_DEFAULTS.items() if self.config[name] == default}
-        if self.config.scale_betas_for_timesteps:
-            silent.discard("trained_betas")
-            self.register_to_config(trained_betas=schedule.tolist())
-        self.register_to_config(_use_default_values=sorted(silent))
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Update the config as diffusers does, but so that other classes take it over without a warning or a loss."""
+        super().register_to_config(**kwargs)
+        settings = {k: v for k, v in self.config.items() if k not in _OWN_DEFAULTS or v != _OWN_DEFAULTS[k]}
+        # What is listed here is not handed on; diffusers also lists values that were given by position.
+        defaults = {k: p.default for k, p in inspect.signature(type(self).__init__).parameters.items()}
+        unsaid = [k for k in settings.pop("_use_default_values", ()) if _is_default(settings.get(k), defaults[k])]
+        if unsaid:
+            settings["_use_default_values"] = sorted(unsaid)
+        self._internal_dict = _Config(settings)
 
     def _warn_of_mistakes(self, betas: np.ndarray) -> None:
         config, T, alpha_bar_T = self.config, len(betas), float(self._alpha_bar[-1])
         if config.variance_type not in get_args(VarianceType):
             known = get_args(VarianceType)
             logger.warning(f"variance_type is {config.variance_type!r}, not one of {known}: using 'fixed_small'.")
-        if not (betas.min() > 0 and (betas.max() < 1 or alpha_bar_T == 0)):
+        # Zero terminal SNR makes the last beta 1.
+        if betas.min() <= 0 or betas[:-1].max(initial=0) >= 1 or betas[-1] > 1:
             logger.warning(
                 f"The betas run from {betas.min():.4g} to {betas.max():.4g}, but must be inside (0, 1): sampling will "
                 "give NaN. Check beta_start, beta_end and trained_betas."
@@ -259,7 +276,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
                 "samples turn grey. Train with scale_betas_for_timesteps=True; for a model that is already trained, "
                 "ddpm_cars.fit_init_noise measures the noise to start from."
             )
-        if alpha_bar_T == 0 and config.prediction_type == "epsilon":
+        elif alpha_bar_T == 0 and config.prediction_type == "epsilon":
             logger.warning(
                 "At zero terminal SNR (rescale_betas_zero_snr) x_T holds nothing of x_0, so a model that predicts "
                 "epsilon cannot take the first step: use prediction_type 'v_prediction' or 'sample'."
@@ -289,12 +306,6 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
                     f"{cls.__name__} cannot stand in for {config.get('_class_name', 'its scheduler')}."
                 )
         return super().from_config(config, return_unused_kwargs, **kwargs)
-
-    def to_json_string(self) -> str:
-        """Return the config as JSON, without what stock does not know as long as it is at its default."""
-        settings = json.loads(super().to_json_string())
-        kept = {k: v for k, v in settings.items() if k not in _OWN_DEFAULTS or v != _OWN_DEFAULTS[k]}
-        return json.dumps(kept, indent=2, sort_keys=True) + "\n"
 
     def __repr__(self) -> str:
         # A calibration is thousands of numbers.
@@ -792,6 +803,10 @@ def _add(x: torch.Tensor, weight: Any, y: torch.Tensor) -> torch.Tensor:
 
 def _mix_channels(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return (matrix @ x.flatten(2)).view(x.shape)
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (not isinstance(value, (np.ndarray, list)) and value == default)
 
 
 def _interpolated_log_variance(step: _Step, predicted_variance: Any) -> Any:

@@ -132,7 +132,7 @@ def test_half_precision_networks_are_given_float32_steps(make_unet: Callable[...
         dtypes.extend(tensor.dtype for tensor in tensors.values())
 
     pipe = DDPMCarsPipeline(make_unet().to(dtype), short())
-    names = ("sample", "pred_original_sample")
+    names = ("latents", "pred_original_sample")
     pipe(callback_on_step_end=record, callback_on_step_end_tensor_inputs=names)
     assert dtypes == [torch.float32] * 20
 
@@ -267,7 +267,7 @@ def test_the_callback_sees_every_step(pipe: DDPMCarsPipeline):
         assert pipeline is pipe
         seen.append((i, int(t), tensors))
 
-    names = ("sample", "pred_original_sample")
+    names = ("latents", "pred_original_sample")
     raw = pipe(
         batch_size=2,
         generator=seeded(),
@@ -279,10 +279,10 @@ def test_the_callback_sees_every_step(pipe: DDPMCarsPipeline):
     assert [step[:2] for step in seen] == [(0, 8), (1, 6), (2, 4), (3, 2), (4, 0)]
     for _, _, tensors in seen:
         assert list(tensors) == list(names)
-        assert tensors["sample"].shape == tensors["pred_original_sample"].shape == (2, 3, 8, 8)
+        assert tensors["latents"].shape == tensors["pred_original_sample"].shape == (2, 3, 8, 8)
         assert tensors["pred_original_sample"].abs().max() <= 1
     last = seen[-1][2]
-    torch.testing.assert_close(last["sample"].clamp(-1, 1), raw, rtol=0, atol=0)
+    torch.testing.assert_close(last["latents"].clamp(-1, 1), raw, rtol=0, atol=0)
     torch.testing.assert_close(last["pred_original_sample"], raw, rtol=0, atol=1e-6)
     assert torch.equal(pipe(batch_size=2, generator=seeded(), num_inference_steps=5, output_type="raw").images, raw)
 
@@ -290,7 +290,7 @@ def test_the_callback_sees_every_step(pipe: DDPMCarsPipeline):
 def test_the_callback_gets_only_the_sample_unless_it_asks(pipe: DDPMCarsPipeline):
     names = []
     pipe(callback_on_step_end=lambda pipe, i, t, tensors: names.append(list(tensors)))
-    assert names == [["sample"]] * 10
+    assert names == [["latents"]] * 10
 
 
 def test_the_callback_gets_none_from_schedulers_without_a_clean_image(unet: UNet2DModel):
@@ -310,7 +310,7 @@ def test_the_callback_can_replace_the_sample(unet: UNet2DModel):
     replacement = torch.randn(1, 3, 8, 8, generator=seeded(7))
 
     def replace_at(step: int) -> Callable:
-        return lambda pipe, i, t, tensors: {"sample": replacement} if i == step else {}
+        return lambda pipe, i, t, tensors: {"latents": replacement} if i == step else {}
 
     last = pipe(num_inference_steps=5, output_type="raw", callback_on_step_end=replace_at(4)).images
     assert torch.equal(last, replacement.clamp(-1, 1))
@@ -327,7 +327,7 @@ def test_the_callback_can_replace_the_sample(unet: UNet2DModel):
 
 def test_callback_tensors_of_unknown_names_raise(pipe: DDPMCarsPipeline):
     with pytest.raises(ValueError, match=r"latents.*pred_original_sample"):
-        pipe(callback_on_step_end=lambda *_: None, callback_on_step_end_tensor_inputs=["sample", "latents"])
+        pipe(callback_on_step_end=lambda *_: None, callback_on_step_end_tensor_inputs=["latents", "noise"])
 
 
 def test_class_labels_may_be_an_int_a_list_or_a_tensor(class_pipe: DDPMCarsPipeline):
@@ -375,7 +375,7 @@ def test_class_labels_for_a_network_without_classes_raise(pipe: DDPMCarsPipeline
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": -1}, "batch_size is -1"),
-        ({"output_type": "latent"}, r"latent.*raw"),
+        ({"output_type": "jpeg"}, r"jpeg.*raw"),
         ({"batch_size": 2, "generator": [torch.Generator()]}, "1 generators were given for 2 images"),
         ({"generator": [torch.Generator(), torch.Generator()]}, "2 generators were given for 1 images"),
         ({"num_inference_steps": 11}, "from 1 to 10"),

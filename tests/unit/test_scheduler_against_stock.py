@@ -72,18 +72,20 @@ def assert_same_step(ours: DDPMCarsScheduler, reference: DDPMScheduler, *inputs,
     assert torch.equal(generators[0].get_state(), generators[1].get_state())
 
 
-def test_constructor_takes_the_same_arguments_in_the_same_order_with_the_same_defaults():
+def test_constructor_begins_with_the_same_arguments_in_the_same_order_with_the_same_defaults():
     def arguments(scheduler: type) -> list[tuple]:
         return [(p.name, p.default, p.kind) for p in inspect.signature(scheduler.__init__).parameters.values()]
 
-    assert arguments(DDPMCarsScheduler) == arguments(DDPMScheduler)
+    of_stock = arguments(DDPMScheduler)
+    assert arguments(DDPMCarsScheduler)[: len(of_stock)] == of_stock
 
 
-def test_public_methods_are_the_same():
+def test_nothing_public_is_missing():
     def public(scheduler: type) -> set[str]:
         return {name for name in dir(scheduler) if not name.startswith("_")}
 
-    assert public(DDPMCarsScheduler) == public(DDPMScheduler)
+    own = {"set_calibration", "set_init_noise", "make_init_noise"}
+    assert public(DDPMCarsScheduler) == public(DDPMScheduler) | own
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_attributes_that_pipelines_and_training_scripts_read():
     assert ours.custom_timesteps is False
     assert torch.equal(ours.timesteps, stock.timesteps)
     assert ours.timesteps.dtype == stock.timesteps.dtype
-    assert dict(ours.config) == dict(stock.config)
+    assert {k: ours.config[k] for k in stock.config if not k.startswith("_")}.items() <= dict(stock.config).items()
     x = torch.randn(2, 3, 4, 4)
     assert ours.scale_model_input(x, 5) is x
     assert ours.scale_model_input(x) is x

@@ -1,0 +1,358 @@
+"""The variances that depend on the data, against closed forms in float64."""
+
+import json
+import math
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from ddpm_cars import DDPMCarsScheduler
+from ddpm_cars.calibration import band_edges
+from ddpm_cars.scheduling_ddpm_cars import band_index, dct_matrix
+
+T = 1000
+ALPHA_BAR = np.cumprod(1 - np.linspace(0.0001, 0.02, T))
+SIZE = (6, 10)
+
+
+def seeded(seed: int = 5) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def gaussian_mse(c: np.ndarray | float, alpha_bar: np.ndarray = ALPHA_BAR) -> np.ndarray:
+    """E (eps - eps_hat)^2 of the ideal denoiser of N(0, c), one row per timestep."""
+    alpha_bar = alpha_bar.reshape(-1, *[1] * np.ndim(c))
+    return alpha_bar * c / (alpha_bar * c + 1 - alpha_bar)
+
+
+def calibration_of(eps_mse: np.ndarray, **more) -> dict:
+    t = np.arange(len(eps_mse)) if len(eps_mse) == T else np.linspace(0, T - 1, len(eps_mse)).astype(int)
+    return {
+        "num_train_timesteps": T,
+        "timesteps": t.tolist(),
+        "alphas_cumprod": ALPHA_BAR[t].tolist(),
+        "eps_mse": eps_mse.tolist(),
+        **more,
+    }
+
+
+def spectral_calibration(band_variance: np.ndarray, colour_axes: np.ndarray, edges: np.ndarray) -> dict:
+    """That of Gaussian data with one variance for every band and colour axis."""
+    modes = np.bincount(band_index(*SIZE, edges).ravel(), minlength=band_variance.shape[1])
+    scalar = (gaussian_mse(band_variance) * modes).sum((1, 2)) / modes.sum() / len(band_variance)
+    return calibration_of(
+        scalar,
+        sample_size=list(SIZE),
+        band_edges=edges.tolist(),
+        colour_axes=colour_axes.tolist(),
+        band_variance=band_variance.tolist(),
+        band_eps_mse=gaussian_mse(band_variance).tolist(),
+    )
+
+
+def exact(variance_type: str, calibration: dict | None = None, **config) -> DDPMCarsScheduler:
+    """A scheduler without clipping and without the bound on the last noise, which are not exact on purpose."""
+    settings = {"clip_sample": False, "max_last_noise_grey_levels": None, **config}
+    scheduler = DDPMCarsScheduler(variance_type=variance_type, **settings)
+    scheduler.set_calibration(calibration)
+    return scheduler
+
+
+def orthonormal(size: int, seed: int = 0) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))[0]
+
+
+def sampled_variance(scheduler: DDPMCarsScheduler, c: float) -> float:
+    """Propagate the variance of x_t through every step of the ideal denoiser of N(0, c I), checking each x_s."""
+    chain = scheduler.timesteps.tolist()
+    v = ALPHA_BAR[chain[0]] * c + 1 - ALPHA_BAR[chain[0]]
+    one, zero = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    z = float(torch.randn(1, generator=seeded(), dtype=torch.float64))
+    for i, t in enumerate(chain):
+        ideal = math.sqrt(1 - ALPHA_BAR[t]) / (ALPHA_BAR[t] * c + 1 - ALPHA_BAR[t])
+        noise = float(scheduler.step(zero, t, zero, generator=seeded()).prev_sample)
+        gain = float(scheduler.step(ideal * one, t, one, generator=seeded()).prev_sample) - noise
+        v = gain**2 * v + (noise / z) ** 2
+        if i + 1 < len(chain):
+            s = chain[i + 1]
+            assert v == pytest.approx(ALPHA_BAR[s] * c + 1 - ALPHA_BAR[s], rel=1e-12)
+    return v
+
+
+def subsets() -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [sorted(rng.choice(T, n, replace=False).tolist(), reverse=True) for n in (1, 2, 3, 17, 400)]
+
+
+@pytest.mark.parametrize("timesteps", subsets(), ids=lambda chosen: f"{len(chosen)} timesteps")
+@pytest.mark.parametrize("c", [0.01, 0.3, 1.0])
+def test_analytic_is_exact_on_isotropic_gaussian_data(c: float, timesteps: list[int]):
+    scheduler = exact("analytic", calibration_of(gaussian_mse(c)))
+    scheduler.set_timesteps(timesteps=timesteps)
+    # Only the noise-free last step falls short, by the posterior variance that it does not add.
+    alpha_bar_1 = ALPHA_BAR[timesteps[-1]]
+    deficit = (1 - alpha_bar_1) / (alpha_bar_1 * c + 1 - alpha_bar_1)
+    assert sampled_variance(scheduler, c) == pytest.approx(c * (1 - deficit), rel=1e-12)
+
+
+@pytest.mark.parametrize("timesteps", subsets(), ids=lambda chosen: f"{len(chosen)} timesteps")
+def test_fixed_large_is_exact_on_standard_normal_data(timesteps: list[int]):
+    scheduler = exact("fixed_large")
+    scheduler.set_timesteps(timesteps=timesteps)
+    assert sampled_variance(scheduler, 1.0) == pytest.approx(ALPHA_BAR[timesteps[-1]], rel=1e-12)
+
+
+def test_analytic_lies_between_the_fixed_variances_and_reaches_both():
+    chosen = [900, 500, 100, 3]
+
+    def stds(scheduler: DDPMCarsScheduler) -> list[float]:
+        scheduler.set_timesteps(timesteps=chosen)
+        return [scheduler._steps[t].noise_std for t in chosen]
+
+    small, large = stds(exact("fixed_small")), stds(exact("fixed_large"))
+    np.testing.assert_allclose(stds(exact("analytic", calibration_of(np.zeros(T)))), small, rtol=1e-7)
+    np.testing.assert_allclose(stds(exact("analytic", calibration_of(gaussian_mse(1.0)))), large, rtol=1e-12)
+    between = stds(exact("analytic", calibration_of(gaussian_mse(0.2))))
+    assert all(a < b < c for a, b, c in zip(small[:-1], between[:-1], large[:-1], strict=True))
+    # A network that is worse than no network at all is not believed: C_t is clipped at 1.
+    hopeless = stds(exact("analytic", calibration_of(np.ones(T))))
+    limit = [
+        math.sqrt(s.beta_tilde_variance + s.x_0_weight**2 * min(1.0, (1 - ALPHA_BAR[t]) / ALPHA_BAR[t]))
+        for t, s in exact_steps(chosen).items()
+    ]
+    np.testing.assert_allclose(hopeless[:-1], limit[:-1], rtol=1e-9)
+
+
+def exact_steps(chosen: list[int]) -> dict:
+    scheduler = DDPMCarsScheduler()
+    scheduler.set_timesteps(timesteps=chosen)
+    return scheduler._steps
+
+
+def test_a_few_timesteps_calibrate_gaussian_data_exactly():
+    full = exact("analytic", calibration_of(gaussian_mse(0.3)))
+    sparse = exact("analytic", calibration_of(gaussian_mse(0.3, ALPHA_BAR[np.linspace(0, T - 1, 4).astype(int)])))
+    for n in (10, 1000):
+        full.set_timesteps(n)
+        sparse.set_timesteps(n)
+        for t in full.timesteps.tolist():
+            assert sparse._steps[t].noise_std == pytest.approx(full._steps[t].noise_std, rel=1e-9)
+
+
+@pytest.mark.parametrize("grey_levels", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("variance_type", ["analytic", "spectral"])
+def test_the_last_noise_is_bounded_in_grey_levels(variance_type: str, grey_levels: float):
+    calibration = spectral_calibration(np.full((3, 4), 0.5), np.eye(3), band_edges(*SIZE, 4))
+    scheduler = exact(variance_type, calibration, max_last_noise_grey_levels=grey_levels)
+    free = exact(variance_type, calibration)
+    zeros = torch.zeros(500, 3, *SIZE, dtype=torch.float64)
+    for s in (scheduler, free):
+        s.set_timesteps(10)
+    for t in scheduler.timesteps.tolist():
+        bounded = scheduler.step(zeros, t, zeros, generator=seeded()).prev_sample
+        unbounded = free.step(zeros, t, zeros, generator=seeded()).prev_sample
+        if t == scheduler.timesteps[-2]:
+            assert float(bounded.abs().mean()) == pytest.approx(grey_levels * 2 / 255, rel=0.01)
+            assert float(unbounded.abs().mean()) > 0.05
+        else:
+            assert torch.equal(bounded, unbounded)
+
+
+def test_dct_is_orthonormal_and_sorts_by_frequency():
+    for size in (1, 2, 7, 64):
+        matrix = dct_matrix(size)
+        np.testing.assert_allclose(matrix @ matrix.T, np.eye(size), atol=1e-13)
+        np.testing.assert_allclose(matrix[0], 1 / math.sqrt(size), rtol=1e-13)
+        assert (np.diff(np.sign(matrix), axis=1) != 0).sum(1).tolist() == list(range(size))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "num_bands"), [(1, 1, 2), (8, 8, 2), (8, 8, 16), (6, 10, 5), (64, 48, 32)]
+)
+def test_bands_partition_the_modes(height: int, width: int, num_bands: int):
+    edges = band_edges(height, width, num_bands)
+    index = band_index(height, width, edges)
+    assert (edges[0], edges[-1]) == (0, 1)
+    assert np.all(np.diff(edges) > 0)
+    assert len(edges) - 1 <= num_bands
+    assert np.unique(index).tolist() == list(range(len(edges) - 1))
+    if height * width > 1:
+        assert (index == 0).sum() == 1
+    # A mode of higher frequency never lies in a lower band.
+    radius = np.hypot(*np.mgrid[:height, :width] / np.array([height, width])[:, None, None])
+    order = np.argsort(radius.ravel(), kind="stable")
+    assert np.all(np.diff(index.ravel()[order])[np.diff(radius.ravel()[order]) > 1e-9] >= 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 3, *SIZE), (2, 3, 4, *SIZE)])
+def test_equal_bands_are_analytic_to_the_bit(shape: tuple[int, ...], dtype: torch.dtype):
+    edges = band_edges(*SIZE, 8)
+    calibration = spectral_calibration(np.full((3, len(edges) - 1), 0.4), orthonormal(3), edges)
+    # The mean over bands rounds; the schedulers are to see the same number.
+    calibration["band_eps_mse"] = np.broadcast_to(
+        np.array(calibration["eps_mse"])[:, None, None], (T, 3, len(edges) - 1)
+    ).tolist()
+    calibration["band_variance"] = np.ones((3, len(edges) - 1)).tolist()
+    analytic, spectral = (exact(kind, calibration) for kind in ("analytic", "spectral"))
+    x_t, output = (torch.randn(shape, generator=seeded(i)).to(dtype) for i in range(2))
+    for n in (10, 1000):
+        analytic.set_timesteps(n)
+        spectral.set_timesteps(n)
+        for t in (analytic.timesteps[0], analytic.timesteps[n // 2], analytic.timesteps[-2]):
+            a, b = (s.step(output, t, x_t, generator=seeded()).prev_sample for s in (analytic, spectral))
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("timesteps", subsets()[:4], ids=lambda chosen: f"{len(chosen)} timesteps")
+def test_spectral_is_exact_on_gaussian_data_whose_spectrum_matches_the_bands(timesteps: list[int]):
+    edges, axes = band_edges(*SIZE, 6), orthonormal(3)
+    # Low bands vary far more than white data of unit variance could, as those of photographs do.
+    v = np.geomspace(30, 1e-3, 3 * (len(edges) - 1)).reshape(3, -1)
+    scheduler = exact("spectral", spectral_calibration(v, axes, edges))
+    scheduler.set_timesteps(timesteps=timesteps)
+    rows, columns, axes = (torch.from_numpy(m) for m in (dct_matrix(SIZE[0]), dct_matrix(SIZE[1]), axes))
+
+    def modes(x: torch.Tensor) -> np.ndarray:
+        return torch.einsum("ac,nchw->nahw", axes, rows @ x @ columns.T).numpy()[0]
+
+    def image(m: np.ndarray) -> torch.Tensor:
+        return rows.T @ torch.einsum("ac,ahw->chw", axes, torch.from_numpy(m))[None] @ columns
+
+    z = torch.randn(1, 3, *SIZE, generator=seeded(), dtype=torch.float64)
+    c = v[:, band_index(*SIZE, edges)]
+    marginal = {t: ALPHA_BAR[t] * c + 1 - ALPHA_BAR[t] for t in timesteps}
+    variance, zeros = marginal[timesteps[0]], torch.zeros_like(z)
+    for t, s in zip(timesteps, [*timesteps[1:], None], strict=True):
+        noise = scheduler.step(zeros, t, zeros, generator=seeded()).prev_sample
+        eps_hat = image(math.sqrt(1 - ALPHA_BAR[t]) / marginal[t])
+        gain = modes(scheduler.step(eps_hat, t, image(np.ones_like(c)), generator=seeded()).prev_sample - noise)
+        variance = gain**2 * variance + (modes(noise) / modes(z)) ** 2
+        last = ALPHA_BAR[t]
+        expected = marginal[s] if s is not None else c * (1 - (1 - last) / (last * c + 1 - last))
+        np.testing.assert_allclose(variance, expected, rtol=1e-9)
+
+
+def test_band_variance_of_the_data_limits_what_a_bad_network_may_add():
+    edges = band_edges(*SIZE, 4)
+    shape = (3, len(edges) - 1)
+    calibration = spectral_calibration(np.full(shape, 0.1), np.eye(3), edges)
+    calibration |= {"band_eps_mse": np.ones((T, *shape)).tolist(), "eps_mse": np.zeros(T).tolist()}
+    bad, good = exact("spectral", calibration), exact("analytic", calibration_of(np.zeros(T)))
+    bad.set_timesteps(10)
+    good.set_timesteps(10)
+    t = int(bad.timesteps[0])
+    x_0_weight, beta_tilde = bad._steps[t].x_0_weight, good._steps[t].noise_std ** 2
+    zeros = torch.zeros(400, 3, *SIZE, dtype=torch.float64)
+    noise = bad.step(zeros, t, zeros, generator=seeded()).prev_sample
+    assert float(noise.var()) == pytest.approx(beta_tilde + x_0_weight**2 * 0.1, rel=0.02)
+
+
+@pytest.mark.parametrize("variance_type", ["analytic", "spectral"])
+def test_per_sample_timesteps_equal_steps_one_by_one(variance_type: str):
+    scheduler = exact(variance_type, random_calibration())
+    scheduler.set_timesteps(10)
+    x_t, output = (torch.randn(3, 3, *SIZE, generator=seeded(i)) for i in range(2))
+    t = scheduler.timesteps[[7, 0, 9]]
+    together = scheduler.step(output, t, x_t, generator=[seeded(i) for i in range(3)]).prev_sample
+    for i in range(3):
+        alone = scheduler.step(output[[i]], t[i], x_t[[i]], generator=[seeded(i)]).prev_sample
+        torch.testing.assert_close(together[[i]], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("variance_type", ["analytic", "spectral"])
+def test_step_compiles_once_for_all_timesteps(variance_type: str):
+    torch._dynamo.reset()
+    scheduler = exact(variance_type, random_calibration())
+    scheduler.set_timesteps(10)
+    x_t, output = (torch.randn(2, 3, *SIZE, generator=seeded(i)) for i in range(2))
+
+    def step(output: torch.Tensor, t: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
+        return scheduler.step(output, t, x_t, return_dict=False)[0]
+
+    compiled = torch.compile(step, fullgraph=True, backend="eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for t in scheduler.timesteps:
+            torch.manual_seed(0)
+            expected = step(output, t, x_t)
+            torch.manual_seed(0)
+            torch.testing.assert_close(compiled(output, t, x_t), expected, rtol=2e-6, atol=2e-6)
+
+
+def random_calibration() -> dict:
+    edges = band_edges(*SIZE, 5)
+    v = np.random.default_rng(3).uniform(0.01, 2, (3, len(edges) - 1))
+    return spectral_calibration(v, orthonormal(3), edges)
+
+
+@pytest.mark.parametrize("variance_type", ["analytic", "spectral"])
+def test_calibration_survives_files_configs_and_other_schedulers(variance_type: str, tmp_path: Path):
+    scheduler = exact(variance_type, random_calibration())
+    scheduler.save_pretrained(tmp_path)
+    ddim = diffusers.DDIMScheduler.from_config(scheduler.config)
+    ddim.save_pretrained(tmp_path / "ddim")
+    others = [
+        DDPMCarsScheduler.from_pretrained(tmp_path),
+        DDPMCarsScheduler.from_config(scheduler.config),
+        DDPMCarsScheduler.from_config(ddim.config),
+        DDPMCarsScheduler.from_pretrained(tmp_path / "ddim"),
+        DDPMCarsScheduler.from_config(DDPMScheduler.from_pretrained(tmp_path).config),
+    ]
+    x = torch.randn(2, 3, *SIZE, generator=seeded())
+    scheduler.set_timesteps(10)
+    expected = scheduler.step(x, scheduler.timesteps[2], x, generator=seeded()).prev_sample
+    for other in others:
+        other.set_timesteps(10)
+        assert torch.equal(other.step(x, other.timesteps[2], x, generator=seeded()).prev_sample, expected)
+
+
+def test_a_calibration_is_not_printed_number_by_number():
+    scheduler = exact("spectral", random_calibration())
+    assert len(repr(scheduler)) < 2000
+    assert "spectral" in repr(scheduler)
+    assert json.loads(scheduler.to_json_string())["_calibration"]["eps_mse"] == random_calibration()["eps_mse"]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"num_train_timesteps": 500}, "measured with 1000 timesteps, not 500"),
+        ({"beta_end": 0.03}, "another noise schedule"),
+        ({"beta_schedule": "squaredcos_cap_v2"}, "another noise schedule"),
+    ],
+)
+def test_a_calibration_is_refused_by_another_schedule(other: dict, message: str):
+    calibrated = exact("analytic", calibration_of(gaussian_mse(0.3)))
+    with pytest.raises(ValueError, match=message):
+        DDPMCarsScheduler.from_config(calibrated.config, **other).set_timesteps(10)
+    with pytest.raises(ValueError, match=message):
+        DDPMCarsScheduler(**other).set_calibration(calibration_of(gaussian_mse(0.3)))
+
+
+@pytest.mark.parametrize("variance_type", ["analytic", "spectral"])
+def test_calibrated_variances_say_how_to_get_them(variance_type: str):
+    x = torch.zeros(1, 3, 8, 8)
+    with pytest.raises(ValueError, match=rf"{variance_type}.*ddpm_cars\.calibrate"):
+        DDPMCarsScheduler(variance_type=variance_type).step(x, 5, x)
+
+
+def test_spectral_refuses_what_it_was_not_calibrated_for():
+    with pytest.raises(ValueError, match="no bands"):
+        exact("spectral", calibration_of(gaussian_mse(0.3))).set_timesteps(10)
+    scheduler = exact("spectral", random_calibration())
+    for shape in ((1, 3, 8, 8), (1, 1, *SIZE), (1, 3, SIZE[0] * SIZE[1])):
+        x = torch.zeros(shape)
+        with pytest.raises(ValueError, match=r"calibrated for .* = \(3, 6, 10\)"):
+            scheduler.step(x, 5, x)
+
+
+def test_forgetting_a_calibration():
+    scheduler = exact("analytic", calibration_of(gaussian_mse(0.3)))
+    scheduler.set_timesteps(10)
+    scheduler.set_calibration(None)
+    with pytest.raises(ValueError, match="calibrate"):
+        scheduler.set_timesteps(10)
