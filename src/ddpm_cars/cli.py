@@ -9,7 +9,17 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from ddpm_cars.config import ConfigError, SampleConfig, ShowConfig, ToyCarsConfig, TrainingConfig
+from ddpm_cars.config import (
+    CalibrateConfig,
+    ConfigError,
+    ImageConfig,
+    NoiseConfig,
+    PicturesConfig,
+    SampleConfig,
+    ShowConfig,
+    ToyCarsConfig,
+    TrainingConfig,
+)
 
 Config = TypeVar("Config")
 
@@ -91,20 +101,22 @@ def sample(argv: Sequence[str] | None = None) -> None:
 def _sample(config: SampleConfig) -> None:
     from accelerate import PartialState
 
-    from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
     from ddpm_cars.plots import make_grid, save_png
     from ddpm_cars.sampling import denoising_strip, generate, make_scheduler
 
-    name = config.pretrained_model_name_or_path
-    try:
-        pipeline = DDPMCarsPipeline.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no pipeline can be loaded from {name}: {error}") from error
-    if config.scheduler is not None:
-        pipeline.scheduler = make_scheduler(config.scheduler, pipeline.scheduler.config)
+    pipeline = _load_pipeline(config.pretrained_model_name_or_path)
+    if config.scheduler is not None or config.variance_type is not None:
+        name, options = config.scheduler or "DDPMCarsScheduler", {}
+        if config.variance_type is not None:
+            options["variance_type"] = config.variance_type
+        pipeline.scheduler = make_scheduler(name, pipeline.scheduler.config, **options)
     T = pipeline.scheduler.config.num_train_timesteps
     if config.num_inference_steps is not None and config.num_inference_steps > T:
         raise ConfigError(f"num_inference_steps is {config.num_inference_steps}; this model was trained with {T}")
+    try:
+        pipeline.scheduler.set_timesteps(config.num_inference_steps or T)
+    except ValueError as error:
+        raise ConfigError(f"{config.pretrained_model_name_or_path}: {error}") from error
     pipeline.to(PartialState().device)
     output_dir = Path(config.output_dir)
     images: list[Any] = []
@@ -115,6 +127,49 @@ def _sample(config: SampleConfig) -> None:
     if config.strip:
         strip = denoising_strip(pipeline, min(4, config.num_images), config.seed, config.num_inference_steps)
         print(f"denoising: {save_png(strip, output_dir / 'denoising.png')}")
+
+
+def _load_pipeline(name: str) -> Any:
+    from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+
+    try:
+        return DDPMCarsPipeline.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no pipeline can be loaded from {name}: {error}") from error
+
+
+def calibrate(argv: Sequence[str] | None = None) -> None:
+    """Run scripts/calibrate.py."""
+    _main(CalibrateConfig, _calibrate, argv)
+
+
+def _calibrate(config: CalibrateConfig) -> None:
+    import numpy as np
+    from accelerate import PartialState
+
+    from ddpm_cars.calibration import calibrate, fit_init_noise
+    from ddpm_cars.checkpoints import write_text
+    from ddpm_cars.data import load_images, to_samples
+    from ddpm_cars.sampling import make_scheduler
+
+    folder = Path(config.pretrained_model_name_or_path)
+    if not (folder / "model_index.json").exists():
+        raise ConfigError(f"pretrained_model_name_or_path {folder} is not a folder with a saved pipeline")
+    pipeline = _load_pipeline(str(folder)).to(PartialState().device)
+    size = pipeline.unet.config.sample_size
+    if not isinstance(size, int):
+        raise ConfigError(f"{folder} draws pictures of {size}; only squares can be made of the training pictures")
+    pictures = {field.name: getattr(config, field.name) for field in fields(PicturesConfig)}
+    images = load_images(ImageConfig(**pictures, resolution=size), pipeline.unet.config.in_channels)
+    samples = to_samples(np.array(images[:]))
+    scheduler = make_scheduler("DDPMCarsScheduler", pipeline.scheduler.config, variance_type=config.variance_type)
+    options = {k: getattr(config, k) for k in ("num_timesteps", "num_images", "batch_size", "num_bands", "seed")}
+    calibrate(pipeline.unet, samples, scheduler, **options)
+    if config.fit_init_noise:
+        fit_init_noise(samples, scheduler)
+    path = folder / "scheduler" / scheduler.config_name
+    write_text(path, scheduler.to_json_string())
+    print(f"calibrated on {len(samples)} pictures, samples with {config.variance_type}: {path}")
 
 
 def show(argv: Sequence[str] | None = None) -> None:
@@ -132,7 +187,8 @@ def _show(config: ShowConfig) -> None:
     images = load_images(config)
     chosen = np.random.default_rng(config.seed).permutation(len(images))[: config.num_images]
     samples = to_samples(images[chosen])
-    scheduler = DDPMCarsScheduler(config.num_train_timesteps, config.beta_start, config.beta_end, config.beta_schedule)
+    schedule = {field.name: getattr(config, field.name) for field in fields(NoiseConfig)}
+    scheduler = DDPMCarsScheduler(**schedule)
     output_dir = Path(config.output_dir)
     print(f"{len(images)} pictures: {save_png(make_grid(to_pil(samples)), output_dir / 'dataset.png')}")
     strip = forward_noising_strip(samples[:4], scheduler, seed=config.seed)

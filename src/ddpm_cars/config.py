@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 Preset = Literal["tiny", "32", "64", "peer64"]
 Resize = Literal["squash", "crop", "pad"]
+FixedVariance = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"]
+Variance = Literal[FixedVariance, "learned", "learned_range", "analytic", "spectral"]
 
 
 class ConfigError(ValueError):
@@ -19,8 +21,8 @@ def _at_least(config: Any, minimum: float, *names: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageConfig:
-    """Which pictures, and how they become squares of one size."""
+class PicturesConfig:
+    """Which pictures, and how they become squares."""
 
     train_data_dir: str | None = None
     """Folder of pictures, subfolders included; train/ and test/ inside it are its splits."""
@@ -34,15 +36,24 @@ class ImageConfig:
     """Split to use, in the notation of `datasets` ("train", "train+test", "train[:90%]"); null joins every split."""
     cache_dir: str | None = None
     """Where decoded pictures are kept between runs; null is the cache of `datasets`."""
-    resolution: int = 64
-    """Height and width in pixels that every picture is brought to."""
     resize: Resize = "squash"
     """How: squash ignores the aspect ratio, crop keeps the centre, pad adds white borders."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 8, "resolution")
         if (self.train_data_dir is None) == (self.dataset_name is None):
             raise ConfigError("give the pictures with exactly one of train_data_dir (a folder) and dataset_name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig(PicturesConfig):
+    """Pictures of one size."""
+
+    resolution: int = 64
+    """Height and width in pixels that every picture is brought to."""
+
+    def __post_init__(self) -> None:
+        PicturesConfig.__post_init__(self)
+        _at_least(self, 8, "resolution")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +68,10 @@ class NoiseConfig:
     """Variance of the first noise step."""
     beta_end: float = 0.02
     """Variance of the last noise step."""
+    scale_betas_for_timesteps: bool = False
+    """Multiply the betas by 1000 / num_train_timesteps, so that noising ends in pure noise at any number of them."""
+    rescale_betas_zero_snr: bool = False
+    """Move the last noise level to exactly pure noise; not for epsilon prediction."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "num_train_timesteps")
@@ -64,6 +79,12 @@ class NoiseConfig:
             raise ConfigError(
                 f"beta_start is {self.beta_start} and beta_end is {self.beta_end}; "
                 "they must satisfy 0 < beta_start <= beta_end < 1"
+            )
+        scaled = self.scale_betas_for_timesteps and self.beta_schedule in ("linear", "scaled_linear", "sigmoid")
+        if scaled and self.beta_end * 1000 >= self.num_train_timesteps:
+            raise ConfigError(
+                f"scale_betas_for_timesteps makes a beta of {self.beta_end * 1000 / self.num_train_timesteps:.4g}; "
+                f"num_train_timesteps is {self.num_train_timesteps}, it must be above {self.beta_end * 1000:g}"
             )
 
 
@@ -81,7 +102,7 @@ class TrainingConfig(ImageConfig, NoiseConfig):
 
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     """What the network predicts: the noise, the clean picture, or v."""
-    variance_type: Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"] = "fixed_small"
+    variance_type: FixedVariance = "fixed_small"
     """Variance of the reverse step when the saved pipeline samples."""
 
     train_batch_size: int = 64
@@ -145,6 +166,11 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     def __post_init__(self) -> None:
         ImageConfig.__post_init__(self)
         NoiseConfig.__post_init__(self)
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            raise ConfigError(
+                "rescale_betas_zero_snr leaves nothing of the picture at the last timestep, where prediction_type "
+                "epsilon then says nothing of it; use v_prediction or sample"
+            )
         _at_least(self, 1, "train_batch_size", "gradient_accumulation_steps", "num_epochs", "max_train_steps")
         _at_least(self, 1, "checkpointing_steps", "checkpoints_total_limit", "save_images_steps", "logging_steps")
         _at_least(self, 1, "eval_batch_size", "num_inference_steps")
@@ -180,12 +206,49 @@ class SampleConfig:
     """Denoising steps; null is every timestep of the training."""
     scheduler: str | None = None
     """Scheduler class of diffusers, or DDPMCarsScheduler, made from the saved one's config; null is the saved one."""
+    variance_type: Variance | None = None
+    """Variance of the steps of DDPMCarsScheduler; null is that of the saved one."""
     strip: bool = False
     """Also write denoising.png: how the first pictures come out of the noise."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "num_images", "batch_size", "num_inference_steps")
         _at_least(self, 0, "seed")
+        if self.variance_type is not None and self.scheduler not in (None, "DDPMCarsScheduler"):
+            raise ConfigError(
+                f"variance_type is {self.variance_type} and scheduler is {self.scheduler}; "
+                "only DDPMCarsScheduler has a choice of variances"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig(PicturesConfig):
+    """Measure a saved model on its training pictures, for the variances and the init noise that depend on it."""
+
+    pretrained_model_name_or_path: str
+    """Folder of a saved pipeline; its scheduler_config.json is replaced."""
+    variance_type: Variance = "analytic"
+    """Variance that the model samples with from now on."""
+    num_timesteps: int | None = 50
+    """Timesteps that are measured, spread evenly over log SNR; null measures all."""
+    num_images: int = 64
+    """Pictures per timestep."""
+    batch_size: int = 64
+    """Pictures at a time."""
+    num_bands: int | None = 16
+    """Bands of spatial frequency for variance_type spectral; null measures for analytic only."""
+    fit_init_noise: bool = False
+    """Also measure the noise to start from, for schedules that do not end in pure noise, as the tutorial's."""
+    seed: int = 0
+    """Decides the pictures and the noise."""
+
+    def __post_init__(self) -> None:
+        PicturesConfig.__post_init__(self)
+        _at_least(self, 2, "num_timesteps", "num_bands")
+        _at_least(self, 1, "num_images", "batch_size")
+        _at_least(self, 0, "seed")
+        if self.variance_type == "spectral" and self.num_bands is None:
+            raise ConfigError("variance_type spectral needs num_bands; it is null")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,22 +14,23 @@ from ddpm_cars.plots import make_grid, to_pil
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
 
-def make_scheduler(name: str, config: Any) -> Any:
+def make_scheduler(name: str, config: Any, **options: Any) -> Any:
     """Build a scheduler by class name from the config of another.
 
     Args:
         name: `DDPMCarsScheduler` or a scheduler class of diffusers, such as `DDIMScheduler`.
         config: The config to take over.
+        options: Settings that replace those of the config.
 
     Raises:
         ConfigError: If there is no such class, or it does not work with these models.
     """
     names = [e.name for e in diffusers.schedulers.KarrasDiffusionSchedulers]
     if name == "DDPMCarsScheduler":
-        return DDPMCarsScheduler.from_config(config)
+        return DDPMCarsScheduler.from_config(config, **options)
     if name not in names:
         raise ConfigError(f"scheduler is {name}; choose DDPMCarsScheduler or one of {', '.join(sorted(names))}")
-    return getattr(diffusers, name).from_config(config)
+    return getattr(diffusers, name).from_config(config, **options)
 
 
 def seeded_generators(seed: int, start: int, stop: int) -> list[torch.Generator]:

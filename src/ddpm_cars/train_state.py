@@ -1,6 +1,6 @@
 """What a run has to remember, and how it is written and read."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,9 @@ class TrainState:
 
 def _check_same_run(path: Path, state: dict[str, Any], config: TrainingConfig, num_images: int) -> None:
     now = {**asdict(config), "number of pictures": num_images}
-    then = {**state["config"], "number of pictures": state["num_images"]}
+    # A setting that came later was at its default.
+    defaults = {f.name: f.default for f in fields(TrainingConfig)}
+    then = {**defaults, **state["config"], "number of pictures": state["num_images"]}
     compared = [name for name in now if name not in _FREE_BETWEEN_PARTS]
     changed = [f"{name} {then.get(name)} (now {now[name]})" for name in compared if then.get(name) != now[name]]
     if changed:

@@ -4,6 +4,7 @@ Data order, flips, timesteps, noise and dropout are functions of (seed, step, po
 rate is a function of the step. What a run has to remember is therefore small: `TrainState`.
 """
 
+import copy
 import json
 import math
 import shutil
@@ -46,6 +47,8 @@ def make_noise_scheduler(config: TrainingConfig) -> DDPMCarsScheduler:
         beta_start=config.beta_start,
         beta_end=config.beta_end,
         beta_schedule=config.beta_schedule,
+        scale_betas_for_timesteps=config.scale_betas_for_timesteps,
+        rescale_betas_zero_snr=config.rescale_betas_zero_snr,
         prediction_type=config.prediction_type,
         variance_type=config.variance_type,
     )
@@ -231,8 +234,7 @@ class Trainer:
         if self.state.ema is not None:
             self.state.ema.copy_to(unet.parameters())
         # Sampling sets the timesteps of its scheduler, so it gets one of its own.
-        scheduler = DDPMCarsScheduler.from_config(self.noise_scheduler.config)
-        pipeline = DDPMCarsPipeline(unet.eval().to(self.device), scheduler)
+        pipeline = DDPMCarsPipeline(unet.eval().to(self.device), copy.deepcopy(self.noise_scheduler))
         pipeline.set_progress_bar_config(desc="sampling", leave=False)
         return pipeline
 

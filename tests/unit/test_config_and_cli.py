@@ -15,7 +15,7 @@ from PIL import Image
 
 from ddpm_cars import cli
 from ddpm_cars.cli import parse
-from ddpm_cars.config import ConfigError, SampleConfig, ShowConfig, ToyCarsConfig, TrainingConfig
+from ddpm_cars.config import CalibrateConfig, ConfigError, SampleConfig, ShowConfig, ToyCarsConfig, TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ["--train_data_dir", "pictures"]
@@ -23,6 +23,7 @@ CONFIGS = {
     TrainingConfig: PICTURES,
     ShowConfig: PICTURES,
     SampleConfig: ["--pretrained_model_name_or_path", "model"],
+    CalibrateConfig: [*PICTURES, "--pretrained_model_name_or_path", "model"],
     ToyCarsConfig: [],
 }
 
@@ -66,6 +67,8 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         ({"beta_start": 0.03}, "beta_start <= beta_end"),
         ({"beta_end": 1.0}, r"beta_end is 1\.0"),
         ({"beta_end": float("nan")}, "beta_end is nan"),
+        ({"scale_betas_for_timesteps": True, "num_train_timesteps": 15}, "a beta of 1.333; .* must be above 20"),
+        ({"rescale_betas_zero_snr": True}, "epsilon .* use v_prediction or sample"),
         ({"train_batch_size": 0}, "train_batch_size is 0"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
         ({"num_epochs": 0}, "num_epochs is 0"),
@@ -211,7 +214,8 @@ def test_every_field_has_a_sentence_of_help(config_class: type, capsys: pytest.C
 
 @pytest.mark.parametrize("config_class", CONFIGS)
 def test_printed_settings_load_back(config_class: type, tmp_path: Path):
-    argv = [*CONFIGS[config_class], "--seed", "5", "--output_dir", "a b: ü"]
+    text = "output_dir" if "output_dir" in {field.name for field in fields(config_class)} else "split"
+    argv = [*CONFIGS[config_class], "--seed", "5", f"--{text}", "a b: ü"]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
         parse(config_class, [*argv, "--print_config"])
@@ -220,7 +224,7 @@ def test_printed_settings_load_back(config_class: type, tmp_path: Path):
     path.write_text(printed.getvalue(), encoding="utf-8")
     config, _ = parse(config_class, argv)
     assert parse(config_class, ["--config", str(path)])[0] == config
-    assert yaml.safe_load(printed.getvalue())["output_dir"] == "a b: ü"
+    assert yaml.safe_load(printed.getvalue())[text] == "a b: ü"
     assert set(yaml.safe_load(printed.getvalue())) == set(asdict(config))
 
 

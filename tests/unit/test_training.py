@@ -303,10 +303,33 @@ FIXED = {
 }
 
 
+# Settings that need others to be possible at all.
+FIXED_TOGETHER = {
+    "scale_betas_for_timesteps": {"beta_end": 0.01},
+    "rescale_betas_zero_snr": {"prediction_type": "sample"},
+}
+
+
+def test_a_checkpoint_from_before_a_setting_existed_continues(make_config: Callable[..., TrainingConfig]):
+    config = make_config()
+    trainer = Trainer(config)
+    trainer.train_step()
+    trainer.save_checkpoint()
+    [path] = trainer.checkpoint_dir.iterdir()
+    state = json.loads((path / "state.json").read_text())
+    del state["config"]["scale_betas_for_timesteps"]
+    (path / "state.json").write_text(json.dumps(state))
+    trainer.state.step = 0
+    trainer.state.load(path, config, 16, None)
+    assert trainer.state.step == 1
+    with pytest.raises(ConfigError, match=r"scale_betas_for_timesteps False \(now True\)"):
+        trainer.state.load(path, replace(config, scale_betas_for_timesteps=True, beta_end=0.01), 16, None)
+
+
 def test_every_setting_may_change_between_parts_or_is_refused_by_name(make_config: Callable[..., TrainingConfig]):
     config = make_config()
     # The pictures come from a folder here, so there is no other data set to change to.
-    assert {*FREE, *FIXED, "dataset_name"} == {field.name for field in fields(TrainingConfig)}
+    assert {*FREE, *FIXED, *FIXED_TOGETHER, "dataset_name"} == {field.name for field in fields(TrainingConfig)}
     trainer = Trainer(config)
     trainer.train_step()
     trainer.save_checkpoint()
@@ -321,6 +344,9 @@ def test_every_setting_may_change_between_parts_or_is_refused_by_name(make_confi
         with pytest.raises(ConfigError) as refusal:
             trainer.state.load(path, replace(config, **{name: value}), 16, None)
         assert f"a run with {name} {getattr(config, name)} (now {value});" in str(refusal.value)
+    for name, others in FIXED_TOGETHER.items():
+        with pytest.raises(ConfigError, match=rf"{name} False \(now True\)"):
+            trainer.state.load(path, replace(config, **{name: True}, **others), 16, None)
     with pytest.raises(ConfigError, match=r"with seed 0 \(now 1\), number of pictures 16 \(now 15\);"):
         trainer.state.load(path, replace(config, seed=1), 15, None)
 

@@ -1,0 +1,120 @@
+"""scripts/calibrate.py: a saved model is measured on its pictures, and samples with what was found."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, cli
+from ddpm_cars.config import CalibrateConfig, ConfigError, NoiseConfig, SampleConfig, TrainingConfig
+from ddpm_cars.training import make_noise_scheduler
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(4):
+        noise = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def model(unet, tmp_path: Path) -> Path:
+    DDPMCarsPipeline(unet, DDPMCarsScheduler(300)).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def calibrate(model: Path, pictures: Path, tmp_path: Path, *more: str) -> None:
+    cli.calibrate(
+        [
+            *("--pretrained_model_name_or_path", str(model), "--train_data_dir", str(pictures)),
+            *("--cache_dir", str(tmp_path / "cache"), "--num_timesteps", "4", "--num_images", "3", *more),
+        ]
+    )
+
+
+@pytest.mark.parametrize("variance_type", ["analytic", "spectral"])
+def test_a_calibrated_folder_samples_with_what_was_measured(
+    variance_type: str, model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    before = sorted(path.relative_to(model) for path in model.rglob("*"))
+    calibrate(model, pictures, tmp_path, "--variance_type", variance_type)
+    assert f"calibrated on 4 pictures, samples with {variance_type}" in capsys.readouterr().out
+    assert sorted(path.relative_to(model) for path in model.rglob("*")) == before
+    scheduler = DDPMCarsPipeline.from_pretrained(model).scheduler
+    assert scheduler.config.variance_type == variance_type
+    assert scheduler.config.num_train_timesteps == 300
+    assert len(scheduler.config._calibration["eps_mse"]) == 4
+    assert "_init_noise" not in scheduler.config
+    cli.sample(
+        [
+            *("--pretrained_model_name_or_path", str(model), "--num_images", "2", "--num_inference_steps", "3"),
+            *("--output_dir", str(tmp_path / "samples"), "--variance_type", "analytic"),
+        ]
+    )
+    assert (tmp_path / "samples" / "00001.png").exists()
+
+
+def test_init_noise_is_measured_when_asked_for(model: Path, pictures: Path, tmp_path: Path):
+    calibrate(model, pictures, tmp_path, "--fit_init_noise", "--num_bands", "null")
+    scheduler = DDPMCarsPipeline.from_pretrained(model).scheduler
+    assert scheduler.config._init_noise["sample_size"] == [8, 8]
+    assert "band_eps_mse" not in scheduler.config._calibration
+    white = torch.randn(2, 3, 8, 8)
+    assert not torch.allclose(scheduler.make_init_noise(white), white, atol=0.01)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+
+
+def test_mistakes_are_one_line(model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match="2"):
+        calibrate(tmp_path / "nothing", pictures, tmp_path)
+    assert "nothing is not a folder with a saved pipeline" in one_line(capsys)
+    with pytest.raises(SystemExit, match="2"):
+        calibrate(model, tmp_path / "no-pictures", tmp_path)
+    assert "no-pictures is not a folder" in one_line(capsys)
+    oblong = tmp_path / "oblong"
+    shutil.copytree(model, oblong)
+    path = oblong / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sample_size": [8, 16]}))
+    with pytest.raises(SystemExit, match="2"):
+        calibrate(oblong, pictures, tmp_path)
+    assert "only squares" in one_line(capsys)
+    with pytest.raises(SystemExit, match="2"):
+        cli.sample(["--pretrained_model_name_or_path", str(model), "--variance_type", "spectral"])
+    assert re.search("error: .*spectral.*ddpm_cars.calibrate", one_line(capsys))
+
+
+def test_settings_that_cannot_work_are_named():
+    common = {"pretrained_model_name_or_path": "model"}
+    with pytest.raises(ConfigError, match="exactly one of train_data_dir"):
+        CalibrateConfig(**common)
+    with pytest.raises(ConfigError, match="num_timesteps is 1"):
+        CalibrateConfig(**common, train_data_dir="x", num_timesteps=1)
+    with pytest.raises(ConfigError, match="spectral needs num_bands"):
+        CalibrateConfig(**common, train_data_dir="x", variance_type="spectral", num_bands=None)
+    with pytest.raises(ConfigError, match="variance_type is analytic and scheduler is DDIMScheduler"):
+        SampleConfig(**common, scheduler="DDIMScheduler", variance_type="analytic")
+
+
+def test_training_hands_every_setting_of_the_noise_to_the_scheduler():
+    noise = {
+        "num_train_timesteps": 77,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.001,
+        "beta_end": 0.01,
+        "scale_betas_for_timesteps": True,
+        "rescale_betas_zero_snr": True,
+    }
+    assert NoiseConfig(**noise)
+    config = TrainingConfig(train_data_dir="x", prediction_type="v_prediction", num_inference_steps=5, **noise)
+    scheduler = make_noise_scheduler(config)
+    assert {name: scheduler.config[name] for name in noise} == noise
