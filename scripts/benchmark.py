@@ -25,6 +25,7 @@ import ddpm_cars
 from ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.calibration import band_edges
 from ddpm_cars.checkpoints import write_text
+from ddpm_cars.pipeline_ddpm_cars import match_init_noise
 from ddpm_cars.scheduling_ddpm_cars import band_index, dct_matrix
 
 SHAPES = [(1, 3, 64, 64), (16, 3, 64, 64)]
@@ -165,7 +166,10 @@ class ExactSampling:
         """Return the standard deviation of every mode of the samples."""
         scheduler.set_timesteps(num_inference_steps)
         x = self.image(torch.ones_like(self.v))
-        start = getattr(scheduler, "make_init_noise", lambda noise: noise)(x)
+        start = x
+        if scheduler.config.get("_init_noise") is not None:
+            alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[0])])
+            start = match_init_noise(x, scheduler.config._init_noise, alpha_bar)
         variance = self.modes(start) ** 2
         ancestral = type(scheduler) in (DDPMScheduler, DDPMCarsScheduler)
         for t in scheduler.timesteps:
@@ -218,13 +222,14 @@ def init_noise_rows() -> Iterator[dict[str, Any]]:
     low = np.zeros(spectrum.shape, dtype=bool)
     low[:, :m, :m] = True
     matched = {
-        "sample_size": [SIZE, SIZE],
+        "rows": dct_matrix(SIZE)[:m].tolist(),
+        "columns": dct_matrix(SIZE)[:m].tolist(),
         "mean": np.zeros((3, m, m)).tolist(),
         "covariance": np.diag(spectrum[low]).tolist(),
         "rest_variance": float(spectrum[~low].mean()),
     }
     for name, statistics_of_start in (("N(0, I)", None), ("matched, 4 x 4 modes", matched)):
-        scheduler.set_init_noise(statistics_of_start)
+        scheduler.register_to_config(_init_noise=statistics_of_start)
         std = sampling.std(scheduler, 300)
         ratio = std[0, 0, 0] / sampling.v[0, 0, 0].sqrt(), (std.square().mean() / sampling.v.mean()).sqrt()
         names = ("std of the lightness / data", "std of pixels / data")

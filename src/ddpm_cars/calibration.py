@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import SchedulerMixin
 from tqdm import tqdm
 
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, band_index, dct_matrix
@@ -84,21 +85,21 @@ def calibrate(
     return calibration
 
 
-def fit_init_noise(images: torch.Tensor, scheduler: DDPMCarsScheduler, num_modes: int = 4) -> dict[str, Any]:
-    """Measure the mean and covariance of the lowest DCT modes of the data, and install them in `scheduler`.
+def fit_init_noise(images: torch.Tensor, scheduler: SchedulerMixin, num_modes: int = 4) -> dict[str, Any]:
+    """Measure the mean and covariance of the lowest DCT modes of the data, and keep them in the scheduler's config.
 
-    With them sampling starts from q(x_T) = N(sqrt(alpha_bar_T) mean, alpha_bar_T covariance + (1 - alpha_bar_T) I)
-    (Ho et al. 2020, eq. 4, to second order), which matters where alpha_bar_T is not nearly 0, as for the linear
-    betas with 300 timesteps.
+    With them `DDPMCarsPipeline` starts, whatever its scheduler, from q(x_T) = N(sqrt(alpha_bar_T) mean,
+    alpha_bar_T covariance + (1 - alpha_bar_T) I) (Ho et al. 2020, eq. 4, to second order). That matters where
+    alpha_bar_T is not nearly 0, as for the linear betas with 300 timesteps.
 
     Args:
         images: x_0, shape (N, C, H, W), floating point in [-1, 1] (or latents), from the training data.
-        scheduler: The scheduler that the model was trained with; sampling reads the result from its config.
+        scheduler: Any scheduler; the entry "_init_noise" of its config is set, and set to None forgets it.
         num_modes: m: the lowest m x m modes are kept with their covariance, 1 or more; the rest with their mean
             variance.
 
     Returns:
-        The statistics, as `DDPMCarsScheduler.set_init_noise` takes them.
+        The statistics, as `pipeline_ddpm_cars.match_init_noise` takes them.
 
     Raises:
         ValueError: If `images` is not of that shape, is empty, or holds NaN.
@@ -106,17 +107,19 @@ def fit_init_noise(images: torch.Tensor, scheduler: DDPMCarsScheduler, num_modes
     _check_images(images)
     modes = _dct(images.double())
     m = min(num_modes, *images.shape[2:])
+    rows, columns = (dct_matrix(size)[:m].tolist() for size in images.shape[2:])
     low = modes[:, :, :m, :m].flatten(1)
     variance = modes.var(0, correction=0)
     num_rest = variance[0].numel() - m * m
     rest = (variance.sum() - variance[:, :m, :m].sum()) / max(1, num_rest * len(variance))
     statistics = {
-        "sample_size": list(images.shape[2:]),
+        "rows": rows,
+        "columns": columns,
         "mean": _rounded(low.mean(0).view(-1, m, m).numpy()),
         "covariance": _rounded(torch.cov(low.T, correction=0).reshape(low.shape[1], -1).numpy()),
         "rest_variance": _rounded(rest.numpy()),
     }
-    scheduler.set_init_noise(statistics)
+    scheduler.register_to_config(_init_noise=statistics)
     return statistics
 
 

@@ -4,7 +4,7 @@ The file stands alone: it needs torch, numpy and diffusers only, so that it can 
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,10 +17,47 @@ OutputType = Literal["pil", "np", "pt", "raw", "latent"]
 OUTPUT_TYPES = get_args(OutputType)
 
 
+def match_init_noise(noise: torch.Tensor, statistics: Mapping[str, Any], alpha_bar: float) -> torch.Tensor:
+    """Turn white noise into x_T ~ N(sqrt(alpha_bar) mean, alpha_bar covariance + (1 - alpha_bar) I).
+
+    That is q(x_T) of Ho et al. 2020, eq. 4, to second order; N(0, I) stands in for it where alpha_bar is nearly 0.
+
+    Args:
+        noise: z ~ N(0, I), shape (batch, C, H, W), float32 or float64.
+        statistics: Moments of the data in the m x m lowest modes of an orthonormal basis: its "rows" (m, H) and
+            "columns" (m, W), the "mean" (C, m, m) and "covariance" (C m m, C m m) of the modes, and "rest_variance",
+            the mean variance of everything else.
+        alpha_bar: The noise level that sampling starts from, in [0, 1].
+
+    Returns:
+        x_T like `noise`.
+
+    Raises:
+        ValueError: If the statistics are those of images of another shape.
+    """
+    mean, covariance, rows, columns = (
+        torch.tensor(statistics[name], dtype=torch.float64) for name in ("mean", "covariance", "rows", "columns")
+    )
+    measured = (len(mean), rows.shape[1], columns.shape[1])
+    if tuple(noise.shape[1:]) != measured:
+        raise ValueError(
+            f"The noise has shape {tuple(noise.shape)}, but the init noise was measured on (channels, height, "
+            f"width) = {measured}: measure it again with ddpm_cars.fit_init_noise."
+        )
+    values, vectors = torch.linalg.eigh(alpha_bar * covariance)
+    # The symmetric root keeps x_T as near to the given noise as can be, so seeds keep their pictures.
+    root = vectors * (values.clamp(min=0) + 1 - alpha_bar).sqrt() @ vectors.T
+    rest_std = (alpha_bar * statistics["rest_variance"] + 1 - alpha_bar) ** 0.5
+    rows, columns, root, shift = (x.to(noise) for x in (rows, columns, root, alpha_bar**0.5 * mean))
+    low = rows @ noise @ columns.T
+    wanted = shift + (low.flatten(1) @ root).view(low.shape)
+    return rest_std * noise + rows.T @ (wanted - rest_std * low) @ columns
+
+
 class DDPMCarsPipeline(DiffusionPipeline):
     """Draw images from noise: x_T ~ N(0, I), then one scheduler step per timestep (Ho et al. 2020, algorithm 2).
 
-    A scheduler that knows the mean and covariance of q(x_T) (`DDPMCarsScheduler.set_init_noise`) starts from that.
+    Where the scheduler's config holds the moments of the data (`ddpm_cars.fit_init_noise`), x_T is drawn from q(x_T).
 
     The image is kept in float32 between the steps whatever the dtype of the UNet, so a bfloat16 and a float32 model
     start from the same noise and differ only by what the network rounds.
@@ -90,9 +127,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
 
         shape = (batch_size, self.unet.config.in_channels, *self._image_size())
         x_t = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        x_t = x_t * self.scheduler.init_noise_sigma
-        if hasattr(self.scheduler, "make_init_noise"):
-            x_t = self.scheduler.make_init_noise(x_t)
+        x_t = self._match_init_noise(x_t) * self.scheduler.init_noise_sigma
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             model_output = self._predict(x_t, t, labels)
             step = self.scheduler.step(model_output, t, x_t, **step_kwargs)
@@ -126,6 +161,13 @@ class DDPMCarsPipeline(DiffusionPipeline):
         if unknown:
             known = self._callback_tensor_inputs
             raise ValueError(f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; choose from {known}.")
+
+    def _match_init_noise(self, noise: torch.Tensor) -> torch.Tensor:
+        statistics = self.scheduler.config.get("_init_noise")
+        if statistics is None:
+            return noise
+        alpha_bar = float(self.scheduler.alphas_cumprod[int(self.scheduler.timesteps[0])])
+        return match_init_noise(noise, statistics, alpha_bar)
 
     def _image_size(self) -> tuple[int, int]:
         size = self.unet.config.sample_size

@@ -395,57 +395,17 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         self.register_to_config(_calibration=calibration)
         self._tables_for = None
 
-    def set_init_noise(self, statistics: dict[str, Any] | None) -> None:
-        """Install what is known of q(x_T) where it is not N(0, I); `ddpm_cars.fit_init_noise` measures it.
-
-        Args:
-            statistics: JSON values, or None to forget: "sample_size" [H, W]; "mean" of the lowest m x m modes of the
-                2-D DCT of the data, (C, m, m); their "covariance", (C m m, C m m); "rest_variance", the mean
-                variance of all other modes. Kept in the config.
-        """
-        self.register_to_config(_init_noise=statistics)
-
-    def make_init_noise(self, noise: torch.Tensor) -> torch.Tensor:
-        """Turn white noise into x_T ~ N(sqrt(alpha_bar_T) mean, alpha_bar_T covariance + (1 - alpha_bar_T) I).
-
-        That is q(x_T) (eq. 4) to second order, at the first of `self.timesteps`. Stock samplers start from N(0, I),
-        which is right only where alpha_bar_T is nearly 0.
-
-        Args:
-            noise: z ~ N(0, I), shape (batch, C, H, W), float32 or float64.
-
-        Returns:
-            x_T like `noise`; `noise` itself where nothing was set with `set_init_noise`.
-
-        Raises:
-            ValueError: If the statistics are those of samples of another shape.
-        """
-        statistics = self.config.get("_init_noise")
-        if statistics is None:
-            return noise
-        mean = np.asarray(statistics["mean"])
-        measured, (num_channels, m, _) = tuple(statistics["sample_size"]), mean.shape
-        if noise.ndim != 4 or tuple(noise.shape[1:]) != (num_channels, *measured):
-            raise ValueError(
-                f"The noise has shape {tuple(noise.shape)}, but the init noise was measured on (channels, height, "
-                f"width) = {(num_channels, *measured)}: measure it again with fit_init_noise."
-            )
-        alpha_bar = self._alpha_bar[int(self.timesteps[0])]
-        values, vectors = np.linalg.eigh(alpha_bar * np.asarray(statistics["covariance"]))
-        # The symmetric root keeps x_T as near to the given noise as can be, so seeds keep their pictures.
-        root = vectors * np.sqrt(np.maximum(values, 0) + 1 - alpha_bar) @ vectors.T
-        rest_std = math.sqrt(alpha_bar * statistics["rest_variance"] + 1 - alpha_bar)
-        tables = (dct_matrix(measured[0])[:m], dct_matrix(measured[1])[:m], root, math.sqrt(alpha_bar) * mean)
-        rows, columns, root, shift = (torch.from_numpy(x).to(noise.device, noise.dtype) for x in tables)
-        low = rows @ noise @ columns.T
-        wanted = shift + (low.flatten(1) @ root).view(low.shape)
-        return rest_std * noise + rows.T @ (wanted - rest_std * low) @ columns
-
     def _check_calibration(self, calibration: Mapping[str, Any]) -> None:
         T, measured_T = self.config.num_train_timesteps, calibration["num_train_timesteps"]
         if measured_T != T:
             raise ValueError(f"The calibration was measured with {measured_T} timesteps, not {T}: calibrate again.")
         t, measured = np.asarray(calibration["timesteps"]), np.asarray(calibration["alphas_cumprod"])
+        for name in ("alphas_cumprod", "eps_mse", "band_eps_mse"):
+            if len(calibration.get(name, t)) != len(t):
+                raise ValueError(
+                    f"The calibration has {len(t)} timesteps but {len(calibration[name])} values of {name}: both must "
+                    "be as many."
+                )
         wrong = t[~np.isclose(self._alpha_bar[t], measured, rtol=1e-4, atol=1e-12)]
         if wrong.size:
             raise ValueError(

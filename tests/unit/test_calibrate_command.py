@@ -63,11 +63,12 @@ def test_a_calibrated_folder_samples_with_what_was_measured(
 
 def test_init_noise_is_measured_when_asked_for(model: Path, pictures: Path, tmp_path: Path):
     calibrate(model, pictures, tmp_path, "--fit_init_noise", "--num_bands", "null")
-    scheduler = DDPMCarsPipeline.from_pretrained(model).scheduler
-    assert scheduler.config._init_noise["sample_size"] == [8, 8]
-    assert "band_eps_mse" not in scheduler.config._calibration
-    white = torch.randn(2, 3, 8, 8)
-    assert not torch.allclose(scheduler.make_init_noise(white), white, atol=0.01)
+    pipe = DDPMCarsPipeline.from_pretrained(model)
+    assert len(pipe.scheduler.config._init_noise["mean"]) == 3
+    assert "band_eps_mse" not in pipe.scheduler.config._calibration
+    matched = pipe(2, torch.Generator().manual_seed(0), 3, output_type="raw").images
+    pipe.scheduler.register_to_config(_init_noise=None)
+    assert not torch.allclose(pipe(2, torch.Generator().manual_seed(0), 3, output_type="raw").images, matched)
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:

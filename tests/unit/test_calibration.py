@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers import SchedulerMixin
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, calibrate, fit_init_noise
 from ddpm_cars.scheduling_ddpm_cars import dct_matrix
@@ -173,11 +175,16 @@ def tutorial_scheduler(**config) -> DDPMCarsScheduler:
     return unclipped(num_train_timesteps=300, **config)
 
 
+def start_of(scheduler: SchedulerMixin, white: torch.Tensor) -> torch.Tensor:
+    """Return what a pipeline with this scheduler makes of white noise."""
+    return DDPMCarsPipeline(None, scheduler)._match_init_noise(white)
+
+
 def dc_std_of_samples(scheduler: DDPMCarsScheduler, white: torch.Tensor) -> float:
     """Sample with the ideal denoiser of images with variances LOW and mean 0.2; return the DC mode's std."""
     model = ideal(LOW, scheduler.alphas_cumprod.double().numpy(), mean=0.2)
     scheduler.set_timesteps(100)
-    x_t, generator = scheduler.make_init_noise(white), seeded(9)
+    x_t, generator = start_of(scheduler, white), seeded(9)
     for t in scheduler.timesteps:
         x_t = scheduler.step(model(x_t, t[None]).sample, t, x_t, generator).prev_sample
     return float(x_t.mean((2, 3)).mul(math.sqrt(math.prod(SIZE))).std())
@@ -200,7 +207,7 @@ def test_init_noise_has_the_moments_of_the_noised_data(n: int):
     fit_init_noise(images, scheduler, num_modes=2)
     scheduler.set_timesteps(n)
     white = torch.randn(20000, 3, *SIZE, generator=seeded(4))
-    x_T = scheduler.make_init_noise(white)
+    x_T = start_of(scheduler, white)
     alpha_bar = float(scheduler._alpha_bar[int(scheduler.timesteps[0])])
     assert float(x_T.mean()) == pytest.approx(math.sqrt(alpha_bar) * float(images.mean()), abs=0.02)
     rows, columns = (torch.from_numpy(dct_matrix(size)).float() for size in SIZE)
@@ -213,7 +220,7 @@ def test_colours_of_the_init_noise_are_correlated_as_the_data():
     grey = synthesise(LOW[:1], 3000).expand(-1, 3, -1, -1)
     scheduler = tutorial_scheduler()
     fit_init_noise(grey, scheduler)
-    x_T = scheduler.make_init_noise(torch.randn(5000, 3, *SIZE, generator=seeded(4)))
+    x_T = start_of(scheduler, torch.randn(5000, 3, *SIZE, generator=seeded(4)))
     got = torch.corrcoef(x_T.mean((2, 3)).T)
     alpha_bar = float(scheduler._alpha_bar[-1])
     signal = alpha_bar * LOW[0, 0, 0]
@@ -222,15 +229,29 @@ def test_colours_of_the_init_noise_are_correlated_as_the_data():
 
 def test_init_noise_is_the_white_noise_where_nothing_was_measured():
     white = torch.randn(2, 3, *SIZE)
-    assert DDPMCarsScheduler().make_init_noise(white) is white
+    assert start_of(DDPMCarsScheduler(), white) is white
     scheduler = DDPMCarsScheduler()
     fit_init_noise(synthesise(LOW, 50), scheduler)
     # With T = 1000 the forward process does end in N(0, I), and a seed keeps its picture.
-    torch.testing.assert_close(scheduler.make_init_noise(white), white, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(start_of(scheduler, white), white, atol=0.02, rtol=0.02)
     with pytest.raises(ValueError, match=r"= \(3, 4, 6\)"):
-        scheduler.make_init_noise(torch.randn(2, 3, 8, 8))
-    scheduler.set_init_noise(None)
-    assert scheduler.make_init_noise(white) is white
+        start_of(scheduler, torch.randn(2, 3, 8, 8))
+    scheduler.register_to_config(_init_noise=None)
+    assert start_of(scheduler, white) is white
+
+
+# Several of diffusers' schedulers call np.array on tensors.
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
+def test_other_schedulers_start_from_the_measured_noise_too(name: str):
+    scheduler = tutorial_scheduler()
+    fit_init_noise(synthesise(LOW, 3000, mean=0.2), scheduler, num_modes=2)
+    other = getattr(diffusers, name).from_config(scheduler.config, timestep_spacing="trailing")
+    other.set_timesteps(10)
+    white = torch.randn(5000, 3, *SIZE, generator=seeded(4))
+    dc = start_of(other, white).mean((2, 3)) * math.sqrt(math.prod(SIZE))
+    alpha_bar = float(scheduler._alpha_bar[-1])
+    assert float(dc.std()) == pytest.approx(math.sqrt(alpha_bar * LOW[0, 0, 0] + 1 - alpha_bar), rel=0.03)
 
 
 def test_a_calibrated_pipeline_draws_the_same_in_a_fresh_process(unet, tmp_path: Path):
@@ -249,5 +270,5 @@ def test_a_calibrated_pipeline_draws_the_same_in_a_fresh_process(unet, tmp_path:
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "model"), str(tmp_path / "there.npy")], check=True)
     np.testing.assert_array_equal(np.load(tmp_path / "there.npy"), here)
-    scheduler.set_init_noise(None)
+    scheduler.register_to_config(_init_noise=None)
     assert not np.allclose(pipeline(2, seeded(), 5, output_type="np").images, here)
