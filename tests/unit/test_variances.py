@@ -1,69 +1,27 @@
 """The variances that depend on the data, against closed forms in float64."""
 
-import json
 import math
-from pathlib import Path
 
-import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
 
 from ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.calibration import band_edges
 from ddpm_cars.scheduling_ddpm_cars import band_index, dct_matrix
 
-T = 1000
-ALPHA_BAR = np.cumprod(1 - np.linspace(0.0001, 0.02, T))
-SIZE = (6, 10)
-
-
-def seeded(seed: int = 5) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def gaussian_mse(c: np.ndarray | float, alpha_bar: np.ndarray = ALPHA_BAR) -> np.ndarray:
-    """E (eps - eps_hat)^2 of the ideal denoiser of N(0, c), one row per timestep."""
-    alpha_bar = alpha_bar.reshape(-1, *[1] * np.ndim(c))
-    return alpha_bar * c / (alpha_bar * c + 1 - alpha_bar)
-
-
-def calibration_of(eps_mse: np.ndarray, **more) -> dict:
-    t = np.arange(len(eps_mse)) if len(eps_mse) == T else np.linspace(0, T - 1, len(eps_mse)).astype(int)
-    return {
-        "num_train_timesteps": T,
-        "timesteps": t.tolist(),
-        "alphas_cumprod": ALPHA_BAR[t].tolist(),
-        "eps_mse": eps_mse.tolist(),
-        **more,
-    }
-
-
-def spectral_calibration(band_variance: np.ndarray, colour_axes: np.ndarray, edges: np.ndarray) -> dict:
-    """That of Gaussian data with one variance for every band and colour axis."""
-    modes = np.bincount(band_index(*SIZE, edges).ravel(), minlength=band_variance.shape[1])
-    scalar = (gaussian_mse(band_variance) * modes).sum((1, 2)) / modes.sum() / len(band_variance)
-    return calibration_of(
-        scalar,
-        sample_size=list(SIZE),
-        band_edges=edges.tolist(),
-        colour_axes=colour_axes.tolist(),
-        band_variance=band_variance.tolist(),
-        band_eps_mse=gaussian_mse(band_variance).tolist(),
-    )
-
-
-def exact(variance_type: str, calibration: dict | None = None, **config) -> DDPMCarsScheduler:
-    """A scheduler without clipping and without the bound on the last noise, which are not exact on purpose."""
-    settings = {"clip_sample": False, "max_last_noise_grey_levels": None, **config}
-    scheduler = DDPMCarsScheduler(variance_type=variance_type, **settings)
-    scheduler.set_calibration(calibration)
-    return scheduler
-
-
-def orthonormal(size: int, seed: int = 0) -> np.ndarray:
-    return np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))[0]
+from .scheduler_helpers import (
+    ALPHA_BAR,
+    SIZE,
+    T,
+    calibration_of,
+    exact,
+    gaussian_mse,
+    orthonormal,
+    random_calibration,
+    seeded,
+    spectral_calibration,
+)
 
 
 def sampled_variance(scheduler: DDPMCarsScheduler, c: float) -> float:
@@ -71,11 +29,11 @@ def sampled_variance(scheduler: DDPMCarsScheduler, c: float) -> float:
     chain = scheduler.timesteps.tolist()
     v = ALPHA_BAR[chain[0]] * c + 1 - ALPHA_BAR[chain[0]]
     one, zero = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-    z = float(torch.randn(1, generator=seeded(), dtype=torch.float64))
+    z = float(torch.randn(1, generator=seeded(5), dtype=torch.float64))
     for i, t in enumerate(chain):
         ideal = math.sqrt(1 - ALPHA_BAR[t]) / (ALPHA_BAR[t] * c + 1 - ALPHA_BAR[t])
-        noise = float(scheduler.step(zero, t, zero, generator=seeded()).prev_sample)
-        gain = float(scheduler.step(ideal * one, t, one, generator=seeded()).prev_sample) - noise
+        noise = float(scheduler.step(zero, t, zero, generator=seeded(5)).prev_sample)
+        gain = float(scheduler.step(ideal * one, t, one, generator=seeded(5)).prev_sample) - noise
         v = gain**2 * v + (noise / z) ** 2
         if i + 1 < len(chain):
             s = chain[i + 1]
@@ -153,8 +111,8 @@ def test_the_last_noise_is_bounded_in_grey_levels(variance_type: str, grey_level
     for s in (scheduler, free):
         s.set_timesteps(10)
     for t in scheduler.timesteps.tolist():
-        bounded = scheduler.step(zeros, t, zeros, generator=seeded()).prev_sample
-        unbounded = free.step(zeros, t, zeros, generator=seeded()).prev_sample
+        bounded = scheduler.step(zeros, t, zeros, generator=seeded(5)).prev_sample
+        unbounded = free.step(zeros, t, zeros, generator=seeded(5)).prev_sample
         if t == scheduler.timesteps[-2]:
             assert float(bounded.abs().mean()) == pytest.approx(grey_levels * 2 / 255, rel=0.01)
             assert float(unbounded.abs().mean()) > 0.05
@@ -204,7 +162,7 @@ def test_equal_bands_are_analytic_to_the_bit(shape: tuple[int, ...], dtype: torc
         analytic.set_timesteps(n)
         spectral.set_timesteps(n)
         for t in (analytic.timesteps[0], analytic.timesteps[n // 2], analytic.timesteps[-2]):
-            a, b = (s.step(output, t, x_t, generator=seeded()).prev_sample for s in (analytic, spectral))
+            a, b = (s.step(output, t, x_t, generator=seeded(5)).prev_sample for s in (analytic, spectral))
             assert torch.equal(a, b)
 
 
@@ -223,14 +181,14 @@ def test_spectral_is_exact_on_gaussian_data_whose_spectrum_matches_the_bands(tim
     def image(m: np.ndarray) -> torch.Tensor:
         return rows.T @ torch.einsum("ac,ahw->chw", axes, torch.from_numpy(m))[None] @ columns
 
-    z = torch.randn(1, 3, *SIZE, generator=seeded(), dtype=torch.float64)
+    z = torch.randn(1, 3, *SIZE, generator=seeded(5), dtype=torch.float64)
     c = v[:, band_index(*SIZE, edges)]
     marginal = {t: ALPHA_BAR[t] * c + 1 - ALPHA_BAR[t] for t in timesteps}
     variance, zeros = marginal[timesteps[0]], torch.zeros_like(z)
     for t, s in zip(timesteps, [*timesteps[1:], None], strict=True):
-        noise = scheduler.step(zeros, t, zeros, generator=seeded()).prev_sample
+        noise = scheduler.step(zeros, t, zeros, generator=seeded(5)).prev_sample
         eps_hat = image(math.sqrt(1 - ALPHA_BAR[t]) / marginal[t])
-        gain = modes(scheduler.step(eps_hat, t, image(np.ones_like(c)), generator=seeded()).prev_sample - noise)
+        gain = modes(scheduler.step(eps_hat, t, image(np.ones_like(c)), generator=seeded(5)).prev_sample - noise)
         variance = gain**2 * variance + (modes(noise) / modes(z)) ** 2
         last = ALPHA_BAR[t]
         expected = marginal[s] if s is not None else c * (1 - (1 - last) / (last * c + 1 - last))
@@ -248,7 +206,7 @@ def test_band_variance_of_the_data_limits_what_a_bad_network_may_add():
     t = int(bad.timesteps[0])
     x_0_weight, beta_tilde = bad._steps[t].x_0_weight, good._steps[t].noise_std ** 2
     zeros = torch.zeros(400, 3, *SIZE, dtype=torch.float64)
-    noise = bad.step(zeros, t, zeros, generator=seeded()).prev_sample
+    noise = bad.step(zeros, t, zeros, generator=seeded(5)).prev_sample
     assert float(noise.var()) == pytest.approx(beta_tilde + x_0_weight**2 * 0.1, rel=0.02)
 
 
@@ -281,78 +239,3 @@ def test_step_compiles_once_for_all_timesteps(variance_type: str):
             expected = step(output, t, x_t)
             torch.manual_seed(0)
             torch.testing.assert_close(compiled(output, t, x_t), expected, rtol=2e-6, atol=2e-6)
-
-
-def random_calibration() -> dict:
-    edges = band_edges(*SIZE, 5)
-    v = np.random.default_rng(3).uniform(0.01, 2, (3, len(edges) - 1))
-    return spectral_calibration(v, orthonormal(3), edges)
-
-
-@pytest.mark.parametrize("variance_type", ["analytic", "spectral"])
-def test_calibration_survives_files_configs_and_other_schedulers(variance_type: str, tmp_path: Path):
-    scheduler = exact(variance_type, random_calibration())
-    scheduler.save_pretrained(tmp_path)
-    ddim = diffusers.DDIMScheduler.from_config(scheduler.config)
-    ddim.save_pretrained(tmp_path / "ddim")
-    others = [
-        DDPMCarsScheduler.from_pretrained(tmp_path),
-        DDPMCarsScheduler.from_config(scheduler.config),
-        DDPMCarsScheduler.from_config(ddim.config),
-        DDPMCarsScheduler.from_pretrained(tmp_path / "ddim"),
-        DDPMCarsScheduler.from_config(DDPMScheduler.from_pretrained(tmp_path).config),
-    ]
-    x = torch.randn(2, 3, *SIZE, generator=seeded())
-    scheduler.set_timesteps(10)
-    expected = scheduler.step(x, scheduler.timesteps[2], x, generator=seeded()).prev_sample
-    for other in others:
-        other.set_timesteps(10)
-        assert torch.equal(other.step(x, other.timesteps[2], x, generator=seeded()).prev_sample, expected)
-
-
-def test_a_calibration_is_not_printed_number_by_number():
-    scheduler = exact("spectral", random_calibration())
-    assert len(repr(scheduler)) < 2000
-    assert "spectral" in repr(scheduler)
-    assert json.loads(scheduler.to_json_string())["_calibration"]["eps_mse"] == random_calibration()["eps_mse"]
-
-
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        ({"num_train_timesteps": 500}, "measured with 1000 timesteps, not 500"),
-        ({"beta_end": 0.03}, "another noise schedule"),
-        ({"beta_schedule": "squaredcos_cap_v2"}, "another noise schedule"),
-    ],
-)
-def test_a_calibration_is_refused_by_another_schedule(other: dict, message: str):
-    calibrated = exact("analytic", calibration_of(gaussian_mse(0.3)))
-    with pytest.raises(ValueError, match=message):
-        DDPMCarsScheduler.from_config(calibrated.config, **other).set_timesteps(10)
-    with pytest.raises(ValueError, match=message):
-        DDPMCarsScheduler(**other).set_calibration(calibration_of(gaussian_mse(0.3)))
-
-
-@pytest.mark.parametrize("variance_type", ["analytic", "spectral"])
-def test_calibrated_variances_say_how_to_get_them(variance_type: str):
-    x = torch.zeros(1, 3, 8, 8)
-    with pytest.raises(ValueError, match=rf"{variance_type}.*ddpm_cars\.calibrate"):
-        DDPMCarsScheduler(variance_type=variance_type).step(x, 5, x)
-
-
-def test_spectral_refuses_what_it_was_not_calibrated_for():
-    with pytest.raises(ValueError, match="no bands"):
-        exact("spectral", calibration_of(gaussian_mse(0.3))).set_timesteps(10)
-    scheduler = exact("spectral", random_calibration())
-    for shape in ((1, 3, 8, 8), (1, 1, *SIZE), (1, 3, SIZE[0] * SIZE[1])):
-        x = torch.zeros(shape)
-        with pytest.raises(ValueError, match=r"calibrated for .* = \(3, 6, 10\)"):
-            scheduler.step(x, 5, x)
-
-
-def test_forgetting_a_calibration():
-    scheduler = exact("analytic", calibration_of(gaussian_mse(0.3)))
-    scheduler.set_timesteps(10)
-    scheduler.set_calibration(None)
-    with pytest.raises(ValueError, match="calibrate"):
-        scheduler.set_timesteps(10)
