@@ -359,7 +359,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         self.custom_timesteps = timesteps is not None
         self.num_inference_steps = len(chosen)
         self.timesteps = torch.from_numpy(chosen).to(device)
-        self._refresh_tables()
+        self._refresh_tables(chosen)
         for name in {name for name, *_ in self._constants}:
             self._constant(name, self.timesteps.device)
 
@@ -455,14 +455,15 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             std[-2] = np.minimum(std[-2], bound)
         return np.where(s >= 0, std, 0.0)
 
-    def _refresh_tables(self) -> None:
+    def _refresh_tables(self, chosen: np.ndarray | None = None) -> None:
         """Compute the coefficients of every chosen step, once for each value of `self.timesteps`."""
         config = self.config
         # A config may be changed in place, and `timesteps` assigned.
         key = (self.timesteps, config.variance_type, config.get("_calibration"), config.max_last_noise_grey_levels)
         if self._tables_for is not None and all(a is b for a, b in zip(key, self._tables_for, strict=True)):
             return
-        t = self.timesteps.cpu().numpy()
+        # Timesteps that somebody assigned have to be read; this waits for their device, once.
+        t = self.timesteps.cpu().numpy() if chosen is None else chosen
         s = np.append(t[1:], -1)
         with np.errstate(all="ignore"):
             alpha_bar_t = self._alpha_bar[t]

@@ -121,3 +121,15 @@ def test_learned_range_runs_from_fixed_small_to_fixed_large(timesteps: list[int]
             got = schedulers["learned_range"].step(model_output, t, x_t, generator=seeded(0)).prev_sample
             expected = schedulers[name].step(eps, t, x_t, generator=seeded(0)).prev_sample
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("t", [0, 300, 999])
+def test_noised_samples_have_the_moments_of_the_marginal(t: int):
+    x_0 = torch.linspace(-1, 1, 4, dtype=torch.float64).expand(100_000, 4)
+    eps = randn(100_000, 4, dtype=torch.float64)
+    x_t = DDPMCarsScheduler().add_noise(x_0, eps, torch.tensor(t))
+    alpha_bar = alpha_bars()[t]
+    # Five standard errors.
+    bound = 5 * math.sqrt((1 - alpha_bar) / 100_000)
+    assert float((x_t.mean(0) - math.sqrt(alpha_bar) * x_0[0]).abs().max()) < bound
+    torch.testing.assert_close(x_t.var(0), torch.full((4,), 1 - alpha_bar, dtype=torch.float64), rtol=0.03, atol=0)

@@ -239,3 +239,20 @@ def test_step_compiles_once_for_all_timesteps(variance_type: str):
             expected = step(output, t, x_t)
             torch.manual_seed(0)
             torch.testing.assert_close(compiled(output, t, x_t), expected, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large", "learned_range", "analytic", "spectral"])
+def test_step_never_reads_a_value_from_the_device(variance_type: str, on_device: bool):
+    scheduler = exact(variance_type, random_calibration())
+    # Tensors on "meta" have no values: whatever would wait for a device raises here.
+    scheduler.set_timesteps(10, device="meta" if on_device else None)
+    x_t = torch.empty(2, 3, *SIZE, device="meta")
+    output = torch.cat([x_t, x_t], dim=1) if variance_type == "learned_range" else x_t
+    for t in scheduler.timesteps:
+        step = scheduler.step(output, t, x_t)
+        assert step.prev_sample.shape == x_t.shape
+        assert step.prev_sample.device.type == "meta"
+    many = torch.empty(2, dtype=torch.int64, device="meta")
+    assert scheduler.step(output, many, x_t).prev_sample.shape == x_t.shape
+    assert scheduler.add_noise(x_t, x_t, many).shape == x_t.shape
