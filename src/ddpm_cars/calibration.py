@@ -30,8 +30,8 @@ def calibrate(
 ) -> dict[str, Any]:
     """Measure eps_mse_t = E (eps - eps_hat)^2 / d for "analytic" and "spectral", and install it in `scheduler`.
 
-    For a perfect model it is 1 - Gamma_t with Gamma_t = E |eps_hat|^2 / d (arXiv:2201.06503, eq. 8). The error is the
-    better estimate for an imperfect one, whose error sampling meets. It is measured on x_0,
+    For a perfect model it is 1 - Gamma_t with Gamma_t = E |eps_hat|^2 / d (arXiv:2201.06503, section 3). For an
+    imperfect one the error is the better estimate, since sampling meets it. It is measured on x_0,
     alpha_bar / (1 - alpha_bar) E (x_0 - x_0_hat)^2, with the clipping and the kind of prediction of the scheduler.
 
     Args:
@@ -57,7 +57,7 @@ def calibrate(
     probe = _probe(scheduler)
     alpha_bar = probe.alphas_cumprod.double().numpy()
     timesteps = _spaced_in_log_snr(alpha_bar, num_timesteps)
-    bands = None if num_bands is None else _Bands(images, num_bands)
+    bands = None if num_bands is None else Bands(images, num_bands)
     generator = torch.Generator().manual_seed(seed)
     mse, band_mse = [], []
     for t in tqdm(timesteps.tolist(), desc="calibrating", unit="timestep", disable=not progress_bar):
@@ -65,7 +65,7 @@ def calibrate(
         squares = torch.zeros(images.shape[1:], dtype=torch.float64)
         band_squares = torch.zeros_like(squares)
         for rows in chosen.split(batch_size):
-            error = _x_0_error(unet, probe, images[rows], t, generator)
+            error = x_0_error(unet, probe, images[rows], t, generator)
             squares += error.square().sum(0)
             if bands is not None:
                 band_squares += bands.modes(error).square().sum(0)
@@ -149,10 +149,21 @@ def _spaced_in_log_snr(alpha_bar: np.ndarray, num_timesteps: int | None) -> np.n
 
 
 @torch.no_grad()
-def _x_0_error(
+def x_0_error(
     unet: Callable[..., Any], probe: DDPMCarsScheduler, x_0: torch.Tensor, t: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Return x_0 - x_0_hat in float64, from fresh noise."""
+    """Return x_0 - x_0_hat from fresh noise.
+
+    Args:
+        unet: As in `calibrate`.
+        probe: A scheduler that is set to every training timestep and samples with a fixed variance.
+        x_0: Clean images, shape (batch, C, H, W), float32 on the CPU.
+        t: The timestep, in [0, T - 1].
+        generator: Where the noise comes from.
+
+    Returns:
+        A float64 tensor of the shape of `x_0`.
+    """
     device, dtype = getattr(unet, "device", x_0.device), getattr(unet, "dtype", x_0.dtype)
     eps = torch.randn(x_0.shape, generator=generator)
     x_t = probe.add_noise(x_0, eps, torch.tensor(t))
@@ -176,8 +187,13 @@ def _rounded(values: Any) -> Any:
     return float(f"{values:.{NUM_SIGNIFICANT_DIGITS}g}")
 
 
-class _Bands:
-    """Radial bands of the 2-D DCT on decorrelated colour axes."""
+class Bands:
+    """Radial bands of the 2-D DCT on the decorrelated colour axes of some images.
+
+    Args:
+        images: Shape (N, C, H, W), floating point.
+        num_bands: As in `band_edges`.
+    """
 
     def __init__(self, images: torch.Tensor, num_bands: int):
         height, width = self.sample_size = list(images.shape[2:])

@@ -182,8 +182,8 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             1000 / T, so that any T ends as near to pure noise as 1000 does. The result is kept in the config as
             `trained_betas`, from which other schedulers get the same noise levels.
         max_last_noise_grey_levels: Bound on the mean magnitude of the last noise that "analytic" and "spectral" add,
-            in steps of 1/255 of the range [-1, 1] (arXiv:2201.06503, section 5), above 0; None for data that are
-            not pictures.
+            in steps of 1/255 of the range [-1, 1], above 0, as Bao et al. clip sigma_2; None for data that are not
+            pictures.
 
     Raises:
         NotImplementedError: If `beta_schedule` is unknown.
@@ -426,14 +426,12 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         self._check_calibration(calibration)
         return calibration
 
-    def _x_0_variance(self, t: np.ndarray, eps_mse: Any) -> np.ndarray:
-        """Return Var(x_0 | x_t) at every t from eps_mse, (K, ...), at the calibrated timesteps.
+    def _x_0_variance(self, t: np.ndarray, known: np.ndarray, eps_mse: Any) -> np.ndarray:
+        """Return Var(x_0 | x_t) = (1 - alpha_bar) / alpha_bar eps_mse at every t from eps_mse, (K, ...), at `known`.
 
-        It is (1 - alpha_bar) / alpha_bar eps_mse (arXiv:2201.06503, eq. 13). Between calibrated timesteps the
-        variance that Gaussian data of the same eps_mse would have is interpolated, which is exact for such data.
+        It follows from x_0 = (x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar) (eq. 4). Between known timesteps the
+        variance of Gaussian data with the same eps_mse is interpolated, which is exact for such data.
         """
-        calibration = self._calibration()
-        known = np.asarray(calibration["timesteps"])
         has_signal = self._alpha_bar[known] > 0
         known, alpha_bar = known[has_signal], self._alpha_bar[known[has_signal]]
         mse = np.clip(np.asarray(eps_mse, dtype=np.float64)[has_signal], 1e-12, 1 - 1e-12)
@@ -494,10 +492,11 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
 
     def _with_calibrated_noise(self, t: np.ndarray, steps: _Step) -> _Step:
         calibration = self._calibration()
-        x_0_variance = np.clip(self._x_0_variance(t, calibration["eps_mse"]), 0, 1)
+        known = np.asarray(calibration["timesteps"])
+        x_0_variance = np.clip(self._x_0_variance(t, known, calibration["eps_mse"]), 0, 1)
         steps = steps._replace(noise_std=self._calibrated_std(t, steps, x_0_variance))
         if self.config.variance_type == "spectral":
-            x_0_variance = self._x_0_variance(t, calibration["band_eps_mse"])
+            x_0_variance = self._x_0_variance(t, known, calibration["band_eps_mse"])
             # A posterior never varies by more than the data.
             x_0_variance = np.minimum(x_0_variance, np.asarray(calibration["band_variance"]))
             band_std = self._calibrated_std(t, steps, x_0_variance)
