@@ -13,7 +13,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
-OutputType = Literal["pil", "np", "pt", "raw", "latent"]
+OutputType = Literal["pil", "np", "pt", "raw", "numpy", "latent"]
 OUTPUT_TYPES = get_args(OutputType)
 
 
@@ -100,7 +100,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
             num_inference_steps: How many denoising steps; None means every timestep the scheduler was trained with.
             output_type: "pil" for PIL images, "np" for a float32 array (batch, height, width, channels) in [0, 1],
                 "pt" for a float32 tensor (batch, channels, height, width) in [0, 1], "raw" for that in [-1, 1];
-                "latent" is what other pipelines call "raw".
+                "numpy" and "latent" are what diffusers has also called "np" and "raw".
             return_dict: Whether an `ImagePipelineOutput` is returned, else a tuple of its one value.
             callback_on_step_end: Called after every step as `callback(pipe, step_index, timestep, tensors)`. A dict
                 that it returns may hold "latents", which then replaces x_s.
@@ -214,4 +214,4 @@ class DDPMCarsPipeline(DiffusionPipeline):
         if output_type == "pt":
             return images
         array = images.permute(0, 2, 3, 1).cpu().numpy()
-        return array if output_type == "np" else self.numpy_to_pil(array)
+        return self.numpy_to_pil(array) if output_type == "pil" else array

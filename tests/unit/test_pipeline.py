@@ -499,3 +499,9 @@ def test_the_ddim_pipeline_takes_our_scheduler(unet: UNet2DModel):
         for scheduler in (DDPMCarsScheduler, DDPMScheduler)
     ]
     np.testing.assert_array_equal(images[0], images[1])
+
+
+@pytest.mark.parametrize(("name", "other"), [("np", "numpy"), ("raw", "latent")])
+def test_output_types_by_their_other_names(pipe: DDPMCarsPipeline, name: str, other: str):
+    a, b = (pipe(1, seeded(0), 2, output_type=kind).images for kind in (name, other))
+    assert (torch.as_tensor(a) == torch.as_tensor(b)).all()
