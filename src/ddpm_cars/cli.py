@@ -102,14 +102,12 @@ def _sample(config: SampleConfig) -> None:
     from accelerate import PartialState
 
     from ddpm_cars.plots import make_grid, save_png
-    from ddpm_cars.sampling import denoising_strip, generate, make_scheduler
+    from ddpm_cars.sampling import denoising_strip, generate
 
     pipeline = _load_pipeline(config.pretrained_model_name_or_path)
     if config.scheduler is not None or config.variance_type is not None:
-        name, options = config.scheduler or "DDPMCarsScheduler", {}
-        if config.variance_type is not None:
-            options["variance_type"] = config.variance_type
-        pipeline.scheduler = make_scheduler(name, pipeline.scheduler.config, **options)
+        name = config.scheduler or "DDPMCarsScheduler"
+        pipeline.scheduler = _with_variance(pipeline.scheduler.config, name, config.variance_type)
     T = pipeline.scheduler.config.num_train_timesteps
     if config.num_inference_steps is not None and config.num_inference_steps > T:
         raise ConfigError(f"num_inference_steps is {config.num_inference_steps}; this model was trained with {T}")
@@ -138,6 +136,12 @@ def _load_pipeline(name: str) -> Any:
         raise ConfigError(f"no pipeline can be loaded from {name}: {error}") from error
 
 
+def _with_variance(config: Any, name: str, variance_type: str | None) -> Any:
+    from ddpm_cars.sampling import make_scheduler
+
+    return make_scheduler(name, config, **({} if variance_type is None else {"variance_type": variance_type}))
+
+
 def calibrate(argv: Sequence[str] | None = None) -> None:
     """Run scripts/calibrate.py."""
     _main(CalibrateConfig, _calibrate, argv)
@@ -150,7 +154,6 @@ def _calibrate(config: CalibrateConfig) -> None:
     from ddpm_cars.calibration import calibrate, fit_init_noise
     from ddpm_cars.checkpoints import write_text
     from ddpm_cars.data import load_images, to_samples
-    from ddpm_cars.sampling import make_scheduler
 
     folder = Path(config.pretrained_model_name_or_path)
     if not (folder / "model_index.json").exists():
@@ -162,14 +165,14 @@ def _calibrate(config: CalibrateConfig) -> None:
     pictures = {field.name: getattr(config, field.name) for field in fields(PicturesConfig)}
     images = load_images(ImageConfig(**pictures, resolution=size), pipeline.unet.config.in_channels)
     samples = to_samples(np.array(images[:]))
-    scheduler = make_scheduler("DDPMCarsScheduler", pipeline.scheduler.config, variance_type=config.variance_type)
+    scheduler = _with_variance(pipeline.scheduler.config, "DDPMCarsScheduler", config.variance_type)
     options = {k: getattr(config, k) for k in ("num_timesteps", "num_images", "batch_size", "num_bands", "seed")}
     calibrate(pipeline.unet, samples, scheduler, **options)
     if config.fit_init_noise:
         fit_init_noise(samples, scheduler)
     path = folder / "scheduler" / scheduler.config_name
     write_text(path, scheduler.to_json_string())
-    print(f"calibrated on {len(samples)} pictures, samples with {config.variance_type}: {path}")
+    print(f"calibrated on {len(samples)} pictures, samples with {scheduler.config.variance_type}: {path}")
 
 
 def show(argv: Sequence[str] | None = None) -> None:

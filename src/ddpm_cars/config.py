@@ -227,8 +227,8 @@ class CalibrateConfig(PicturesConfig):
 
     pretrained_model_name_or_path: str
     """Folder of a saved pipeline; its scheduler_config.json is replaced."""
-    variance_type: Variance = "analytic"
-    """Variance that the model samples with from now on."""
+    variance_type: Variance | None = None
+    """Variance that the model samples with from now on; null leaves it as it is."""
     num_timesteps: int | None = 50
     """Timesteps that are measured, spread evenly over log SNR; null measures all."""
     num_images: int = 64

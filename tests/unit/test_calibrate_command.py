@@ -66,6 +66,7 @@ def test_init_noise_is_measured_when_asked_for(model: Path, pictures: Path, tmp_
     pipe = DDPMCarsPipeline.from_pretrained(model)
     assert len(pipe.scheduler.config._init_noise["mean"]) == 3
     assert "band_eps_mse" not in pipe.scheduler.config._calibration
+    assert pipe.scheduler.config.variance_type == "fixed_small"
     matched = pipe(2, torch.Generator().manual_seed(0), 3, output_type="raw").images
     pipe.scheduler.register_to_config(_init_noise=None)
     assert not torch.allclose(pipe(2, torch.Generator().manual_seed(0), 3, output_type="raw").images, matched)
