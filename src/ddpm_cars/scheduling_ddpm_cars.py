@@ -537,9 +537,11 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         # Reading it would wait for its device, or break a compiled graph.
         if timestep.device.type != "cpu" or torch.compiler.is_compiling():
             return timestep
+        if timestep.ndim == 0:
+            return timestep.item()
         for number in timestep.flatten().tolist():
             self._check_chosen(number)
-        return timestep.item() if timestep.ndim == 0 else timestep
+        return timestep
 
     def _check_chosen(self, number: float) -> None:
         if number not in self._steps:
