@@ -22,8 +22,9 @@ demo: $(VENV)/.installed
 	@echo "What it draws now:      $(DEMO)/samples/grid.png"
 	@echo "How it gets there:      $(DEMO)/samples/denoising.png"
 
+# Two processes of one thread each: runs of several processes would only get in each other's way with more.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

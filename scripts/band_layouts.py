@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.calibration import Bands, band_edges, x_0_error
 from ddpm_cars.config import ImageConfig
-from ddpm_cars.data import load_images, to_samples
+from ddpm_cars.data import training_samples
 from ddpm_cars.scheduling_ddpm_cars import band_index
 
 NUM_IMAGES = 1024
@@ -53,7 +53,7 @@ def main() -> None:
     unet = DDPMCarsPipeline.from_pretrained(arguments.pretrained_model_name_or_path).unet
     size = unet.config.sample_size
     config = ImageConfig(train_data_dir=arguments.train_data_dir, resolution=size)
-    images = to_samples(np.array(load_images(config, unet.config.in_channels)[:]))
+    images = training_samples(config, unet.config.in_channels)
     bands = Bands(images, 2)
     scheduler, generator = DDPMCarsScheduler(), torch.Generator().manual_seed(0)
     alpha_bar = scheduler.alphas_cumprod.double().numpy()

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, calibrate
 from ddpm_cars.checkpoints import write_text
 from ddpm_cars.config import ImageConfig
-from ddpm_cars.data import load_images, to_samples
+from ddpm_cars.data import training_samples
 from ddpm_cars.scheduling_ddpm_cars import dct_matrix
 
 # Decided before the first figure; DDIM is there to tell whether the model is good enough for the question.
@@ -95,8 +95,7 @@ class Study:
         self.pipeline = DDPMCarsPipeline.from_pretrained(arguments.pretrained_model_name_or_path)
         self.pipeline.set_progress_bar_config(disable=True)
         size = self.pipeline.unet.config.sample_size
-        images = load_images(ImageConfig(train_data_dir=arguments.train_data_dir, resolution=size), 3)
-        self.images = to_samples(np.array(images[:]))
+        self.images = training_samples(ImageConfig(train_data_dir=arguments.train_data_dir, resolution=size))
         if arguments.compile:
             self.pipeline.unet.compile()
         if self.pipeline.scheduler.config.get("_calibration") is None:

@@ -76,11 +76,11 @@ def calibrate(
     calibration = {
         "num_train_timesteps": len(alpha_bar),
         "timesteps": timesteps.tolist(),
-        "alphas_cumprod": _rounded(alpha_bar[timesteps]),
-        "eps_mse": _rounded(np.minimum(mse, 1)),
+        "alphas_cumprod": rounded(alpha_bar[timesteps]),
+        "eps_mse": rounded(np.minimum(mse, 1)),
     }
     if bands is not None:
-        calibration |= {**bands.description(), "band_eps_mse": _rounded(np.minimum(band_mse, 1))}
+        calibration |= {**bands.description(), "band_eps_mse": rounded(np.minimum(band_mse, 1))}
     scheduler.set_calibration(calibration)
     return calibration
 
@@ -115,9 +115,9 @@ def fit_init_noise(images: torch.Tensor, scheduler: SchedulerMixin, num_modes: i
     statistics = {
         "rows": rows,
         "columns": columns,
-        "mean": _rounded(low.mean(0).view(-1, m, m).numpy()),
-        "covariance": _rounded(torch.cov(low.T, correction=0).reshape(low.shape[1], -1).numpy()),
-        "rest_variance": _rounded(rest.numpy()),
+        "mean": rounded(low.mean(0).view(-1, m, m).numpy()),
+        "covariance": rounded(torch.cov(low.T, correction=0).reshape(low.shape[1], -1).numpy()),
+        "rest_variance": rounded(rest.numpy()),
     }
     scheduler.register_to_config(_init_noise=statistics)
     return statistics
@@ -178,12 +178,12 @@ def _dct(x: torch.Tensor) -> torch.Tensor:
     return rows @ x @ columns.T
 
 
-def _rounded(values: Any) -> Any:
-    """Return an array as nested lists of short numbers: a config is text, and nothing measured is more exact."""
+def rounded(values: Any) -> Any:
+    """Return an array as nested lists of short numbers: JSON is text, and nothing measured is more exact."""
     if isinstance(values, list):
-        return [_rounded(value) for value in values]
+        return [rounded(value) for value in values]
     if isinstance(values, np.ndarray):
-        return _rounded(values.tolist())
+        return rounded(values.tolist())
     return float(f"{values:.{NUM_SIGNIFICANT_DIGITS}g}")
 
 
@@ -218,7 +218,7 @@ class Bands:
             "sample_size": self.sample_size,
             "band_edges": self.edges.tolist(),
             "colour_axes": self.axes.tolist(),
-            "band_variance": _rounded(self.data_variance),
+            "band_variance": rounded(self.data_variance),
         }
 
 

@@ -1,27 +1,23 @@
 """The command lines. This is the only file that knows the library that reads them."""
 
+import errno
+import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from ddpm_cars.config import (
-    CalibrateConfig,
-    ConfigError,
-    ImageConfig,
-    NoiseConfig,
-    PicturesConfig,
-    SampleConfig,
-    ShowConfig,
-    ToyCarsConfig,
-    TrainingConfig,
-)
+from ddpm_cars.command_configs import CalibrateConfig, EvaluateConfig, SampleConfig, ShowConfig, ToyCarsConfig
+from ddpm_cars.config import ConfigError, ImageConfig, NoiseConfig, PicturesConfig, TrainingConfig
 
 Config = TypeVar("Config")
+
+# What a person mends with room or permissions; anything else is a mistake of the program.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -50,7 +46,9 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> tupl
     parser.add_class_arguments(config_class)
     switches = {f"--{field.name}" for field in fields(config_class) if field.type is bool}  # type: ignore[arg-type]
     arguments = _spell_out_switches(sys.argv[1:] if argv is None else argv, switches)
-    values = parser.parse_args(arguments).as_dict()
+    types = {f"--{field.name}": str(field.type) for field in fields(config_class)}  # type: ignore[arg-type]
+    lists = {flag: "str" in kind for flag, kind in types.items() if "tuple[" in kind}
+    values = parser.parse_args(_gather_lists(arguments, lists)).as_dict()
     values.pop("config")
     try:
         return config_class(**values), parser
@@ -68,14 +66,35 @@ def _spell_out_switches(argv: Sequence[str], switches: set[str]) -> list[str]:
     return spelled
 
 
+def _gather_lists(argv: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
+    """Let `--class_labels red 2` stand for `--class_labels '["red", "2"]'`; True marks a list of texts."""
+    gathered, rest = [], list(argv)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if flag not in lists:
+            gathered.append(flag + equals + value)
+            continue
+        values = [value] if equals else []
+        while rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        if values and values[0] != "null" and not values[0].startswith("["):
+            # Not escaped: the pairs that JSON escapes some characters to are no characters to YAML.
+            texts = (json.dumps(value, ensure_ascii=False) if lists[flag] else value for value in values)
+            values = [f"[{', '.join(texts)}]"]
+        gathered += [flag, *values]
+    return gathered
+
+
 def _main(config_class: type[Config], run: Callable[[Config], Any], argv: Sequence[str] | None) -> None:
     config, parser = parse(config_class, argv)
     try:
         run(config)
     except ConfigError as error:
         parser.error(str(error))
-    except FloatingPointError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        _end(1, f"error: {error.filename or 'a file'} cannot be written or read: {error.strerror}")
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -85,12 +104,29 @@ def train(argv: Sequence[str] | None = None) -> None:
         # Imported late so that --help and mistakes answer at once.
         from accelerate import PartialState
 
+        from ddpm_cars.guard import RunError, RunStopped
         from ddpm_cars.training import train
 
-        folder = train(config)
-        PartialState().print(f"model: {folder}\nsamples: {folder / 'samples.png'}\nloss: {folder / 'loss.png'}")
+        try:
+            folder = train(config)
+        except (FloatingPointError, RunError) as error:
+            _end(1, f"error: {error}")
+        except RunStopped as stop:
+            # What a shell reports of a process that a signal has ended.
+            _end(128 + stop.signum, str(stop))
+        except KeyboardInterrupt:
+            _end(130, "interrupted; the same command continues")
+        if not config.dry_run:
+            PartialState().print(f"model: {folder}\nsamples: {folder / 'samples.png'}\nloss: {folder / 'loss.png'}")
 
     _main(TrainingConfig, run, argv)
+
+
+def _end(code: int, message: str) -> NoReturn:
+    """End the process; of several with one command line, the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 def sample(argv: Sequence[str] | None = None) -> None:
@@ -102,7 +138,7 @@ def _sample(config: SampleConfig) -> None:
     from accelerate import PartialState
 
     from ddpm_cars.plots import make_grid, save_png
-    from ddpm_cars.sampling import denoising_strip, generate
+    from ddpm_cars.sampling import as_class_ids, denoising_strip, generate
 
     pipeline = _load_pipeline(config.pretrained_model_name_or_path)
     if config.scheduler is not None or config.variance_type is not None:
@@ -115,15 +151,20 @@ def _sample(config: SampleConfig) -> None:
         pipeline.scheduler.set_timesteps(config.num_inference_steps or T)
     except ValueError as error:
         raise ConfigError(f"{config.pretrained_model_name_or_path}: {error}") from error
+    classes: dict[str, Any] = {
+        "class_labels": as_class_ids(pipeline, config.class_labels, config.guidance_scale),
+        "guidance_scale": config.guidance_scale,
+    }
     pipeline.to(PartialState().device)
     output_dir = Path(config.output_dir)
     images: list[Any] = []
-    for image in generate(pipeline, config.num_images, config.batch_size, config.seed, config.num_inference_steps):
+    seed, num_inference_steps = config.seed, config.num_inference_steps
+    for image in generate(pipeline, config.num_images, config.batch_size, seed, num_inference_steps, **classes):
         save_png(image, output_dir / f"{len(images):05d}.png")
         images.append(image)
     print(f"grid: {save_png(make_grid(images), output_dir / 'grid.png')}")
     if config.strip:
-        strip = denoising_strip(pipeline, min(4, config.num_images), config.seed, config.num_inference_steps)
+        strip = denoising_strip(pipeline, min(4, config.num_images), seed, num_inference_steps, **classes)
         print(f"denoising: {save_png(strip, output_dir / 'denoising.png')}")
 
 
@@ -148,12 +189,11 @@ def calibrate(argv: Sequence[str] | None = None) -> None:
 
 
 def _calibrate(config: CalibrateConfig) -> None:
-    import numpy as np
     from accelerate import PartialState
 
     from ddpm_cars.calibration import calibrate, fit_init_noise
     from ddpm_cars.checkpoints import write_text
-    from ddpm_cars.data import load_images, to_samples
+    from ddpm_cars.data import training_samples
 
     folder = Path(config.pretrained_model_name_or_path)
     if not (folder / "model_index.json").exists():
@@ -163,8 +203,7 @@ def _calibrate(config: CalibrateConfig) -> None:
     if not isinstance(size, int):
         raise ConfigError(f"{folder} draws pictures of {size}; only squares can be made of the training pictures")
     pictures = {field.name: getattr(config, field.name) for field in fields(PicturesConfig)}
-    images = load_images(ImageConfig(**pictures, resolution=size), pipeline.unet.config.in_channels)
-    samples = to_samples(np.array(images[:]))
+    samples = training_samples(ImageConfig(**pictures, resolution=size), pipeline.unet.config.in_channels)
     scheduler = _with_variance(pipeline.scheduler.config, "DDPMCarsScheduler", config.variance_type)
     options = {k: getattr(config, k) for k in ("num_timesteps", "num_images", "batch_size", "num_bands", "seed")}
     calibrate(pipeline.unet, samples, scheduler, **options)
@@ -175,6 +214,20 @@ def _calibrate(config: CalibrateConfig) -> None:
     print(f"calibrated on {len(samples)} pictures, samples with {scheduler.config.variance_type}: {path}")
 
 
+def evaluate(argv: Sequence[str] | None = None) -> None:
+    """Run scripts/evaluate.py."""
+
+    def run(config: EvaluateConfig) -> None:
+        from accelerate import PartialState
+
+        from ddpm_cars.evaluation import evaluate
+
+        page, summary = evaluate(config)
+        PartialState().print(f"{summary}\nreport: {page}")
+
+    _main(EvaluateConfig, run, argv)
+
+
 def show(argv: Sequence[str] | None = None) -> None:
     """Run scripts/show.py."""
     _main(ShowConfig, _show, argv)
@@ -183,11 +236,11 @@ def show(argv: Sequence[str] | None = None) -> None:
 def _show(config: ShowConfig) -> None:
     import numpy as np
 
-    from ddpm_cars.data import load_images, to_samples
+    from ddpm_cars.data import load_pictures, to_samples
     from ddpm_cars.plots import forward_noising_strip, make_grid, save_png, to_pil
     from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
-    images = load_images(config)
+    images = load_pictures(config).images
     chosen = np.random.default_rng(config.seed).permutation(len(images))[: config.num_images]
     samples = to_samples(images[chosen])
     schedule = {field.name: getattr(config, field.name) for field in fields(NoiseConfig)}

@@ -1,7 +1,10 @@
 """All that a run depends on, as frozen dataclasses. The docstring of a field is its `--help` text."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from PIL import ImageColor
 
 Preset = Literal["tiny", "32", "64", "peer64"]
 Resize = Literal["squash", "crop", "pad"]
@@ -13,11 +16,27 @@ class ConfigError(ValueError):
     """A mistake that the person at the command line can mend; the message says how."""
 
 
-def _at_least(config: Any, minimum: float, *names: str) -> None:
+def at_least(config: Any, minimum: float, *names: str) -> None:
+    """Raise a ConfigError for the first of the named fields that is a number below `minimum` or not finite."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not value >= minimum:
-            raise ConfigError(f"{name} is {value}; it must be {minimum} or more")
+        if value is not None and not minimum <= value < math.inf:
+            raise ConfigError(f"{name} is {value}; it must be {minimum} or more, and finite")
+
+
+def above_zero(config: Any, *names: str) -> None:
+    """Raise a ConfigError for the first of the named fields that is a number and not a finite one above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{name} is {value}; it must be above 0, and finite")
+
+
+def in_unit_interval(config: Any, *names: str) -> None:
+    """Raise a ConfigError for the first of the named fields that is not in [0, 1)."""
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it must be in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +56,25 @@ class PicturesConfig:
     cache_dir: str | None = None
     """Where decoded pictures are kept between runs; null is the cache of `datasets`."""
     resize: Resize = "squash"
-    """How: squash ignores the aspect ratio, crop keeps the centre, pad adds white borders."""
+    """How: squash ignores the aspect ratio, crop keeps the centre, pad adds borders."""
+    background: str = "white"
+    """Colour behind transparent pictures and of borders, by name or as #rrggbb."""
+    max_bad_images_fraction: float = 0.01
+    """Pictures that cannot be decoded are left out and reported; if they are more than this share, nothing runs."""
 
     def __post_init__(self) -> None:
+        in_unit_interval(self, "max_bad_images_fraction")
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError as error:
+            raise ConfigError(f"background is {self.background}; give a colour such as black or #8090a0") from error
         if (self.train_data_dir is None) == (self.dataset_name is None):
             raise ConfigError("give the pictures with exactly one of train_data_dir (a folder) and dataset_name")
+        if self.train_data_dir is not None:
+            for name, nothing in (("dataset_config_name", None), ("image_column", "image"), ("label_column", "label")):
+                value = getattr(self, name, nothing)
+                if value != nothing:
+                    raise ConfigError(f"{name} is {value}; it goes with dataset_name, not with train_data_dir")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +86,7 @@ class ImageConfig(PicturesConfig):
 
     def __post_init__(self) -> None:
         PicturesConfig.__post_init__(self)
-        _at_least(self, 8, "resolution")
+        at_least(self, 8, "resolution")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +107,7 @@ class NoiseConfig:
     """Move the last noise level to exactly pure noise; not for epsilon prediction."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "num_train_timesteps")
+        at_least(self, 1, "num_train_timesteps")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ConfigError(
                 f"beta_start is {self.beta_start} and beta_end is {self.beta_end}; "
@@ -92,23 +125,47 @@ class NoiseConfig:
 class TrainingConfig(ImageConfig, NoiseConfig):
     """One training run."""
 
+    validation_split: str | None = None
+    """Split that is kept out of training and measured on; null is none. Without `split`, training joins the others."""
+    streaming: bool = False
+    """Read the shards (Parquet, WebDataset) of dataset_name while training, for data larger than a machine."""
+    shuffle_window_images: int = 512
+    """Pictures of a shard that are shuffled together, with streaming."""
     random_flip: bool = True
     """Mirror every picture with probability 1/2."""
+    class_conditional: bool = False
+    """Learn the classes: the names of the folders that hold the pictures, or label_column."""
+    label_column: str = "label"
+    """Column of the dataset that holds the classes."""
+    class_dropout_prob: float = 0.1
+    """How often a class is hidden while training, so that sampling can be guided; 0 for no guidance."""
 
     preset: Preset = "64"
     """Network: tiny (for CPUs), 32, 64, or peer64, the one of diffusers' train_unconditional.py."""
     model_config: str | None = None
     """JSON file with the arguments of a UNet2DModel, instead of a preset."""
+    dropout: float = 0.0
+    """Probability that a value inside the network is dropped while training; 0 leaves it to model_config."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third slower."""
 
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     """What the network predicts: the noise, the clean picture, or v."""
-    variance_type: FixedVariance = "fixed_small"
-    """Variance of the reverse step when the saved pipeline samples."""
+    variance_type: Literal[FixedVariance, "learned_range"] = "fixed_small"
+    """Variance of the reverse step when the saved pipeline samples; learned_range is learned with the hybrid loss."""
+    vlb_weight: float = 0.001
+    """Weight of the variational bound beside the simple loss, with learned_range."""
+    snr_gamma: float | None = None
+    """Weights the loss by min(SNR, snr_gamma), 5 is usual; null weights all timesteps alike."""
+    timestep_sampling: Literal["uniform", "stratified"] = "uniform"
+    """How a batch draws its timesteps: independently, or one from each of as many equal parts as it has pictures."""
 
     train_batch_size: int = 64
     """Pictures per process and gradient computation."""
     gradient_accumulation_steps: int = 1
     """Gradient computations per optimiser step."""
+    auto_find_batch_size: bool = False
+    """Where memory is short, halve train_batch_size and double gradient_accumulation_steps until a step fits."""
     num_epochs: int = 100
     """Passes over the pictures, where max_train_steps is null."""
     max_train_steps: int | None = None
@@ -131,14 +188,16 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Term that keeps the division by the second moment finite."""
     max_grad_norm: float | None = 1.0
     """Gradients are scaled down to this norm; null is off."""
+    max_skipped_steps: int = 0
+    """Steps with a loss or gradient that is not finite that may be left out before the run stops."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """Precision of the network's arithmetic; null is what accelerate was configured with."""
     use_ema: bool = True
     """Keep a moving average of the weights, and sample with it."""
-    ema_max_decay: float = 0.9999
-    """Largest decay of the average."""
+    ema_half_life_steps: tuple[int, ...] = (7000,)
+    """Steps after which a weight counts half in the average. Of several, the best on validation_split is published."""
     ema_inv_gamma: float = 1.0
-    """The decay at a step is 1 - (1 + step / ema_inv_gamma) ** -ema_power."""
+    """Until it reaches that of the half-life, the decay at a step is 1 - (1 + step / ema_inv_gamma) ** -ema_power."""
     ema_power: float = 0.75
     """See ema_inv_gamma."""
     seed: int = 0
@@ -147,7 +206,7 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     output_dir: str = "ddpm-cars-model"
     """Where everything is written; the same command continues the run that it finds there."""
     overwrite_output_dir: bool = False
-    """Delete the checkpoints and sample grids in output_dir and start again."""
+    """Delete the checkpoints, sample grids and best model in output_dir and start again."""
     checkpointing_steps: int | None = 500
     """Steps between checkpoints; null is off."""
     checkpoints_total_limit: int | None = 2
@@ -158,10 +217,16 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Pictures in a sample grid."""
     num_inference_steps: int | None = None
     """Denoising steps of the sample grids; null is all num_train_timesteps."""
+    validation_steps: int | None = 1000
+    """Steps between measurements on validation_split; null measures at the end only."""
+    num_validation_images: int = 512
+    """Pictures of validation_split that are measured on, with the same noise every time."""
     logging_steps: int = 50
     """Steps over which a logged loss is averaged."""
     logger: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Tracker that the log goes to besides loss.json; null is off."""
+    dry_run: bool = False
+    """Check everything, print the plan and stop."""
 
     def __post_init__(self) -> None:
         ImageConfig.__post_init__(self)
@@ -171,119 +236,31 @@ class TrainingConfig(ImageConfig, NoiseConfig):
                 "rescale_betas_zero_snr leaves nothing of the picture at the last timestep, where prediction_type "
                 "epsilon then says nothing of it; use v_prediction or sample"
             )
-        _at_least(self, 1, "train_batch_size", "gradient_accumulation_steps", "num_epochs", "max_train_steps")
-        _at_least(self, 1, "checkpointing_steps", "checkpoints_total_limit", "save_images_steps", "logging_steps")
-        _at_least(self, 1, "eval_batch_size", "num_inference_steps")
-        _at_least(self, 0, "lr_warmup_steps", "learning_rate", "adam_weight_decay", "adam_epsilon", "seed")
-        for name in ("adam_beta1", "adam_beta2", "ema_max_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        for name in ("ema_inv_gamma", "ema_power", "max_grad_norm"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+        at_least(self, 1, "train_batch_size", "gradient_accumulation_steps", "num_epochs", "max_train_steps")
+        at_least(self, 1, "shuffle_window_images", "validation_steps", "num_validation_images")
+        at_least(self, 1, "checkpointing_steps", "checkpoints_total_limit", "save_images_steps", "logging_steps")
+        at_least(self, 1, "eval_batch_size", "num_inference_steps")
+        at_least(self, 0, "lr_warmup_steps", "learning_rate", "adam_weight_decay", "adam_epsilon", "seed")
+        at_least(self, 0, "max_skipped_steps")
+        in_unit_interval(self, "adam_beta1", "adam_beta2", "dropout", "class_dropout_prob")
+        above_zero(self, "ema_inv_gamma", "ema_power", "max_grad_norm", "snr_gamma", "vlb_weight")
+        if not self.ema_half_life_steps or min(self.ema_half_life_steps) < 1:
+            raise ConfigError(f"ema_half_life_steps is {self.ema_half_life_steps}; give one or more, each 1 or more")
         if self.num_inference_steps is not None and self.num_inference_steps > self.num_train_timesteps:
             raise ConfigError(
                 f"num_inference_steps is {self.num_inference_steps}; "
                 f"it cannot exceed num_train_timesteps, {self.num_train_timesteps}"
             )
+        if self.streaming:
+            self._check_streaming()
 
-
-@dataclass(frozen=True, kw_only=True)
-class SampleConfig:
-    """Pictures from a saved pipeline."""
-
-    pretrained_model_name_or_path: str
-    """Folder of a saved pipeline, or its id on the Hub."""
-    output_dir: str = "samples"
-    """Where the pictures are written."""
-    num_images: int = 16
-    """How many."""
-    batch_size: int = 16
-    """How many at a time; the pictures do not depend on it."""
-    seed: int = 0
-    """Picture i is drawn from the seed `seed + i`."""
-    num_inference_steps: int | None = None
-    """Denoising steps; null is every timestep of the training."""
-    scheduler: str | None = None
-    """Scheduler class of diffusers, or DDPMCarsScheduler, made from the saved one's config; null is the saved one."""
-    variance_type: Variance | None = None
-    """Variance of the steps of DDPMCarsScheduler; null is that of the saved one."""
-    strip: bool = False
-    """Also write denoising.png: how the first pictures come out of the noise."""
-
-    def __post_init__(self) -> None:
-        _at_least(self, 1, "num_images", "batch_size", "num_inference_steps")
-        _at_least(self, 0, "seed")
-        if self.variance_type is not None and self.scheduler not in (None, "DDPMCarsScheduler"):
+    def _check_streaming(self) -> None:
+        if self.dataset_name is None:
             raise ConfigError(
-                f"variance_type is {self.variance_type} and scheduler is {self.scheduler}; "
-                "only DDPMCarsScheduler has a choice of variances"
+                "streaming reads shards: give dataset_name, a dataset on the Hub or a local folder of Parquet or "
+                "WebDataset files, instead of train_data_dir"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrateConfig(PicturesConfig):
-    """Measure a saved model on its training pictures, for the variances and the init noise that depend on it."""
-
-    pretrained_model_name_or_path: str
-    """Folder of a saved pipeline; its scheduler_config.json is replaced."""
-    variance_type: Variance | None = None
-    """Variance that the model samples with from now on; null leaves it as it is."""
-    num_timesteps: int | None = 50
-    """Timesteps that are measured, spread evenly over log SNR; null measures all."""
-    num_images: int = 64
-    """Pictures per timestep."""
-    batch_size: int = 64
-    """Pictures at a time."""
-    num_bands: int | None = 16
-    """Bands of spatial frequency for variance_type spectral; null measures for analytic only."""
-    fit_init_noise: bool = False
-    """Also measure the noise to start from, for schedules that do not end in pure noise, as the tutorial's."""
-    seed: int = 0
-    """Decides the pictures and the noise."""
-
-    def __post_init__(self) -> None:
-        PicturesConfig.__post_init__(self)
-        _at_least(self, 2, "num_timesteps", "num_bands")
-        _at_least(self, 1, "num_images", "batch_size")
-        _at_least(self, 0, "seed")
-        if self.variance_type == "spectral" and self.num_bands is None:
-            raise ConfigError("variance_type spectral needs num_bands; it is null")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShowConfig(ImageConfig, NoiseConfig):
-    """A look at the pictures before training."""
-
-    output_dir: str = "preview"
-    """Where dataset.png and noising.png are written."""
-    num_images: int = 36
-    """Pictures in the preview."""
-    seed: int = 0
-    """Decides which pictures, and the noise."""
-
-    def __post_init__(self) -> None:
-        ImageConfig.__post_init__(self)
-        NoiseConfig.__post_init__(self)
-        _at_least(self, 1, "num_images")
-        _at_least(self, 0, "seed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToyCarsConfig:
-    """The data set that the package draws itself."""
-
-    output_dir: str = "toy-cars"
-    """Where train/ and test/ are written."""
-    num_train_images: int = 2000
-    """Pictures in train/."""
-    num_test_images: int = 200
-    """Pictures in test/."""
-    resolution: int = 64
-    """Height and width in pixels."""
-    seed: int = 0
-    """Decides every picture."""
-
-    def __post_init__(self) -> None:
-        _at_least(self, 0, "num_train_images", "num_test_images", "seed")
-        _at_least(self, 8, "resolution")
+        if self.max_train_steps is None:
+            raise ConfigError("streaming does not know how long an epoch is: give max_train_steps")
+        if self.split is None:
+            raise ConfigError("streaming needs the name of one split, such as split: train")

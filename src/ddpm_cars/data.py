@@ -3,170 +3,132 @@
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from datasets.exceptions import DatasetNotFoundError
-from PIL import Image, ImageOps
-from tqdm import tqdm
 
+from ddpm_cars.checkpoints import write_text
 from ddpm_cars.config import ConfigError, ImageConfig
+from ddpm_cars.picture_cache import DECODER_VERSION, decode_once, good_rows, make_report
+from ddpm_cars.picture_sources import find_pictures
 
-# Part of the cache's key: raise it whenever the pixels that decoding gives change.
-_DECODER_VERSION = 1
-_BACKGROUND = (255, 255, 255)
+# How many bad pictures an error names.
+_NUM_NAMED = 5
 
 
-def load_image_dataset(config: ImageConfig) -> datasets.Dataset:
-    """Open the pictures of `config` without decoding them.
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Decoded pictures, those that cannot be decoded left out.
 
-    Args:
-        config: Names the folder or data set, and the split; without a split all of them are joined.
-
-    Returns:
-        A data set with the one column "image", each row a dict of `path` and `bytes`.
-
-    Raises:
-        ConfigError: If the folder, data set, split or column does not exist, or holds no picture.
+    Attributes:
+        images: A read-only memory map, uint8 (N, height, width, channels).
+        labels: int64 (N,), the class of each; None without classes.
+        class_names: The classes, of every split; empty without.
+        digests: uint64 (N,), of the bytes of the files; copies have the same, also in another split.
+        sha256: Of all pixels and labels in order, in hexadecimal digits: the identity of the training data.
+        report: What became of every file: "source", "num_images" (N), "num_listed" (with bad ones), "bad_images" (a
+            "path" and a "reason" each), "duplicates" (lists of paths of files with the same bytes, all of which are
+            kept), "not_listed" (pictures that are in no split or of a kind that is not read) and "ignored_suffixes"
+            (how many files are no pictures, by suffix).
     """
-    source = config.train_data_dir or config.dataset_name
-    if config.train_data_dir is not None and not Path(config.train_data_dir).is_dir():
-        raise ConfigError(f"train_data_dir {config.train_data_dir} is not a folder")
-    try:
-        if config.train_data_dir is not None:
-            found = datasets.load_dataset(
-                "imagefolder",
-                data_dir=config.train_data_dir,
-                split=config.split,
-                cache_dir=config.cache_dir,
-                drop_labels=True,
-            )
-        else:
-            found = datasets.load_dataset(
-                config.dataset_name, config.dataset_config_name, split=config.split, cache_dir=config.cache_dir
-            )
-    except (DatasetNotFoundError, datasets.data_files.EmptyDatasetError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"no pictures can be read from {source}: {reason}") from error
-    parts = list(found.values()) if isinstance(found, dict) else [found]
-    for part in parts:
-        if config.image_column not in part.column_names:
-            raise ConfigError(f"{source} has no column {config.image_column!r}; it has {part.column_names}")
-    parts = [part.select_columns(config.image_column).rename_columns({config.image_column: "image"}) for part in parts]
-    joined = datasets.concatenate_datasets(parts)
-    if len(joined) == 0:
-        raise ConfigError(f"{source} holds no pictures")
-    return joined.cast_column("image", datasets.Image(decode=False))
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+    digests: np.ndarray
+    sha256: str
+    report: dict[str, Any]
 
 
-def decode_image(source: str | os.PathLike | bytes, mode: str = "RGB") -> Image.Image:
-    """Decode one picture as a viewer would show it.
-
-    EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled rather than cut off, and of an
-    animation the first frame is taken.
-
-    Args:
-        source: Path, or the bytes of the file.
-        mode: "RGB" or "L".
-
-    Returns:
-        The picture in `mode`.
-
-    Raises:
-        OSError: If it cannot be decoded.
-    """
-    with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        # 32-bit grey comes from 16-bit files; larger values do not occur in pictures.
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*_BACKGROUND, 255)), image)
-    return image.convert(mode)
-
-
-def resize_image(image: Image.Image, resolution: int, resize: str) -> Image.Image:
-    """Bring a picture to `resolution` x `resolution` pixels with an antialiasing filter.
-
-    Args:
-        image: Any size.
-        resolution: Height and width of the result.
-        resize: "squash", "crop" or "pad"; see `ImageConfig.resize`.
-    """
-    size = (resolution, resolution)
-    if resize == "crop":
-        return ImageOps.fit(image, size, Image.Resampling.BICUBIC)
-    if resize == "pad":
-        white = 255 if image.mode == "L" else _BACKGROUND
-        return ImageOps.pad(image, size, Image.Resampling.BICUBIC, color=white)
-    return image.resize(size, Image.Resampling.BICUBIC)
-
-
-def load_images(config: ImageConfig, num_channels: int = 3) -> np.ndarray:
+def load_pictures(
+    config: ImageConfig,
+    num_channels: int = 3,
+    *,
+    label_column: str | None = None,
+    excluded_split: str | None = None,
+    report_path: Path | None = None,
+    min_images: int = 1,
+) -> Pictures:
     """Decode every picture of `config`, once: a later call with the same files and settings reads the result.
 
+    Pictures that cannot be decoded are left out. If there are any, or files that are no part of the data, one line
+    on stderr says so.
+
     Args:
-        config: Names the pictures, the resolution and how to reach it.
+        config: Names the pictures, the resolution and how to reach it, and how many may be bad.
         num_channels: 3 for colour, 1 for grey.
+        label_column: Column with the classes: a ClassLabel, integers or strings. For train_data_dir any name means
+            the names of the folders that hold the pictures. None is no classes.
+        excluded_split: Split that is not joined where `config.split` is None.
+        report_path: Where the report is written as JSON; of several processes one should give it.
+        min_images: How many pictures a batch needs.
 
     Returns:
-        A read-only memory map, uint8 (num_images, resolution, resolution, num_channels).
+        The pictures.
 
     Raises:
-        ConfigError: If there are no pictures, or some cannot be decoded.
+        ConfigError: If the folder, dataset, split or column does not exist, holds no or too few pictures or no
+            classes, or if more than `config.max_bad_images_fraction` of the pictures cannot be decoded.
     """
-    dataset = load_image_dataset(config)
     if num_channels not in (1, 3):
         raise ConfigError(f"the network takes {num_channels} channels; pictures can be given to one with 1 or 3")
-    settings = [_DECODER_VERSION, dataset._fingerprint, len(dataset), config.resolution, config.resize, num_channels]
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
-    path = Path(config.cache_dir or datasets.config.HF_DATASETS_CACHE) / "ddpm_cars" / f"{key}.npy"
-    if not path.exists():
-        _decode_all(dataset, path, config, "RGB" if num_channels == 3 else "L")
-    return np.load(path, mmap_mode="r")
+    source = find_pictures(config, label_column, excluded_split)
+    _check_number(source.size, source.place, min_images)
+    settings = [config.resolution, config.resize, config.background, config.split, label_column, excluded_split]
+    key = json.dumps([DECODER_VERSION, source.fingerprint, source.size, num_channels, *settings])
+    cache_dir = Path(config.cache_dir or datasets.config.HF_DATASETS_CACHE) / "ddpm_cars"
+    report: dict[str, Any] = {}
+
+    def accept(bad: dict[int, str], digests: np.ndarray) -> None:
+        report.update(make_report(source, bad, digests))
+        if report_path is not None:
+            write_text(report_path, json.dumps(report, indent=1))
+        _check_bad(report, config.max_bad_images_fraction, report_path)
+
+    path = cache_dir / hashlib.sha256(key.encode()).hexdigest()[:32]
+    decoded = decode_once(source, path, config, num_channels, accept)
+    _check_number(len(decoded.images), source.place, min_images)
+    labels = None if source.labels is None else source.labels[good_rows(source.size, decoded.bad)]
+    return Pictures(decoded.images, labels, source.class_names, decoded.digests, decoded.sha256, report)
 
 
-def _decode_all(dataset: datasets.Dataset, path: Path, config: ImageConfig, mode: str) -> None:
-    """Write the decoded pictures to `path`, which appears only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    shape = (len(dataset), config.resolution, config.resolution, len(mode))
+def training_samples(config: ImageConfig, num_channels: int = 3) -> torch.Tensor:
+    """Load all pictures of `config` into memory as what the network sees; see `load_pictures` and `to_samples`."""
+    return to_samples(np.array(load_pictures(config, num_channels).images))
 
-    def decode(i: int) -> np.ndarray | str:
-        row = dataset[i]["image"]
-        try:
-            image = decode_image(row["bytes"] or row["path"], mode)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return f"{row['path'] or f'row {i}'} ({error})"
-        return np.asarray(resize_image(image, config.resolution, config.resize)).reshape(shape[1:])
 
-    bad = []
-    try:
-        out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        # Pillow decodes and resizes outside the interpreter's lock, so threads use every core.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            decoded = pool.map(decode, range(len(dataset)))
-            for i, pixels in enumerate(tqdm(decoded, "decoding", len(dataset), unit="image")):
-                if isinstance(pixels, str):
-                    bad.append(pixels)
-                else:
-                    out[i] = pixels
-        if bad:
-            raise ConfigError(
-                f"{len(bad)} of {len(dataset)} pictures cannot be decoded, remove or mend them: {'; '.join(bad[:5])}"
-            )
-        out.flush()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _check_number(num_images: int, place: str, min_images: int) -> None:
+    if num_images == 0:
+        raise ConfigError(f"{place} holds no pictures")
+    if num_images < min_images:
+        raise ConfigError(
+            f"the {num_images} pictures of {place} do not fill one batch of {min_images}; lower train_batch_size"
+        )
+
+
+def _check_bad(report: dict[str, Any], limit: float, report_path: Path | None) -> None:
+    """Warn of what is left out, and raise a ConfigError if the bad pictures are too many."""
+    bad, total, place = report["bad_images"], report["num_listed"], report["source"]
+    in_full = f"; all are listed in {report_path}" if report_path else ""
+    if len(bad) / total > limit:
+        named = "; ".join(f"{picture['path']} ({picture['reason']})" for picture in bad[:_NUM_NAMED])
+        raise ConfigError(
+            f"{len(bad)} of {total} pictures of {place} ({len(bad) / total:.2%}) cannot be decoded, "
+            f"max_bad_images_fraction is {limit:.2%}; remove or mend them, or raise it: {named}{in_full}"
+        )
+    left_out = []
+    if bad:
+        left_out.append(f"{len(bad)} of {total} pictures cannot be decoded, such as {bad[0]['path']}")
+    if unlisted := report["not_listed"]:
+        left_out.append(f"{len(unlisted)} in no split or of a kind that is not read, such as {unlisted[0]}")
+    # Of several processes with the same pictures, the first one speaks.
+    if left_out and os.environ.get("RANK", "0") == "0":
+        print(f"left out of {place}: {'; '.join(left_out)}{in_full}", file=sys.stderr)
 
 
 def to_samples(images: np.ndarray) -> torch.Tensor:

@@ -40,13 +40,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def create_unet(preset: str, resolution: int, model_config: str | None = None) -> UNet2DModel:
+def create_unet(
+    preset: str, resolution: int, model_config: str | None = None, *, learn_variance: bool = False, **overrides: Any
+) -> UNet2DModel:
     """Build a network with fresh weights, drawn from torch's global generator.
 
     Args:
         preset: A key of `PRESETS`.
         resolution: Height and width of its pictures, a multiple of 2 for every level below the first.
         model_config: Path of a JSON file with arguments of `UNet2DModel`, instead of the preset.
+        learn_variance: Whether half of the output channels hold the variance (Nichol & Dhariwal 2021, eq. 15).
+        overrides: Further arguments of `UNet2DModel`, which win.
 
     Returns:
         The network in float32.
@@ -55,7 +59,9 @@ def create_unet(preset: str, resolution: int, model_config: str | None = None) -
         ConfigError: If the file cannot be used, or the resolution does not fit the network.
     """
     arguments = PRESETS[preset] if model_config is None else _read_model_config(model_config)
-    arguments = {**arguments, "sample_size": resolution}
+    arguments = {**arguments, "sample_size": resolution, **overrides}
+    if learn_variance:
+        arguments["out_channels"] = 2 * arguments.get("in_channels", 3)
     try:
         unet = UNet2DModel(**arguments)
     except (TypeError, ValueError) as error:
@@ -65,6 +71,12 @@ def create_unet(preset: str, resolution: int, model_config: str | None = None) -
         raise ConfigError(
             f"resolution is {resolution}; this network halves it {len(unet.config.block_out_channels) - 1} times, "
             f"so it must be a multiple of {factor} (the nearest is {max(1, round(resolution / factor)) * factor})"
+        )
+    expected = unet.config.in_channels * (2 if learn_variance else 1)
+    if unet.config.out_channels != expected:
+        raise ConfigError(
+            f"model_config {model_config} has {unet.config.out_channels} out_channels; with {unet.config.in_channels} "
+            f"in_channels and this variance_type there must be {expected}"
         )
     return unet
 

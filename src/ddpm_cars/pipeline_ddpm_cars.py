@@ -4,6 +4,7 @@ The file stands alone: it needs torch, numpy and diffusers only, so that it can 
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -63,16 +64,46 @@ class DDPMCarsPipeline(DiffusionPipeline):
     start from the same noise and differ only by what the network rounds.
 
     Args:
-        unet: The network that predicts eps, x_0 or v. `sample_size` in its config fixes the image size.
+        unet: The network that predicts eps, x_0 or v. `sample_size` in its config fixes the image size. With
+            `num_class_embeds` one above the number of names, its last class is "no class", and it can be guided.
         scheduler: `DDPMCarsScheduler` or any other scheduler of the Karras family.
+        id2label: Names of the classes 0, 1, ... of the UNet. One name may list several with commas between.
+
+    Raises:
+        ValueError: If the keys of `id2label` are not 0, 1, ...
     """
 
     model_cpu_offload_seq = "unet"
     _callback_tensor_inputs = ["latents", "pred_original_sample"]
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: SchedulerMixin,
+        # JSON, which a saved pipeline comes from, knows no integer keys.
+        id2label: dict[int, str] | dict[str, str] | None = None,
+    ):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
+        self.labels: dict[str, int] = {}
+        if id2label is not None:
+            self._name_classes(id2label)
+
+    def _name_classes(self, id2label: Mapping[Any, str]) -> None:
+        names = {int(i): name for i, name in id2label.items()}
+        if sorted(names) != list(range(len(names))):
+            raise ValueError(f"id2label names the classes {sorted(names)}; name those from 0 to {len(names) - 1}.")
+        # Only where there are names: other pipelines warn of an entry that they do not know.
+        self.register_to_config(id2label=names)
+        self.labels = {part.strip(): i for i, name in names.items() for part in name.split(",")}
+        self.labels |= {name: i for i, name in names.items()}
+
+    @property
+    def null_class(self) -> int | None:
+        """The class that stands for no class at all (Ho & Salimans 2022), None where the UNet was trained without."""
+        num_names = len(self.config.get("id2label") or ())
+        has_one_more = num_names > 0 and self.unet.config.num_class_embeds == num_names + 1
+        return num_names if has_one_more else None
 
     @property
     def num_timesteps(self) -> int:
@@ -89,9 +120,13 @@ class DDPMCarsPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, torch.Tensor] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        class_labels: int | Sequence[int] | torch.Tensor | None = None,
+        class_labels: int | str | Sequence[int | str] | torch.Tensor | None = None,
+        guidance_scale: float = 1.0,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Generate images.
+        """Generate images, with classifier-free guidance where `guidance_scale` is not 1.
+
+        The prediction is then eps_none + guidance_scale (eps_class - eps_none) (Ho & Salimans 2022, arXiv:2207.12598,
+        eq. 6, whose w is guidance_scale - 1), and alike for x_0 and v; a learned variance is that of the class.
 
         Args:
             batch_size: How many, 1 or more.
@@ -106,7 +141,10 @@ class DDPMCarsPipeline(DiffusionPipeline):
                 that it returns may hold "latents", which then replaces x_s.
             callback_on_step_end_tensor_inputs: Which tensors the callback is given: "latents" (x_s) and
                 "pred_original_sample" (x_0_hat, None where the scheduler does not report it).
-            class_labels: Integers in [0, num_class_embeds), one per image or one for all; for UNets with classes.
+            class_labels: Integers in [0, num_class_embeds) or names, one per image or one for all; for UNets with
+                classes. Where the last class is "no class", None stands for it, and labels end before it.
+            guidance_scale: How far to go from no class to the class, any finite number; 1 is the class alone, at half
+                the work. Others need a UNet whose last class is "no class".
 
         Returns:
             `images`, as `output_type` says.
@@ -118,6 +156,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
             num_inference_steps = self.scheduler.config.num_train_timesteps
         self._check_inputs(batch_size, generator, num_inference_steps, output_type, callback_on_step_end_tensor_inputs)
         device = self._execution_device
+        self._check_guidance(guidance_scale, class_labels)
         labels = self._prepare_class_labels(class_labels, batch_size, device)
         # The timesteps stay on the CPU: schedulers look them up there, and reading one off a device would wait for it.
         self.scheduler.set_timesteps(num_inference_steps)
@@ -129,7 +168,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
         x_t = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         x_t = self._match_init_noise(x_t) * self.scheduler.init_noise_sigma
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
-            model_output = self._predict(x_t, t, labels)
+            model_output = self._predict(x_t, t, labels, guidance_scale)
             step = self.scheduler.step(model_output, t, x_t, **step_kwargs)
             x_t = step.prev_sample
             if callback_on_step_end is not None:
@@ -176,24 +215,80 @@ class DDPMCarsPipeline(DiffusionPipeline):
         height, width = (size, size) if isinstance(size, int) else size
         return height, width
 
+    def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
+        """Return the classes of some names.
+
+        Args:
+            label: One name or several, keys of `labels`.
+
+        Returns:
+            As many integers in [0, num_class_embeds).
+
+        Raises:
+            ValueError: If there is no class of a name.
+        """
+        names = [label] if isinstance(label, str) else list(label)
+        unknown = [name for name in names if name not in self.labels]
+        if unknown and not self.labels:
+            raise ValueError(f"{unknown} was asked for, but the classes of this model have no names: pass integers.")
+        if unknown:
+            raise ValueError(f"{unknown} is not among the names of classes; choose from {sorted(self.labels)}.")
+        return [self.labels[name] for name in names]
+
+    def _check_guidance(self, guidance_scale: float, class_labels: Any) -> None:
+        if not math.isfinite(guidance_scale):
+            raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number.")
+        if guidance_scale == 1:
+            return
+        if self.null_class is None:
+            raise ValueError(
+                f"guidance_scale is {guidance_scale}, but this UNet has not learned to draw without a class: leave it "
+                "at 1, or train with a last class for that (num_class_embeds one above the names in id2label)."
+            )
+        if class_labels is None:
+            raise ValueError(
+                f"guidance_scale is {guidance_scale} but there is no class to be guided to: pass class_labels, or "
+                "leave it at 1."
+            )
+
     def _prepare_class_labels(self, class_labels: Any, batch_size: int, device: torch.device) -> torch.Tensor | None:
         num_classes = self.unet.config.num_class_embeds
         if num_classes is None and self.unet.config.class_embed_type is None:
             if class_labels is not None:
                 raise ValueError("class_labels were given, but this UNet takes none (`num_class_embeds` is None).")
             return None
+        null_class = self.null_class
         if class_labels is None:
-            raise ValueError(f"This UNet draws one of {num_classes} classes: pass class_labels.")
+            if null_class is None:
+                raise ValueError(f"This UNet draws one of {num_classes} classes: pass class_labels.")
+            return torch.full((batch_size,), null_class, device=device)
+        if isinstance(class_labels, str):
+            class_labels = [class_labels]
+        if isinstance(class_labels, Sequence):
+            class_labels = [self.get_label_ids(x)[0] if isinstance(x, str) else x for x in class_labels]
         labels = torch.as_tensor(class_labels, device=device).flatten()
         if len(labels) not in (1, batch_size):
             raise ValueError(f"{len(labels)} class_labels were given for {batch_size} images; pass one, or one each.")
-        if num_classes is not None and not bool(((labels >= 0) & (labels < num_classes)).all()):
-            raise ValueError(f"class_labels {labels.tolist()} must be from 0 to {num_classes - 1}.")
+        end = num_classes if null_class is None else null_class
+        if end is not None and not bool(((labels >= 0) & (labels < end)).all()):
+            raise ValueError(f"class_labels {labels.tolist()} must be from 0 to {end - 1}.")
         return labels.expand(batch_size)
 
-    def _predict(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    def _predict(
+        self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None, guidance_scale: float
+    ) -> torch.Tensor:
         model_input = self.scheduler.scale_model_input(x_t, t).to(self.unet.dtype)
-        model_output = self.unet(model_input, t, class_labels=labels).sample.to(x_t.dtype)
+        null_class = self.null_class
+        if guidance_scale == 1 or labels is None or null_class is None:
+            model_output = self.unet(model_input, t, class_labels=labels).sample.to(x_t.dtype)
+        else:
+            both = torch.cat([labels, torch.full_like(labels, null_class)])
+            outputs = self.unet(torch.cat([model_input] * 2), t, class_labels=both).sample.to(x_t.dtype)
+            of_class, of_none = outputs.chunk(2)
+            # A learned variance, the second half, is no direction to go further in.
+            of_class, variance = of_class[:, : x_t.shape[1]], of_class[:, x_t.shape[1] :]
+            of_none = of_none[:, : x_t.shape[1]]
+            model_output = torch.cat([of_none + guidance_scale * (of_class - of_none), variance], dim=1)
         if model_output.shape[1] == 2 * x_t.shape[1] and not self._samples_with_learned_variance():
             # The second half is a variance that this scheduler has no use for.
             model_output = model_output[:, : x_t.shape[1]]

@@ -18,7 +18,12 @@ _INK = (90, 90, 90)
 def to_pil(samples: torch.Tensor) -> list[Image.Image]:
     """Turn samples (batch, 1 or 3, height, width) in [-1, 1] into PIL images; values outside are clipped."""
     array = ((samples.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in array]
+    return arrays_to_pil(array)
+
+
+def arrays_to_pil(images: np.ndarray) -> list[Image.Image]:
+    """Turn pictures, uint8 (batch, height, width, 1 or 3), into PIL images."""
+    return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
 
 
 def save_png(image: Image.Image, path: str | Path) -> Path:
@@ -82,28 +87,43 @@ def forward_noising_strip(
     return make_grid(tiles, num_frames, labels=[f"t = {t}" for t in timesteps])
 
 
-def plot_loss(history: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
+def plot_loss(
+    history: Sequence[Mapping[str, Any]], path: str | Path, validation: Sequence[Mapping[str, Any]] = ()
+) -> Path:
     """Draw the loss over the optimiser steps as a PNG.
 
     Args:
-        history: Records with "step" and "loss".
+        history: Records with "step" and "loss", and perhaps "loss_q1" to "loss_q4", of the quarters of the timesteps.
         path: Where to write.
+        validation: Records with "step" and "eps_mse", which has a value for each average of the weights.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
-    steps = [record["step"] for record in history]
-    losses = [record["loss"] for record in history]
+    # A record in which every step was left out has no loss.
+    steps = [record["step"] for record in history if "loss" in record]
+    losses = [record["loss"] for record in history if "loss" in record]
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     window = max(1, len(losses) // 20)
+    for i, colour in enumerate(("#f3b562", "#d9c58b", "#b5c9a8", "#8fb8b3"), start=1):
+        quarter = [(record["step"], record[f"loss_q{i}"]) for record in history if f"loss_q{i}" in record]
+        if quarter:
+            axes.plot(*zip(*quarter, strict=True), color=colour, linewidth=0.8, label=f"t in quarter {i} of T")
     axes.plot(steps, losses, color="#27548a" if window == 1 else "#b9c4d6", linewidth=1.5, label="loss")
     if window > 1:
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
         axes.plot(steps[window - 1 :], smooth, color="#27548a", linewidth=1.8, label=f"mean of {window} points")
-        axes.legend(frameon=False)
+    if validation:
+        lowest = [(record["step"], min(record["eps_mse"].values())) for record in validation]
+        axes.plot(*zip(*lowest, strict=True), color="#a3243b", marker="o", markersize=3, label="held out")
+    if len(axes.lines) > 1:
+        axes.legend(frameon=False, fontsize="small")
     axes.set(xlabel="optimiser step", ylabel="mean squared error", yscale="log")
+    # Over several decades there is room for the numbers 1, 2 and 5 only.
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     for axis_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         axis_formatter("{x:.3g}")
     axes.grid(which="both", color="#eeeeee", linewidth=0.6)

@@ -1,7 +1,7 @@
 """Many pictures from one pipeline, and the way they come out of the noise."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, get_args
 
 import diffusers
 import numpy as np
@@ -11,7 +11,7 @@ from PIL import Image
 from ddpm_cars.config import ConfigError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.plots import make_grid, to_pil
-from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, VarianceType
 
 
 def make_scheduler(name: str, config: Any, **options: Any) -> Any:
@@ -33,9 +33,57 @@ def make_scheduler(name: str, config: Any, **options: Any) -> Any:
     return getattr(diffusers, name).from_config(config, **options)
 
 
+def sampler_from_config(name: str, config: Any) -> Any:
+    """Build a scheduler from the config of another, by one word.
+
+    Args:
+        name: A variance of `DDPMCarsScheduler`, such as "fixed_small", or a name that `make_scheduler` knows.
+        config: The config to take over.
+
+    Raises:
+        ConfigError: If there is no such variance or class.
+    """
+    if name in get_args(VarianceType):
+        return make_scheduler("DDPMCarsScheduler", config, variance_type=name)
+    return make_scheduler(name, config)
+
+
 def seeded_generators(seed: int, start: int, stop: int) -> list[torch.Generator]:
     """Return a generator per picture: picture i is drawn from the seed `seed + i`, whatever its batch."""
     return [torch.Generator().manual_seed(seed + i) for i in range(start, stop)]
+
+
+def as_class_ids(
+    pipeline: DDPMCarsPipeline, class_labels: Sequence[str | int] | None, guidance_scale: float = 1.0
+) -> list[int] | None:
+    """Turn the classes of a command line into those of a model; a number is one that is not a name.
+
+    Args:
+        pipeline: The model.
+        class_labels: Names or numbers in text, 1 or more; None is none.
+        guidance_scale: What they are to be drawn with.
+
+    Returns:
+        What `generate` takes as `class_labels`.
+
+    Raises:
+        ConfigError: If the model does not have these classes, needs some, or cannot be guided.
+    """
+    ids: list[str | int] | None = None
+    if class_labels is not None:
+        texts = [str(label) for label in class_labels]
+        ids = [int(text) if text.isdecimal() and text not in pipeline.labels else text for text in texts]
+    try:
+        pipeline._check_guidance(guidance_scale, ids)
+        labels = pipeline._prepare_class_labels(ids, len(ids or [0]), torch.device("cpu"))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return None if ids is None or labels is None else labels.tolist()
+
+
+def _cycled(class_labels: Sequence[int | str] | None, start: int, stop: int) -> list[int | str] | None:
+    """Return the classes of pictures `start` to `stop - 1`, which take them in turn."""
+    return None if class_labels is None else [class_labels[i % len(class_labels)] for i in range(start, stop)]
 
 
 def generate(
@@ -44,8 +92,12 @@ def generate(
     batch_size: int = 16,
     seed: int = 0,
     num_inference_steps: int | None = None,
+    class_labels: Sequence[int | str] | None = None,
+    guidance_scale: float = 1.0,
+    callback_on_step_end: Callable[..., dict[str, torch.Tensor] | None] | None = None,
+    first_image: int = 0,
 ) -> Iterator[Image.Image]:
-    """Draw pictures, batch by batch; picture i depends on `seed + i` only.
+    """Draw pictures, batch by batch; picture i depends on `seed + i` and its class only.
 
     Args:
         pipeline: The model.
@@ -53,13 +105,29 @@ def generate(
         batch_size: How many at a time, 1 or more.
         seed: Of the first picture.
         num_inference_steps: Denoising steps; None is every training timestep.
+        class_labels: Classes that the pictures take in turn, 1 or more, as `DDPMCarsPipeline` takes them.
+        guidance_scale: As `DDPMCarsPipeline` takes it.
+        callback_on_step_end: As `DDPMCarsPipeline` takes it.
+        first_image: Number of the first picture, for processes that share the work.
 
     Yields:
         PIL images.
+
+    Raises:
+        ValueError: If the classes or the guidance do not fit the model.
     """
-    for start in range(0, num_images, batch_size):
-        generators = seeded_generators(seed, start, min(start + batch_size, num_images))
-        yield from pipeline(len(generators), generators, num_inference_steps, return_dict=False)[0]
+    end = first_image + num_images
+    for start in range(first_image, end, batch_size):
+        stop = min(start + batch_size, end)
+        yield from pipeline(
+            stop - start,
+            seeded_generators(seed, start, stop),
+            num_inference_steps,
+            class_labels=_cycled(class_labels, start, stop),
+            guidance_scale=guidance_scale,
+            callback_on_step_end=callback_on_step_end,
+            return_dict=False,
+        )[0]
 
 
 def denoising_strip(
@@ -68,6 +136,8 @@ def denoising_strip(
     seed: int = 0,
     num_inference_steps: int | None = None,
     num_frames: int = 10,
+    class_labels: Sequence[int | str] | None = None,
+    guidance_scale: float = 1.0,
 ) -> Image.Image:
     """Show x_t from noise to picture (Ho et al. 2020, algorithm 2), one row per picture.
 
@@ -77,6 +147,8 @@ def denoising_strip(
         seed: As in `generate`, so that the last column is the pictures of that.
         num_inference_steps: Denoising steps; None is every training timestep.
         num_frames: Columns, cut to the number of steps where that is smaller.
+        class_labels: As in `generate`.
+        guidance_scale: As in `generate`.
     """
     frames: list[tuple[int, list[Image.Image]]] = []
 
@@ -92,6 +164,8 @@ def denoising_strip(
         num_inference_steps,
         output_type="raw",
         callback_on_step_end=keep,
+        class_labels=_cycled(class_labels, 0, num_images),
+        guidance_scale=guidance_scale,
     )
     chosen = sorted(set(np.linspace(0, len(frames) - 1, num_frames).round().astype(int).tolist()))
     tiles = [frames[i][1][row] for row in range(num_images) for i in chosen]

@@ -113,7 +113,7 @@ def trained(folder: Path, train: Train) -> Path:
 
 def tensors_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     files = sorted(checkpoint.glob("*.safetensors"))
-    assert [file.stem for file in files] == ["ema", "optimizer", "unet"]
+    assert [file.stem for file in files] == ["average-7000", "optimizer", "unet"]
     return {f"{file.stem}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
@@ -130,7 +130,7 @@ def pixels(path: Path) -> np.ndarray:
 def test_everything_promised_is_written(trained: Path):
     assert {path.name for path in trained.iterdir()} == {
         *("model_index.json", "unet", "scheduler", "samples.png", "samples", "loss.png", "loss.json"),
-        *("config.yaml", "checkpoints", "logs"),
+        *("config.yaml", "checkpoints", "logs", "pictures.json", ".lock"),
     }
     assert json.loads((trained / "model_index.json").read_text())["_class_name"].endswith("DDPMCarsPipeline")
     assert [path.name for path in (trained / "unet").glob("*.safetensors")] == ["diffusion_pytorch_model.safetensors"]
@@ -150,7 +150,7 @@ def test_everything_promised_is_written(trained: Path):
 
 def test_the_saved_network_holds_the_averaged_weights(trained: Path):
     saved = load_file(trained / "unet/diffusion_pytorch_model.safetensors")
-    averaged = load_file(trained / "checkpoints/step-00000012/ema.safetensors")
+    averaged = load_file(trained / "checkpoints/step-00000012/average-7000.safetensors")
     assert saved.keys() == averaged.keys()
     assert all(torch.equal(saved[name], averaged[name]) for name in saved)
 

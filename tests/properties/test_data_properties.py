@@ -1,5 +1,8 @@
 """What holds for every batch order, every picture and every size."""
 
+import warnings
+from io import BytesIO
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -7,10 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from ddpm_cars.data import BatchOrder, resize_image, to_samples
+from ddpm_cars.data import BatchOrder, to_samples
+from ddpm_cars.images import PictureError, decode_image, resize_image
 from ddpm_cars.plots import to_pil
 
 properties = settings(max_examples=50, deadline=None)
+# ITU-R 601-2.
+LIGHTNESS = (0.299, 0.587, 0.114)
+SIGNATURES = (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0", b"RIFF\0\0\0\0WEBP", b"P6 ")
+KINDS = ("jpeg", "png", "gif", "webp", "tiff", "bmp", "ppm", "tga", "ico")
 
 
 @properties
@@ -73,11 +81,59 @@ def test_pictures_survive_the_way_to_samples_and_back(images: np.ndarray):
     resolution=st.integers(8, 48),
     resize=st.sampled_from(["squash", "crop", "pad"]),
     mode=st.sampled_from(["RGB", "L"]),
+    colour=st.tuples(*[st.integers(0, 255)] * 3),
 )
-def test_every_picture_becomes_a_square(width: int, height: int, resolution: int, resize: str, mode: str):
-    white = Image.new(mode, (width, height), 255 if mode == "L" else (255, 255, 255))
-    resized = resize_image(white, resolution, resize)
+def test_every_picture_becomes_a_square(
+    width: int, height: int, resolution: int, resize: str, mode: str, colour: tuple[int, int, int]
+):
+    background = "#{:02x}{:02x}{:02x}".format(*colour)
+    resized = resize_image(Image.new("RGB", (width, height), colour).convert(mode), resolution, resize, background)
     assert resized.size == (resolution, resolution)
     assert resized.mode == mode
-    # White borders and white pictures leave nothing but white, whatever the filter.
-    assert np.asarray(resized).min() == 255
+    # Borders of the colour of the picture leave nothing but that colour, whatever the filter.
+    pixels = np.asarray(resized)
+    assert np.all(pixels == pixels[0, 0])
+    assert np.abs(pixels[0, 0].astype(float) - (colour if mode == "RGB" else np.dot(colour, LIGHTNESS))).max() <= 1
+
+
+@properties
+@given(
+    pixels=hnp.arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6), st.just(4))),
+    background=st.tuples(*[st.integers(0, 255)] * 3),
+)
+def test_transparency_is_a_weighted_mean_with_the_background(pixels: np.ndarray, background: tuple[int, int, int]):
+    Image.fromarray(pixels, "RGBA").save(file := BytesIO(), "png")
+    decoded = np.asarray(decode_image(file.getvalue(), background="#{:02x}{:02x}{:02x}".format(*background)))
+    alpha = pixels[..., 3:] / 255
+    np.testing.assert_allclose(decoded, alpha * pixels[..., :3] + (1 - alpha) * background, atol=1)
+
+
+def assert_picture_or_reason(data: bytes) -> None:
+    reason = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = decode_image(data)
+        except PictureError as error:
+            reason = str(error)
+    assert reason != ""
+    assert reason is not None or image.mode == "RGB"
+
+
+@properties
+@given(data=st.binary(max_size=200), start=st.sampled_from(SIGNATURES))
+def test_no_file_gives_anything_but_a_picture_or_a_reason(data: bytes, start: bytes):
+    assert_picture_or_reason(start + data)
+
+
+@properties
+@given(
+    damage=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=8), kind=st.sampled_from(KINDS)
+)
+def test_damaged_files_give_a_picture_or_a_reason(damage: list[tuple[int, int]], kind: str):
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file := BytesIO(), kind)
+    data = bytearray(file.getvalue())
+    for position, value in damage:
+        data[position % len(data)] = value
+    assert_picture_or_reason(bytes(data))

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, cli
-from ddpm_cars.config import CalibrateConfig, ConfigError, NoiseConfig, SampleConfig, TrainingConfig
-from ddpm_cars.training import make_noise_scheduler
+from ddpm_cars.command_configs import CalibrateConfig, SampleConfig
+from ddpm_cars.config import ConfigError, NoiseConfig, TrainingConfig
+from ddpm_cars.setup import make_noise_scheduler
 
 
 @pytest.fixture(scope="module")

@@ -1,156 +1,174 @@
 """Pictures to pixels, and pixels to batches."""
 
+import hashlib
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ddpm_cars.config import ConfigError, ImageConfig
-from ddpm_cars.data import BatchOrder, decode_image, load_images, resize_image, step_seed, to_samples
+from ddpm_cars.config import ImageConfig
+from ddpm_cars.data import BatchOrder, Pictures, step_seed, to_samples, training_samples
+from ddpm_cars.picture_cache import decode_once
+from ddpm_cars.picture_sources import find_pictures
 
-RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-
-
-def corner(image: Image.Image) -> tuple[int, ...]:
-    return tuple(np.asarray(image)[0, 0].reshape(-1).tolist())
+from .picture_helpers import BLUE, GREEN, GREY, RED, colours, save
 
 
-@pytest.mark.parametrize(
-    ("image", "suffix", "expected"),
-    [
-        (Image.new("RGB", (4, 4), RED), "png", RED),
-        (Image.new("L", (4, 4), 100), "png", (100, 100, 100)),
-        (Image.new("LA", (4, 4), (0, 0)), "png", (255, 255, 255)),
-        (Image.new("RGBA", (4, 4), (*RED, 0)), "png", (255, 255, 255)),
-        (Image.new("RGBA", (4, 4), (0, 0, 0, 51)), "png", (204, 204, 204)),
-        (Image.fromarray(np.full((4, 4), 32896, np.uint16)), "png", (128, 128, 128)),
-        (Image.new("1", (4, 4), 1), "png", (255, 255, 255)),
-        (Image.new("CMYK", (8, 8), (0, 0, 0, 255)), "jpg", (0, 0, 0)),
-    ],
-    ids=["rgb", "grey", "grey-alpha", "hidden-colour", "translucent", "16-bit", "bilevel", "cmyk"],
-)
-def test_pictures_are_decoded_as_a_viewer_shows_them(tmp_path: Path, image: Image.Image, suffix: str, expected: tuple):
-    path = tmp_path / f"picture.{suffix}"
-    image.save(path)
-    decoded = decode_image(path)
-    assert decoded.mode == "RGB"
-    assert np.abs(np.subtract(corner(decoded), expected)).max() <= 1
-    assert corner(decode_image(path.read_bytes())) == corner(decoded)
-    assert decode_image(path, "L").mode == "L"
+def test_every_split_is_joined_unless_one_is_named(load: Callable[..., Pictures]):
+    pictures = load()
+    assert pictures.images.shape == (3, 8, 8, 3)
+    assert pictures.images.dtype == np.uint8
+    assert not pictures.images.flags.writeable
+    assert colours(pictures) == [BLUE, RED, GREY]
+    assert (pictures.labels, pictures.class_names) == (None, ())
+    assert colours(load(split="train")) == [BLUE, RED]
+    assert colours(load(split="test+train[:50%]")) == [GREY, BLUE]
+    assert load(num_channels=1).images.shape == (3, 8, 8, 1)
 
 
-def test_palette_transparency_shows_white(tmp_path: Path):
-    image = Image.new("P", (4, 4), 1)
-    image.putpalette([*RED, *GREEN])
-    image.save(tmp_path / "p.png", transparency=1)
-    assert corner(decode_image(tmp_path / "p.png")) == (255, 255, 255)
+def test_the_background_reaches_the_pixels(load: Callable[..., Pictures], folder: Path):
+    Image.new("RGBA", (10, 20)).save(folder / "test" / "c.png")
+    padded = load(split="test", resize="pad", background="#102030").images
+    assert np.all(padded == (16, 32, 48))
+    assert np.all(load(split="test", resize="pad").images == 255)
 
 
-def test_exif_rotation_is_applied_and_animations_give_their_first_frame(tmp_path: Path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (8, 4), RED).save(tmp_path / "turned.jpg", exif=exif)
-    assert decode_image(tmp_path / "turned.jpg").size == (4, 8)
-    frames = [Image.new("RGB", (4, 4), colour) for colour in (BLUE, RED)]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert corner(decode_image(tmp_path / "a.gif")) == BLUE
+def test_digests_find_copies(load: Callable[..., Pictures], folder: Path):
+    (folder / "train" / "copy.png").write_bytes((folder / "test" / "c.png").read_bytes())
+    train, test = load(split="train"), load(split="test")
+    assert train.digests.dtype == np.uint64
+    assert [digest in test.digests for digest in train.digests] == [False, True, False]
 
 
-def test_resizing_keeps_what_it_should():
-    thirds = Image.new("RGB", (48, 16), GREEN)
-    thirds.paste(RED, (0, 0, 16, 16))
-    thirds.paste(BLUE, (32, 0, 48, 16))
-    squashed, cropped, padded = (np.asarray(resize_image(thirds, 12, how)) for how in ("squash", "crop", "pad"))
-    assert squashed.shape == cropped.shape == padded.shape == (12, 12, 3)
-    assert tuple(squashed[6, 1]) == RED
-    assert tuple(squashed[6, 6]) == GREEN
-    assert tuple(squashed[6, 10]) == BLUE
-    assert all(tuple(cropped[6, column]) == GREEN for column in (1, 6, 10))
-    assert tuple(padded[1, 6]) == (255, 255, 255)
-    assert tuple(padded[6, 1]) == RED
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    for i, name in enumerate(("train/a.png", "train/sub folder/ü b.PNG", "test/c.jpg")):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L" if i == 2 else "RGB", (20, 10), (60, RED, BLUE)[2 - i]).save(path)
-    return folder
-
-
-@pytest.fixture
-def load(folder: Path, tmp_path: Path) -> Callable[..., np.ndarray]:
-    def load(num_channels: int = 3, **changes: object) -> np.ndarray:
-        settings = {"train_data_dir": str(folder), "cache_dir": str(tmp_path / "cache"), "resolution": 8, **changes}
-        return load_images(ImageConfig(**settings), num_channels)
-
-    return load
-
-
-def test_every_split_is_joined_unless_one_is_named(load: Callable[..., np.ndarray]):
-    images = load()
-    assert images.shape == (3, 8, 8, 3)
-    assert images.dtype == np.uint8
-    colours = {tuple(image[4, 4].tolist()) for image in images}
-    assert colours == {BLUE, RED, (60, 60, 60)}
-    assert len(load(split="train")) == 2
-    assert load(num_channels=1).shape == (3, 8, 8, 1)
+def test_the_hash_covers_the_classes(load: Callable[..., Pictures], tmp_path: Path):
+    for name, colour in (("van/a.png", RED), ("car/b.png", BLUE)):
+        save(tmp_path / "classes" / name, colour)
+    plain, labelled = (load(train_data_dir=str(tmp_path / "classes"), label_column=name) for name in (None, "label"))
+    pixels = np.asarray(labelled.images).tobytes()
+    assert plain.sha256 == hashlib.sha256(pixels).hexdigest()
+    assert labelled.sha256 == hashlib.sha256(pixels + bytes(8) + b"\1" + bytes(7)).hexdigest()
 
 
 def test_decoding_happens_once_and_again_when_something_changes(
-    load: Callable[..., np.ndarray], folder: Path, tmp_path: Path
+    load: Callable[..., Pictures], folder: Path, cached: Callable[[], dict[str, int]]
 ):
-    def cached() -> dict[str, int]:
-        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "ddpm_cars").iterdir()}
+    first = load()
+    once = cached()
+    again = load()
+    assert cached() == once
+    assert len(once) == 3
+    np.testing.assert_array_equal(again.images, first.images)
+    np.testing.assert_array_equal(again.digests, first.digests)
+    assert (again.sha256, again.report) == (first.sha256, first.report)
+    changes: list[dict] = [
+        {"resize": "crop"},
+        {"background": "black"},
+        {"num_channels": 1},
+        {"resolution": 9},
+        {"split": "train"},
+        {"excluded_split": "test"},
+    ]
+    for i, change in enumerate(changes):
+        load(**change)
+        assert len(cached()) == 3 * (i + 2)
+    save(folder / "train" / "a.png", GREEN)
+    assert colours(load()) == [GREEN, RED, GREY]
+    assert {name: time for name, time in cached().items() if name in once} == once
 
+
+def test_a_file_of_the_same_size_and_another_time_is_read_again(load: Callable[..., Pictures], folder: Path):
+    path = folder / "train" / "a.png"
+    Image.new("RGB", (20, 10), BLUE).save(path, "bmp")
+    before = path.stat()
+    load()
+    Image.new("RGB", (20, 10), GREEN).save(path, "bmp")
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert GREEN in colours(load())
+
+
+def test_a_folder_that_moves_keeps_its_cache(
+    load: Callable[..., Pictures], folder: Path, cached: Callable[[], dict[str, int]]
+):
     load()
     once = cached()
-    load()
+    folder.rename(folder.with_name("moved"))
+    moved = load(train_data_dir=str(folder.with_name("moved")))
     assert cached() == once
-    assert all(name.endswith(".npy") for name in once)
-    assert len(once) == 1
-    load(resize="crop")
-    assert len(cached()) == 2
-    Image.new("RGB", (20, 10), GREEN).save(folder / "train" / "a.png")
-    assert GREEN in {tuple(image[4, 4].tolist()) for image in load()}
+    assert moved.report["source"].endswith("moved")
 
 
-def test_a_bad_picture_is_named_and_leaves_nothing(load: Callable[..., np.ndarray], folder: Path, tmp_path: Path):
-    (folder / "train" / "broken.png").write_bytes(b"not a picture")
-    (folder / "train" / "short.png").write_bytes((folder / "train" / "a.png").read_bytes()[:44])
-    with pytest.raises(ConfigError, match=r"2 of 5 pictures.*broken\.png") as error:
-        load()
-    assert "short.png" in str(error.value)
-    assert list((tmp_path / "cache" / "ddpm_cars").iterdir()) == []
+def damage_text(path: Path) -> None:
+    path.write_text(path.read_text()[:-5])
 
 
-def test_what_cannot_be_found_is_named(load: Callable[..., np.ndarray], tmp_path: Path):
-    (tmp_path / "empty").mkdir()
-    for changes, words in (
-        ({"train_data_dir": str(tmp_path / "nowhere")}, "nowhere is not a folder"),
-        ({"train_data_dir": str(tmp_path / "empty")}, "no pictures can be read from .*empty"),
-        ({"split": "validation"}, "validation"),
-        ({"image_column": "photo"}, "no column 'photo'"),
-        ({"num_channels": 4}, "4 channels"),
-    ):
-        with pytest.raises(ConfigError, match=words):
-            load(**changes)
+def damage_array(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
 
 
-def test_a_local_dataset_with_embedded_pictures(tmp_path: Path, load: Callable[..., np.ndarray]):
-    rows = {"image": [Image.new("RGB", (9, 9), RED), Image.new("RGB", (9, 9), BLUE)], "label": [0, 1]}
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
-    (tmp_path / "parquet").mkdir()
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "parquet" / "train.parquet")
-    images = load(train_data_dir=None, dataset_name=str(tmp_path / "parquet"))
-    assert [tuple(image[0, 0].tolist()) for image in images] == [RED, BLUE]
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("record.json", damage_text),
+        ("record.json", lambda path: path.write_text("[]")),
+        ("record.json", lambda path: path.write_text("{}")),
+        ("record.json", lambda path: path.write_text('{"bad": [[0, "why"]], "sha256": ""}')),
+        ("record.json", Path.unlink),
+        ("images.npy", damage_array),
+        ("images.npy", lambda path: os.truncate(path, 0)),
+        ("images.npy", lambda path: path.write_bytes(b"text" * 99)),
+        ("images.npy", lambda path: np.save(path, np.zeros((3, 8, 8, 1), np.uint8))),
+        ("images.npy", Path.unlink),
+        ("digests.npy", damage_array),
+        ("digests.npy", lambda path: np.save(path, np.zeros(2, np.uint64))),
+        ("digests.npy", Path.unlink),
+    ],
+)
+def test_a_damaged_cache_is_made_anew(
+    load: Callable[..., Pictures], tmp_path: Path, cached: Callable[[], dict[str, int]], name: str, damage: Callable
+):
+    whole = load()
+    expected, once = np.array(whole.images), cached()
+    (path,) = (tmp_path / "cache" / "ddpm_cars").glob(f"*/{name}")
+    damage(path)
+    mended = load()
+    np.testing.assert_array_equal(mended.images, expected)
+    np.testing.assert_array_equal(mended.digests, whole.digests)
+    assert mended.sha256 == whole.sha256
+    assert set(cached()) == set(once)
+    assert all(time > once[name] for name, time in cached().items())
+
+
+def test_whoever_finishes_second_keeps_what_the_first_one_wrote(
+    folder: Path, tmp_path: Path, cached: Callable[[], dict[str, int]]
+):
+    config = ImageConfig(train_data_dir=str(folder), resolution=8)
+    source, path = find_pictures(config), tmp_path / "cache" / "ddpm_cars" / "key"
+    of_first: dict[str, int] = {}
+
+    def finish_first(bad: dict[int, str], digests: np.ndarray) -> None:
+        first = decode_once(source, path, config, 3, lambda *_: None)
+        np.testing.assert_array_equal(first.digests, digests)
+        of_first.update({name: time for name, time in cached().items() if "tmp" not in name})
+
+    second = decode_once(source, path, config, 3, finish_first)
+    assert cached() == of_first
+    assert len(of_first) == 3
+    assert [tuple(image[4, 4].tolist()) for image in second.images] == [BLUE, RED, GREY]
+
+
+def test_training_samples_are_all_pictures(load: Callable[..., Pictures], folder: Path, tmp_path: Path):
+    config = ImageConfig(train_data_dir=str(folder), cache_dir=str(tmp_path / "cache"), resolution=8)
+    samples = training_samples(config)
+    assert samples.dtype == torch.float32
+    expected = np.asarray(load().images).transpose(0, 3, 1, 2).astype(np.float64) / 255 * 2 - 1
+    np.testing.assert_allclose(samples.numpy(), expected, atol=1e-6)
+    assert training_samples(config, 1).shape == (3, 1, 8, 8)
 
 
 def test_samples_are_the_pixels_in_minus_one_to_one():

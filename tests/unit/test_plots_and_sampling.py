@@ -1,5 +1,6 @@
 """Pictures of pictures, and pictures from a pipeline."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
@@ -9,7 +10,7 @@ import torch
 from diffusers import UNet2DModel
 from PIL import Image
 
-from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
+from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, cli
 from ddpm_cars.config import ConfigError
 from ddpm_cars.plots import forward_noising_strip, make_grid, plot_loss, save_png, to_pil
 from ddpm_cars.sampling import denoising_strip, generate, make_scheduler, seeded_generators
@@ -21,6 +22,17 @@ STEPS = 5
 @pytest.fixture
 def pipeline(unet: UNet2DModel) -> DDPMCarsPipeline:
     return DDPMCarsPipeline(unet, DDPMCarsScheduler(num_train_timesteps=20))
+
+
+@pytest.fixture(scope="module")
+def guided(make_unet: Callable[..., UNet2DModel]) -> DDPMCarsPipeline:
+    """Two classes, and a third that is none."""
+    unet = make_unet(num_class_embeds=3)
+    return DDPMCarsPipeline(unet, DDPMCarsScheduler(num_train_timesteps=20), {0: "red cars", 1: "vans, buses"})
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def pixels(images: list[Image.Image]) -> np.ndarray:
@@ -201,3 +213,103 @@ def test_our_scheduler_comes_back_from_another(pipeline: DDPMCarsPipeline):
 def test_other_schedulers_are_refused_with_the_choices(name: str):
     with pytest.raises(ConfigError, match=rf"scheduler is {name}; choose DDPMCarsScheduler.*DDIMScheduler"):
         make_scheduler(name, DDPMCarsScheduler().config)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_classes_are_taken_in_turn_whatever_the_batch_size(guided: DDPMCarsPipeline, batch_size: int):
+    labels = [1, "red cars", 1]
+    arguments = {"seed": 3, "num_inference_steps": STEPS, "guidance_scale": 2.0}
+    images = pixels(list(generate(guided, 5, batch_size, class_labels=labels, **arguments)))
+    assert images.shape == (5, 8, 8, 3)
+    for i, label in enumerate([1, 0, 1, 1, 0]):
+        (alone,) = guided(1, seeded(3 + i), STEPS, class_labels=label, guidance_scale=2.0).images
+        assert np.abs(np.asarray(alone).astype(int) - images[i]).max() <= 1
+    other = pixels(list(generate(guided, 1, class_labels=[0], **arguments)))
+    assert np.abs(other[0].astype(int) - images[0]).max() > 1
+
+
+def test_the_denoising_of_classes_ends_in_their_pictures(guided: DDPMCarsPipeline):
+    arguments = {"seed": 3, "num_inference_steps": STEPS, "class_labels": ["vans", 0], "guidance_scale": 3.0}
+    strip = denoising_strip(guided, 3, num_frames=2, **arguments)
+    images = pixels(list(generate(guided, 3, **arguments)))
+    for row in range(3):
+        last = tile(strip, row, 1, header=16)[::12, ::12]
+        assert np.abs(last.astype(int) - images[row]).max() <= 1
+
+
+@pytest.fixture
+def model(guided: DDPMCarsPipeline, tmp_path: Path) -> Path:
+    guided.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def sample(model: Path, *more: str) -> list[np.ndarray]:
+    output_dir = model.parent / "samples"
+    common = ("--pretrained_model_name_or_path", str(model), "--output_dir", str(output_dir))
+    cli.sample(
+        [*common, "--num_images", "3", "--batch_size", "2", "--seed", "5", "--num_inference_steps", str(STEPS), *more]
+    )
+    return [np.asarray(Image.open(path)).astype(int) for path in sorted(output_dir.glob("0*.png"))]
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels"), [(["0", "1"], [0, 1, 0]), (["vans", "red cars"], [1, 0, 1]), (["1"], [1, 1, 1])]
+)
+def test_the_command_line_takes_classes_in_turn(
+    guided: DDPMCarsPipeline, model: Path, classes: list[str], labels: list[int]
+):
+    drawn = sample(model, "--class_labels", *classes, "--guidance_scale", "3", "--strip")
+    for i, label in enumerate(labels):
+        (expected,) = guided(1, seeded(5 + i), STEPS, class_labels=label, guidance_scale=3.0).images
+        assert np.abs(drawn[i] - np.asarray(expected).astype(int)).max() <= 1
+    assert (model.parent / "samples" / "denoising.png").exists()
+
+
+def test_the_command_line_can_do_without_a_class(guided: DDPMCarsPipeline, model: Path):
+    for i, image in enumerate(sample(model)):
+        (expected,) = guided(1, seeded(5 + i), STEPS).images
+        assert np.abs(image - np.asarray(expected).astype(int)).max() <= 1
+
+
+def test_a_number_that_is_a_name_is_the_name(guided: DDPMCarsPipeline, tmp_path: Path):
+    renamed = DDPMCarsPipeline(guided.unet, guided.scheduler, {0: "1", 1: "2"})
+    renamed.save_pretrained(tmp_path / "model")
+    (expected,) = renamed(1, seeded(5), STEPS, class_labels=0).images
+    drawn = sample(tmp_path / "model", "--class_labels", "1")
+    assert np.abs(drawn[0] - np.asarray(expected).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--class_labels", "0", "2"], "class_labels [0, 2] must be from 0 to 1"),
+        (["--class_labels", "bikes"], "['bikes'] is not among the names of classes"),
+        (["--class_labels", "-1"], "['-1'] is not among"),
+        (["--class_labels", "[]"], "class_labels is empty"),
+        (["--guidance_scale", "2"], "guidance_scale is 2.0 but there is no class"),
+        (["--guidance_scale", "-2"], "guidance_scale is -2.0"),
+    ],
+    ids=" ".join,
+)
+def test_mistakes_about_classes_are_one_line(
+    model: Path, more: list[str], words: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as stop:
+        sample(model, *more)
+    assert stop.value.code == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.strip() and "%|" not in line)
+    assert words in line
+    assert not (model.parent / "samples").exists()
+
+
+def test_a_model_without_classes_says_so_in_one_line(
+    pipeline: DDPMCarsPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    pipeline.save_pretrained(tmp_path / "model")
+    for more, words in (
+        (["--class_labels", "0"], "class_labels were given, but this UNet takes none"),
+        (["--guidance_scale", "2"], "guidance_scale is 2.0, but this UNet has not learned to draw without a class"),
+    ):
+        with pytest.raises(SystemExit):
+            sample(tmp_path / "model", *more)
+        assert words in capsys.readouterr().err.strip().splitlines()[-1]

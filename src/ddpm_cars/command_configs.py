@@ -1,0 +1,184 @@
+"""What the commands besides training depend on, as frozen dataclasses. A field's docstring is its `--help` text."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ddpm_cars.config import ConfigError, ImageConfig, NoiseConfig, PicturesConfig, Variance, at_least
+
+MIN_EVALUATION_IMAGES = 40
+"""The error of a Fréchet distance is told from 20 groups of pictures, which have to be two or more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Pictures from a saved pipeline."""
+
+    pretrained_model_name_or_path: str
+    """Folder of a saved pipeline, or its id on the Hub."""
+    output_dir: str = "samples"
+    """Where the pictures are written."""
+    num_images: int = 16
+    """How many."""
+    batch_size: int = 16
+    """How many at a time; the pictures do not depend on it."""
+    seed: int = 0
+    """Picture i is drawn from the seed `seed + i`."""
+    num_inference_steps: int | None = None
+    """Denoising steps; null is every timestep of the training."""
+    scheduler: str | None = None
+    """Scheduler class of diffusers, or DDPMCarsScheduler, made from the saved one's config; null is the saved one."""
+    variance_type: Variance | None = None
+    """Variance of the steps of DDPMCarsScheduler; null is that of the saved one."""
+    class_labels: tuple[str | int, ...] | None = None
+    """Classes that the pictures take in turn, by name or number; null is none, for models that can do without."""
+    guidance_scale: float = 1.0
+    """How far to go beyond what a picture without a class looks like, towards its class; 1 is the class alone."""
+    strip: bool = False
+    """Also write denoising.png: how the first pictures come out of the noise."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "num_images", "batch_size", "num_inference_steps")
+        at_least(self, 0, "seed", "guidance_scale")
+        if self.class_labels == ():
+            raise ConfigError("class_labels is empty; give one class or more, or null for none")
+        if self.variance_type is not None and self.scheduler not in (None, "DDPMCarsScheduler"):
+            raise ConfigError(
+                f"variance_type is {self.variance_type} and scheduler is {self.scheduler}; "
+                "only DDPMCarsScheduler has a choice of variances"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig(PicturesConfig):
+    """Measure a saved model on its training pictures, for the variances and the init noise that depend on it."""
+
+    pretrained_model_name_or_path: str
+    """Folder of a saved pipeline; its scheduler_config.json is replaced."""
+    variance_type: Variance | None = None
+    """Variance that the model samples with from now on; null leaves it as it is."""
+    num_timesteps: int | None = 50
+    """Timesteps that are measured, spread evenly over log SNR; null measures all."""
+    num_images: int = 64
+    """Pictures per timestep."""
+    batch_size: int = 64
+    """Pictures at a time."""
+    num_bands: int | None = 16
+    """Bands of spatial frequency for variance_type spectral; null measures for analytic only."""
+    fit_init_noise: bool = False
+    """Also measure the noise to start from, for schedules that do not end in pure noise, as the tutorial's."""
+    seed: int = 0
+    """Decides the pictures and the noise."""
+
+    def __post_init__(self) -> None:
+        PicturesConfig.__post_init__(self)
+        at_least(self, 2, "num_timesteps", "num_bands")
+        at_least(self, 1, "num_images", "batch_size")
+        at_least(self, 0, "seed")
+        if self.variance_type == "spectral" and self.num_bands is None:
+            raise ConfigError("variance_type spectral needs num_bands; it is null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(PicturesConfig):
+    """How good a saved model is: metrics.json, plots and report.html. What metrics.json holds is not measured again.
+
+    Without train_data_dir and dataset_name the pictures are those that the model was trained on, and its
+    validation_split, as the config.yaml in its folder says.
+    """
+
+    pretrained_model_name_or_path: str | None = None
+    """Folder of a saved pipeline, or its id on the Hub."""
+    compare: tuple[str, ...] | None = None
+    """Two models to measure with the same seeds and compare, instead of one."""
+    output_dir: str | None = None
+    """Where the results go; null is evaluation/ in the folder of the model, and for compare comparison/."""
+    validation_split: str | None = None
+    """Split that the model was not trained on: bits per dimension are measured there, and it tells what a copy is."""
+    label_column: str = "label"
+    """Column of the dataset that holds the classes, for models with classes."""
+    num_images: int = 2000
+    """Pictures that are drawn for every figure, and real ones in their place for the floor."""
+    batch_size: int = 64
+    """How many at a time and process; the results do not depend on it."""
+    seed: int = 0
+    """Picture i is drawn from the seed `seed + i`, whatever the sampler."""
+    num_inference_steps: int | None = 100
+    """Denoising steps of the model as it was saved; null is every timestep of the training."""
+    steps: tuple[int, ...] | None = None
+    """Also measure every one of schedulers with so many denoising steps each; null is not to."""
+    schedulers: tuple[str, ...] = (
+        "fixed_small",
+        "fixed_large",
+        "analytic",
+        "spectral",
+        "DDIMScheduler",
+        "DPMSolverMultistepScheduler",
+        "UniPCMultistepScheduler",
+    )
+    """For steps: variances of DDPMCarsScheduler, and scheduler classes of diffusers."""
+    num_likelihood_images: int | None = 500
+    """Pictures of validation_split whose bits per dimension are measured; null is not to."""
+    likelihood_steps: tuple[int, ...] | None = None
+    """Also bound the likelihood with chains of so many timesteps, evenly spaced and least-cost; null is all only."""
+    extractor: str = "efficientnet-lite0"
+    """Features to compare pictures by: efficientnet-lite0, inception (FID), dinov2, or package.module:Class."""
+    extractor_weights: str | None = None
+    """File with the weights of the extractor; null is those of its package, which downloads inception and dinov2."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Precision in which the network runs; noise and statistics are not touched by it."""
+
+    def __post_init__(self) -> None:
+        if self.train_data_dir is not None or self.dataset_name is not None:
+            PicturesConfig.__post_init__(self)
+        if (self.pretrained_model_name_or_path is None) == (self.compare is None):
+            raise ConfigError("give exactly one of pretrained_model_name_or_path (a model) and compare (two models)")
+        if self.compare is not None and len(self.compare) != 2:
+            raise ConfigError(f"compare has {len(self.compare)} models; it takes two")
+        at_least(self, 1, "batch_size", "num_inference_steps")
+        at_least(self, 2, "num_likelihood_images")
+        at_least(self, MIN_EVALUATION_IMAGES, "num_images")
+        at_least(self, 0, "seed")
+        for name, minimum in (("steps", 1), ("likelihood_steps", 2)):
+            values = getattr(self, name)
+            if values is not None and (not values or min(values) < minimum):
+                raise ConfigError(f"{name} is {list(values)}; give one number or more, each {minimum} or above")
+        if not self.schedulers:
+            raise ConfigError("schedulers is empty; give one or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig(ImageConfig, NoiseConfig):
+    """A look at the pictures before training."""
+
+    output_dir: str = "preview"
+    """Where dataset.png and noising.png are written."""
+    num_images: int = 36
+    """Pictures in the preview."""
+    seed: int = 0
+    """Decides which pictures, and the noise."""
+
+    def __post_init__(self) -> None:
+        ImageConfig.__post_init__(self)
+        NoiseConfig.__post_init__(self)
+        at_least(self, 1, "num_images")
+        at_least(self, 0, "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyCarsConfig:
+    """The data set that the package draws itself."""
+
+    output_dir: str = "toy-cars"
+    """Where train/ and test/ are written."""
+    num_train_images: int = 2000
+    """Pictures in train/."""
+    num_test_images: int = 200
+    """Pictures in test/."""
+    resolution: int = 64
+    """Height and width in pixels."""
+    seed: int = 0
+    """Decides every picture."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "num_train_images", "num_test_images", "seed")
+        at_least(self, 8, "resolution")

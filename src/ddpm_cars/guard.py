@@ -1,0 +1,110 @@
+"""What keeps a run safe from the world around it: one run per folder, notices to stop, disks that fail."""
+
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ddpm_cars.config import ConfigError
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, for a reason outside it; the message says what is safe and how to continue."""
+
+
+class RunStopped(Exception):
+    """A run that a signal has ended, after it was saved.
+
+    Args:
+        message: What was saved, and how to continue.
+        signum: The signal.
+    """
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.signum = signum
+
+
+class FolderLock:
+    """Keeps a second run out of a folder; the operating system opens it when the process ends, however it ends.
+
+    Args:
+        folder: The output folder of a run, which exists.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.owner = folder / ".lock-owner"
+        self._lock = FileLock(folder / ".lock", blocking=False)
+
+    def acquire(self) -> None:
+        """Take the folder.
+
+        Raises:
+            ConfigError: If another run has it.
+        """
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            owner = self.owner.read_text(encoding="utf-8") if self.owner.exists() else "another process"
+            raise ConfigError(
+                f"output_dir {self.folder} is in use by another run ({owner}); wait for it, stop it, or choose "
+                "another output_dir"
+            ) from error
+        self.owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+
+    def release(self) -> None:
+        """Give the folder back."""
+        if self._lock.is_locked:
+            self.owner.unlink(missing_ok=True)
+            self._lock.release()
+
+
+class StopNotice:
+    """Within a `with` block, remembers SIGTERM and SIGINT instead of dying of them; the second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopNotice":
+        # Python lets the main thread only handle signals; elsewhere they are the caller's.
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                self._previous[signum] = signal.signal(signum, self._remember)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._restore()
+
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make an output folder and see that it can be written to.
+
+    Raises:
+        ConfigError: If it is a file, or cannot be made or written to.
+    """
+    probe = folder / f".write-test-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except FileExistsError as error:
+        raise ConfigError(f"output_dir {folder} is a file; choose another output_dir") from error
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir {folder} cannot be written to ({error.strerror}); mend that, or choose another output_dir"
+        ) from error

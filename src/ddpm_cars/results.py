@@ -1,0 +1,109 @@
+"""What a run leaves for people: the pipeline, sample grids and curves."""
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from safetensors import SafetensorError
+
+from ddpm_cars import checkpoints
+from ddpm_cars.config import TrainingConfig
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.plots import make_grid, plot_loss, save_png
+from ddpm_cars.sampling import generate
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+from ddpm_cars.train_state import TrainState
+
+
+def make_pipeline(
+    unet_config: Mapping[str, Any],
+    weights: Mapping[str, torch.Tensor],
+    scheduler: DDPMCarsScheduler,
+    class_names: tuple[str, ...],
+    device: torch.device,
+) -> DDPMCarsPipeline:
+    """Return a pipeline around a copy of the weights, which go on changing while a run trains."""
+    unet = UNet2DModel.from_config(unet_config)
+    unet.load_state_dict(weights)
+    id2label = dict(enumerate(class_names)) if class_names else None
+    # Sampling sets the timesteps of its scheduler, so it gets one of its own.
+    pipeline = DDPMCarsPipeline(unet.eval().to(device), copy.deepcopy(scheduler), id2label=id2label)
+    pipeline.set_progress_bar_config(desc="sampling", leave=False)
+    return pipeline
+
+
+def save_pipeline(pipeline: DDPMCarsPipeline, folder: Path) -> None:
+    """Write a pipeline into a folder that may hold one already; model_index.json, which makes it one, comes last.
+
+    Every file is replaced in one move. What else lies there stays, but for weights of an older save, which loading
+    would prefer.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with checkpoints.atomic_path(folder / ".pipeline") as temporary:
+        try:
+            pipeline.save_pretrained(temporary)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+    saved = folder / ".pipeline"
+    new = sorted((p.relative_to(saved) for p in saved.rglob("*") if p.is_file()), key=lambda p: len(p.parts) == 1)
+    for file in new:
+        (folder / file).parent.mkdir(exist_ok=True)
+        os.replace(saved / file, folder / file)
+    for old in (folder / "unet").glob("diffusion_pytorch_model*"):
+        if old.relative_to(folder) not in new:
+            old.unlink()
+    for place in (folder / "unet", folder / "scheduler", folder):
+        checkpoints.fsync_path(place)
+    shutil.rmtree(saved)
+
+
+class _GivenUp(Exception):
+    """Ends sampling in the middle."""
+
+
+def save_grid(
+    pipeline: DDPMCarsPipeline, config: TrainingConfig, path: Path, stopped: Callable[[], Any] = lambda: None
+) -> None:
+    """Sample a grid of pictures, the same noise every time so that grids can be compared.
+
+    Args:
+        pipeline: The model.
+        config: Says how many pictures and steps.
+        path: Of the PNG.
+        stopped: Asked after every step whether to give up: who has sent a notice to stop does not wait for pictures.
+    """
+    labels = None if pipeline.config.get("id2label") is None else list(range(len(pipeline.config.id2label)))
+
+    def give_up_if_stopped(*_: Any) -> None:
+        if stopped():
+            raise _GivenUp
+
+    images = generate(
+        pipeline,
+        config.eval_batch_size,
+        batch_size=config.eval_batch_size,
+        seed=config.seed,
+        num_inference_steps=config.num_inference_steps,
+        class_labels=labels,
+        callback_on_step_end=give_up_if_stopped,
+    )
+    with suppress(_GivenUp):
+        save_png(make_grid(list(images)), path)
+
+
+def save_log(folder: Path, state: TrainState) -> None:
+    """Write loss.json, loss.png and, where there were measurements on held-out pictures, validation.json."""
+    checkpoints.write_text(folder / "loss.json", json.dumps(state.history, indent=1))
+    if state.validation:
+        checkpoints.write_text(folder / "validation.json", json.dumps(state.validation, indent=1))
+    if state.history:
+        plot_loss(state.history, folder / "loss.png", state.validation)

@@ -1,0 +1,122 @@
+"""One run on one and on two real processes (gloo), whole and spread over them."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from .training_helpers import LAUNCHER, Runs, assert_close, assert_same_bits
+
+# `accelerate launch --cpu` starts several processes through MPI only; as "GPU" processes without GPUs they use gloo.
+ACCELERATE = (
+    *"-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1".split(),
+    *"--mixed_precision no --dynamo_backend no".split(),
+)
+FSDP_WORKER = Path(__file__).parent / "fsdp_worker.py"
+# Dropout, classes, stratified timesteps and averages all have to be the same on any number of processes.
+RICH = {
+    "dropout": 0.2,
+    "timestep_sampling": "stratified",
+    "snr_gamma": 5,
+    "ema_half_life_steps": "3 50",
+    "validation_split": "test",
+    "validation_steps": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict) -> Runs:
+    runs = Runs(tmp_path_factory.mktemp("processes"), tiny_unet_config)
+    runs.train("one", **RICH)
+    return runs
+
+
+def held_out(runs: Runs, output_dir: str) -> list[dict]:
+    return json.loads((runs.folder / output_dir / "validation.json").read_text())
+
+
+def assert_close_to_one_process(runs: Runs, output_dir: str) -> None:
+    assert_close(runs, "one", output_dir)
+    for a, b in zip(held_out(runs, "one"), held_out(runs, output_dir), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_two_processes_under_accelerate_train_like_one_and_each_file_is_written_once(runs: Runs):
+    run = runs.train("two", *ACCELERATE, **{**RICH, "train_batch_size": 4})
+    assert_close_to_one_process(runs, "two")
+    assert run.stdout.count("model: two") == 1
+    assert not [path for path in (runs.folder / "two").rglob("*") if path.name.endswith((".tmp", ".old"))]
+    assert {path.name for path in (runs.folder / "two").iterdir()} == {
+        path.name for path in (runs.folder / "one").iterdir()
+    }
+
+
+def test_two_processes_resume_to_the_same_bits(runs: Runs):
+    settings = {**RICH, "train_batch_size": 4}
+    runs.train("whole", *LAUNCHER, **settings)
+    # The end of a run is the end of a record as well.
+    runs.train("parts", *LAUNCHER, **{**settings, "max_train_steps": 5})
+    runs.train("parts", *LAUNCHER, **settings)
+    assert_same_bits(runs, "whole", "parts")
+    assert held_out(runs, "whole") == held_out(runs, "parts")
+
+
+def test_the_number_of_processes_may_change_in_the_middle(runs: Runs):
+    runs.train("changed", *LAUNCHER, **{**RICH, "train_batch_size": 4, "max_train_steps": 5})
+    refused = runs.train("changed", code=2, **{**RICH, "train_batch_size": 4})
+    assert "global batch size 8 (now 4)" in runs.last_line(refused)
+    runs.train("changed", **RICH)
+    assert_close_to_one_process(runs, "changed")
+
+
+def test_accumulated_gradients_train_like_the_large_batch(runs: Runs):
+    runs.train("accumulated", **{**RICH, "train_batch_size": 2, "gradient_accumulation_steps": 4})
+    assert_close_to_one_process(runs, "accumulated")
+
+
+def test_accumulated_gradients_on_two_processes_too(runs: Runs):
+    runs.train("both", *LAUNCHER, **{**RICH, "train_batch_size": 2, "gradient_accumulation_steps": 2})
+    assert_close_to_one_process(runs, "both")
+
+
+def test_a_notice_to_stop_to_one_of_two_processes_stops_both_at_one_step(runs: Runs):
+    settings = {"train_batch_size": 4, "max_train_steps": 4000, "logging_steps": 50, "checkpointing_steps": 50}
+    process = runs.start("noticed", *LAUNCHER, **settings)
+    runs.wait_for_checkpoint("noticed", process)
+    # The second process, not the one that writes.
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    [second] = [pid for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
+    os.kill(int(second), signal.SIGTERM)
+    stopped = runs.finish(process)
+    assert stopped.returncode != 0
+    [line] = [line for line in stopped.stderr.replace("\r", "\n").splitlines() if "stopped by SIGTERM" in line]
+    step = int(re.search(r"at step (\d+) of 4000", line)[1])
+    assert step % 10 == 0
+    assert (runs.folder / "noticed" / "checkpoints" / f"step-{step:08d}" / "manifest.json").exists()
+    runs.train("noticed", *LAUNCHER, **{**settings, "max_train_steps": step + 2})
+
+
+def test_a_mistake_is_one_line_on_two_processes_too(runs: Runs):
+    refused = runs.finish(runs.start("mistaken", *LAUNCHER, train_data_dir="nowhere"))
+    assert refused.returncode != 0
+    lines = [line for line in refused.stderr.splitlines() if "error: " in line and "nowhere" in line]
+    assert len(lines) == 1
+    assert "Traceback (most recent call last)" not in refused.stderr.split("train.py: error")[0]
+
+
+def test_a_network_spread_over_two_processes_trains_resumes_and_publishes_like_one(runs: Runs):
+    settings = {**RICH, "train_batch_size": 4}
+    part = runs.train("spread", *LAUNCHER, script=FSDP_WORKER, **{**settings, "max_train_steps": 5})
+    shares = re.findall(r"holds (\d+) of (\d+) weights", part.stdout)
+    assert len(shares) == 2
+    assert all(int(here) < 0.7 * int(everywhere) for here, everywhere in shares)
+    dry = runs.train("spread", *LAUNCHER, script=FSDP_WORKER, **settings, dry_run="true")
+    assert "begins       from spread/checkpoints/step-00000005" in dry.stdout
+    runs.train("spread", *LAUNCHER, script=FSDP_WORKER, **settings)
+    assert_close_to_one_process(runs, "spread")
+    # What it wrote is whole: one process goes on from it.
+    runs.train("spread", **{**RICH, "max_train_steps": 14})
