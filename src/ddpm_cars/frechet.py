@@ -1,0 +1,207 @@
+"""Distances between sets of feature vectors, in float64: Fréchet's and the kernel distance."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import torch
+
+_NUM_ROWS_AT_A_TIME = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and scatter of a set of vectors, which can be put together from those of its parts.
+
+    Attributes:
+        count: How many vectors.
+        mean: float64 (D,).
+        scatter: float64 (D, D), the sum of (x - mean) (x - mean)^T.
+    """
+
+    count: int
+    mean: torch.Tensor
+    scatter: torch.Tensor
+
+    @classmethod
+    def of(cls, features: torch.Tensor) -> "Moments":
+        """Compute the moments of vectors.
+
+        Args:
+            features: (N, D), floating point and finite, on the CPU, N 1 or more.
+
+        Raises:
+            ValueError: If `features` is not of that shape or holds what is not finite.
+        """
+        _check_features("features", features)
+        mean = features.mean(0, dtype=torch.float64)
+        scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+        for rows in features.split(_NUM_ROWS_AT_A_TIME):
+            x = rows - mean
+            scatter.addmm_(x.T, x)
+        return cls(len(features), mean, scatter)
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Return the moments of both sets together (Chan, Golub & LeVeque 1983, pairwise update).
+
+        Raises:
+            ValueError: If the vectors differ in length.
+        """
+        _check_lengths(self.mean, other.mean)
+        count = self.count + other.count
+        difference = other.mean - self.mean
+        mean = self.mean + difference * (other.count / count)
+        between = torch.outer(difference, difference) * (self.count * other.count / count)
+        return Moments(count, mean, self.scatter + other.scatter + between)
+
+    def add(self, features: torch.Tensor) -> "Moments":
+        """Return the moments with more vectors, as `of` takes them."""
+        return self.merge(Moments.of(features))
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """The unbiased covariance, float64 (D, D).
+
+        Raises:
+            ValueError: If there are fewer than two vectors.
+        """
+        if self.count < 2:
+            raise ValueError(f"There is {self.count} vector; a covariance takes 2 or more.")
+        return self.scatter / (self.count - 1)
+
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """Return what a safetensors file can hold."""
+        return {"count": torch.tensor(self.count), "mean": self.mean, "scatter": self.scatter}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> "Moments":
+        """Return the moments that `to_tensors` turned into tensors."""
+        return cls(int(tensors["count"]), tensors["mean"], tensors["scatter"])
+
+
+def _check_features(name: str, features: torch.Tensor) -> None:
+    if features.ndim != 2 or not len(features):
+        raise ValueError(f"{name} has shape {tuple(features.shape)}; it must be (N, D), N 1 or more.")
+    num_bad = int((~features.isfinite()).sum())
+    if num_bad:
+        raise ValueError(f"{name} holds {num_bad} values of {features.numel()} that are not finite.")
+
+
+def _check_lengths(a: torch.Tensor, b: torch.Tensor) -> None:
+    if a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"The vectors have {a.shape[-1]} and {b.shape[-1]} values; both sets need as many.")
+
+
+def _without(whole: Moments, part: Moments) -> Moments:
+    """Undo `merge`."""
+    count = whole.count - part.count
+    mean = whole.mean - (part.mean - whole.mean) * (part.count / count)
+    difference = part.mean - mean
+    between = torch.outer(difference, difference) * (part.count * count / whole.count)
+    return Moments(count, mean, whole.scatter - part.scatter - between)
+
+
+def _root(covariance: torch.Tensor) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    # Rounding makes eigenvalues of 0 a little negative.
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+def _distance(a: Moments, b: Moments, root_b: torch.Tensor) -> float:
+    covariance_a = a.covariance
+    # A B and B^(1/2) A B^(1/2) have the same eigenvalues, and the latter is symmetric.
+    cross = torch.linalg.eigvalsh(root_b @ covariance_a @ root_b).clamp(min=0).sqrt().sum()
+    distance = (a.mean - b.mean).square().sum() + covariance_a.trace() + b.covariance.trace() - 2 * cross
+    return max(0.0, float(distance))
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """Compute |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Heusel et al. 2017, arXiv:1706.08500, eq. 6).
+
+    Args:
+        a: Moments of two vectors or more.
+        b: Likewise, of vectors of the same length.
+
+    Returns:
+        The squared Wasserstein distance of the two normal distributions, 0 or more. Rounding moves it by about a
+        millionth of the variances' sum. That of as few vectors as there are features is far from that of many.
+
+    Raises:
+        ValueError: If there are fewer than two vectors, or their lengths differ.
+    """
+    _check_lengths(a.mean, b.mean)
+    return _distance(a, b, _root(b.covariance))
+
+
+def frechet_distance_with_error(
+    features: torch.Tensor, reference: Moments, num_groups: int = 20
+) -> tuple[float, float]:
+    """Compute the Fréchet distance and how far chance in `features` moves it.
+
+    The error is that of the jackknife over groups, with G distances d_g, each without one group:
+    sqrt((G - 1) / G sum (d_g - mean d)^2) (Efron & Stein 1981, whose groups are single vectors). Unlike the
+    bootstrap's, its sets have no vector twice, which would itself be a distance. The reference is taken as it is.
+
+    Args:
+        features: (N, D), floating point and finite, in an order that means nothing, N at least twice `num_groups`.
+        reference: What to compare with.
+        num_groups: G, 2 or more.
+
+    Returns:
+        The distance and its standard error.
+
+    Raises:
+        ValueError: If there are too few vectors, their lengths differ, or one is not finite.
+    """
+    if len(features) < 2 * num_groups:
+        raise ValueError(f"There are {len(features)} vectors for {num_groups} groups; it takes {2 * num_groups}.")
+    _check_lengths(features, reference.mean)
+    groups = [Moments.of(group) for group in features.tensor_split(num_groups)]
+    whole = reduce(Moments.merge, groups)
+    root = _root(reference.covariance)
+    without = np.array([_distance(_without(whole, group), reference, root) for group in groups])
+    error = np.sqrt((num_groups - 1) / num_groups * np.square(without - without.mean()).sum())
+    return _distance(whole, reference, root), float(error)
+
+
+def kernel_distance(
+    x: torch.Tensor, y: torch.Tensor, subset_size: int = 1000, num_subsets: int = 100, seed: int = 0
+) -> tuple[float, float]:
+    """Compute KID, the unbiased squared MMD of the kernel (x . y / D + 1)^3 (Binkowski et al. 2018, arXiv:1801.01401).
+
+    Args:
+        x: (N, D), floating point and finite.
+        y: (M, D), likewise.
+        subset_size: n, how many vectors of each set are compared at a time, cut to N and M, 2 or more.
+        num_subsets: How often, 2 or more, each time with other vectors.
+        seed: Decides which.
+
+    Returns:
+        The mean over the subsets and their standard deviation, which is no standard error of the mean. Where n is both
+        N and M there is one subset only, and the standard deviation is 0.
+
+    Raises:
+        ValueError: If there are fewer than two vectors, their lengths differ, or one is not finite.
+    """
+    for name, z in (("x", x), ("y", y)):
+        _check_features(name, z)
+    _check_lengths(x, y)
+    n = min(subset_size, len(x), len(y))
+    if n < 2:
+        raise ValueError(f"There are {len(x)} and {len(y)} vectors, compared {n} at a time; it takes 2 or more.")
+    if n == len(x) == len(y):
+        return _squared_mmd(x.double(), y.double()), 0.0
+    generator = torch.Generator().manual_seed(seed)
+    values = []
+    for _ in range(num_subsets):
+        a, b = (z[torch.randperm(len(z), generator=generator)[:n]].double() for z in (x, y))
+        values.append(_squared_mmd(a, b))
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+def _squared_mmd(a: torch.Tensor, b: torch.Tensor) -> float:
+    n, num_features = a.shape
+    kernel_aa, kernel_bb, kernel_ab = ((p @ q.T / num_features + 1) ** 3 for p, q in ((a, a), (b, b), (a, b)))
+    within = sum(k.sum() - k.trace() for k in (kernel_aa, kernel_bb)) / (n * (n - 1))
+    return float(within - 2 * kernel_ab.mean())

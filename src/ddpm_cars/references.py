@@ -1,0 +1,133 @@
+"""The real pictures that a model is measured against, and their features, which are computed once."""
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+import yaml
+
+from ddpm_cars.command_configs import EvaluateConfig
+from ddpm_cars.config import ConfigError, ImageConfig, PicturesConfig
+from ddpm_cars.data import Pictures, load_pictures
+from ddpm_cars.features import Extractor
+
+# Where pixels are compared, larger pictures are brought to this size: what is copied shows there too.
+_COMPARED_SIZE = 32
+
+
+def with_pictures_of_run(config: EvaluateConfig, name: str) -> EvaluateConfig:
+    """Take the pictures from the config.yaml in the folder of a trained model, where `config` names none.
+
+    Args:
+        config: What the command line says.
+        name: Folder of the model.
+
+    Raises:
+        ConfigError: If there is no such file.
+    """
+    if config.train_data_dir is not None or config.dataset_name is not None:
+        return config
+    path = Path(name) / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"{name} has no config.yaml that says what it was trained on; give train_data_dir or dataset_name, and "
+            "validation_split"
+        )
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    names = {field.name for field in fields(PicturesConfig)} | {"label_column"}
+    if config.validation_split is None:
+        names.add("validation_split")
+    if config.cache_dir is not None:
+        names.discard("cache_dir")
+    return replace(config, **{name: value for name, value in settings.items() if name in names})
+
+
+@dataclass(frozen=True, eq=False)
+class RealPictures:
+    """What a model was trained on, and perhaps what it was not.
+
+    Attributes:
+        training: Every training picture.
+        held_out: Every picture that was kept out, or None.
+        order: int64 (N,), the training pictures in the order of a seed.
+        num_floor_images: How many of the first of `order` take the place of drawn ones; the others are the reference.
+    """
+
+    training: Pictures
+    held_out: Pictures | None
+    order: np.ndarray
+    num_floor_images: int
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Return the classes of as many real pictures as are drawn: drawn ones have these, in this order."""
+        return None if self.training.labels is None else self.training.labels[self.order[: self.num_floor_images]]
+
+
+def load_real_pictures(
+    config: EvaluateConfig, resolution: int, num_channels: int, class_names: tuple[str, ...]
+) -> RealPictures:
+    """Decode the pictures that `config` names, as `load_pictures` does.
+
+    Args:
+        config: Names them, and says how many are drawn.
+        resolution: Height and width of what the model draws.
+        num_channels: Of it, 1 or 3.
+        class_names: Its classes; empty without.
+
+    Raises:
+        ConfigError: As `load_pictures`, and if there are too few pictures or other classes.
+    """
+    pictures = {field.name: getattr(config, field.name) for field in fields(PicturesConfig)}
+    image_config = ImageConfig(**pictures, resolution=resolution)
+    label_column = config.label_column if class_names else None
+    training = load_pictures(
+        image_config, num_channels, label_column=label_column, excluded_split=config.validation_split
+    )
+    source, n = training.report["source"], len(training.images)
+    if n < 2 * config.num_images:
+        raise ConfigError(
+            f"num_images is {config.num_images}, which takes {2 * config.num_images} real pictures, half of them to "
+            f"compare with and half in place of drawn ones; {source} has {n}: lower num_images to {n // 2} or less"
+        )
+    if class_names and training.class_names != class_names:
+        raise ConfigError(
+            f"{source} has the classes {', '.join(training.class_names)}, and the model has {', '.join(class_names)}"
+        )
+    held_out = None
+    if config.validation_split is not None:
+        held_out_config = replace(image_config, split=config.validation_split)
+        held_out = load_pictures(held_out_config, num_channels, label_column=label_column)
+    order = np.random.default_rng(config.seed).permutation(n)
+    return RealPictures(training, held_out, order, config.num_images)
+
+
+def features_path(extractor: Extractor, pictures_sha256: str, cache_dir: str | None) -> Path:
+    """Return where the features of some pictures are kept, by the contents of the pictures and of the extractor.
+
+    Args:
+        extractor: Whose features they are.
+        pictures_sha256: Identity of the pictures.
+        cache_dir: Where they are kept; None is the cache of `datasets`.
+    """
+    key = hashlib.sha256(f"{extractor.name} {extractor.fingerprint} {pictures_sha256}".encode()).hexdigest()[:32]
+    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "ddpm_cars" / f"features-{key}.safetensors"
+
+
+def compared_pixels(images: np.ndarray) -> torch.Tensor:
+    """Return pictures, uint8 (N, H, W, C), as float32 vectors to measure distances between, in grey levels per value.
+
+    Pictures larger than 32 x 32 are averaged down to that. A distance is the root of the mean squared difference.
+    """
+    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    size = min(x.shape[-2], _COMPARED_SIZE), min(x.shape[-1], _COMPARED_SIZE)
+    vectors = torch.nn.functional.adaptive_avg_pool2d(x, size).flatten(1)
+    return vectors / vectors.shape[1] ** 0.5
+
+
+def mirrored(images: np.ndarray) -> np.ndarray:
+    """Return pictures, uint8 (N, H, W, C), with left and right exchanged."""
+    return images[:, :, ::-1]

@@ -1,0 +1,226 @@
+"""scripts/evaluate.py in processes of its own: one and two, interrupted and again, two models, and mistakes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ddpm_cars.toy_cars import write_toy_cars
+
+from .training_helpers import LAUNCHER, SCRIPTS, Runs
+
+# Its features are the pixels themselves, which take no time.
+SETTINGS = {
+    "extractor": "torch.nn:Flatten",
+    "num_images": 40,
+    "batch_size": 16,
+    "num_inference_steps": 4,
+    "num_likelihood_images": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict) -> Runs:
+    """Two models of 8x8 toy cars, `good` trained for longer than `poor`."""
+    runs = Runs(tmp_path_factory.mktemp("evaluate"), tiny_unet_config)
+    write_toy_cars(runs.folder / "cars", 90, 10, 8)
+    for name, steps in (("good", 60), ("poor", 1)):
+        runs.train(name, validation_split="test", max_train_steps=steps, train_batch_size=16)
+    return runs
+
+
+def start(runs: Runs, *launcher: str, **changes: object) -> subprocess.Popen:
+    settings = {k: v for k, v in {**SETTINGS, **changes}.items() if v is not None}
+    pairs = [text for name, value in settings.items() for text in (f"--{name}", *str(value).split())]
+    environment = runs.environment | ({"ACCELERATE_USE_CPU": "true"} if launcher else {})
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(SCRIPTS / "evaluate.py"), *pairs],
+        cwd=runs.folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def evaluate(runs: Runs, *launcher: str, code: int = 0, **changes: object) -> subprocess.CompletedProcess:
+    run = runs.finish(start(runs, *launcher, **changes))
+    assert run.returncode == code, run.stderr[-3000:]
+    return run
+
+
+def metrics_in(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def without_clock(metrics: dict) -> dict:
+    samples = [{k: v for k, v in entry.items() if k != "images_per_second"} for entry in metrics["samples"]]
+    return {**metrics, "samples": samples, "cost": None}
+
+
+TABLE = {"steps": "2 3", "schedulers": "fixed_large analytic spectral DDIMScheduler", "likelihood_steps": "5"}
+
+
+@pytest.fixture(scope="module")
+def whole(runs: Runs) -> dict:
+    """The metrics of `good`, measured by one process without a break."""
+    run = evaluate(runs, pretrained_model_name_or_path="good", output_dir="whole", **TABLE)
+    assert "report: whole/report.html" in run.stdout
+    assert "fixed_small" in run.stdout
+    return metrics_in(runs.folder / "whole")
+
+
+def test_everything_that_was_asked_for_is_measured_with_what_it_was_measured_with(whole: dict):
+    assert whole["model"] == whole["model"] | {"name": "good", "resolution": 8, "num_train_timesteps": 20}
+    assert whole["data"]["source"] == "cars"
+    assert (whole["data"]["num_images"], whole["data"]["num_held_out_images"]) == (90, 10)
+    assert (whole["seed"], whole["num_images"], whole["extractor"]["name"]) == (0, 40, "torch.nn:Flatten")
+    asked = {(label, n) for label in TABLE["schedulers"].split() for n in (2, 3)}
+    got = [(entry["label"], entry["num_inference_steps"]) for entry in whole["samples"]]
+    assert got[0] == ("fixed_small", 4)
+    assert set(got[1:]) == asked
+    assert len(got) == 9
+    for entry in [*whole["samples"], whole["floor"]]:
+        assert entry["num_images"] == 40
+        assert entry["metrics"]["frechet_distance"] > 0
+        assert entry["metrics"]["frechet_distance_std_error"] > 0
+    assert whole["floor"]["metrics"]["frechet_distance"] < whole["samples"][0]["metrics"]["frechet_distance"]
+    bounds = {(b["variance_type"], b["chain"], b["num_inference_steps"]): b["bpd"] for b in whole["likelihood"]}
+    kinds, chains = ("fixed_small", "fixed_large", "analytic"), (("all", 20), ("leading", 5), ("least cost", 5))
+    assert set(bounds) == {(kind, *chain) for kind in kinds for chain in chains}
+    assert all(0 < bpd < 100 for bpd in bounds.values())
+    assert len(whole["eps_mse"]["eps_mse"]) == 20
+    assert {"features", "pixels"} < set(whole["memorisation"])
+
+
+def test_the_report_and_its_pictures_are_there(runs: Runs, whole: dict):
+    names = "samples denoising neighbours_features neighbours_pixels bits_by_timestep eps_mse spectrum quality loss"
+    for name in names.split():
+        with Image.open(runs.folder / "whole" / f"{name}.png") as picture:
+            assert min(picture.size) > 30
+    page = (runs.folder / "whole" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(names.split())
+    assert str(runs.folder) not in page
+    assert str(runs.folder) not in json.dumps(whole)
+
+
+def test_two_processes_measure_what_one_does(runs: Runs, whole: dict):
+    run = evaluate(runs, *LAUNCHER, pretrained_model_name_or_path="good", output_dir="two", **TABLE)
+    assert run.stdout.count("report: two/report.html") == 1
+    two = without_clock(metrics_in(runs.folder / "two"))
+    one = without_clock(whole)
+    assert two.keys() == one.keys()
+    assert close(one, two) == []
+
+
+def close(a: object, b: object, path: str = "") -> list[str]:
+    """Return where two JSON values differ by more than rounding."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [place for key in a for place in close(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [place for i, pair in enumerate(zip(a, b, strict=True)) for place in close(*pair, f"{path}/{i}")]
+    if isinstance(a, float) and isinstance(b, float):
+        return [] if abs(a - b) <= 1e-3 * max(1, abs(a)) else [f"{path}: {a} {b}"]
+    return [] if a == b else [f"{path}: {a} {b}"]
+
+
+def test_an_interrupted_measurement_goes_on_where_it_was(runs: Runs, whole: dict):
+    arguments = {"pretrained_model_name_or_path": "good", "output_dir": "broken", **TABLE}
+    process = start(runs, **arguments)
+    path, until = runs.folder / "broken" / "metrics.json", time.monotonic() + 120
+    while not path.exists() or len(metrics_in(path.parent)["samples"]) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    runs.finish(process)
+    before = metrics_in(path.parent)
+    assert len(before["samples"]) < len(whole["samples"])
+    evaluate(runs, **arguments)
+    after = metrics_in(path.parent)
+    assert close(without_clock(whole), without_clock(after)) == []
+    # What was there was not measured again.
+    speeds = [
+        {e["label"]: e["images_per_second"] for e in m["samples"] if e["num_inference_steps"] == 4}
+        for m in (before, after)
+    ]
+    assert speeds[0] == speeds[1]
+
+
+def test_the_same_command_again_measures_nothing(runs: Runs, whole: dict):
+    evaluate(runs, pretrained_model_name_or_path="good", output_dir="whole", **TABLE)
+    again = metrics_in(runs.folder / "whole")
+    assert {**again, "cost": None} == {**whole, "cost": None}
+    assert again["cost"]["seconds"] == whole["cost"]["seconds"]
+
+
+def test_two_models_are_set_side_by_side(runs: Runs):
+    run = evaluate(runs, compare="good poor", output_dir="pair")
+    assert "report: pair/report.html" in run.stdout
+    comparison = json.loads((runs.folder / "pair" / "comparison.json").read_text())
+    assert [model["name"] for model in comparison["models"]] == ["good", "poor"]
+    # The second model takes more bits, by far more than the error.
+    difference = comparison["bpd_difference"]
+    assert difference["bpd"] > 5 * difference["bpd_std_error"] > 0
+    good, poor = (metrics_in(runs.folder / name / "evaluation") for name in ("good", "poor"))
+    assert good["data"] == poor["data"]
+    assert good["floor"] == poor["floor"]
+    expected = sum(poor["likelihood"][0]["image_bpd"]) / 8 - sum(good["likelihood"][0]["image_bpd"]) / 8
+    assert difference["bpd"] == pytest.approx(expected, rel=1e-4)
+
+
+MISTAKES = {
+    "too few pictures": ({"num_images": 46}, r"lower num_images to 45 or less"),
+    "fewer than an error needs": ({"num_images": 39}, "num_images is 39; it must be 40 or more"),
+    "no model": ({"pretrained_model_name_or_path": "nowhere", "train_data_dir": "cars"}, "nowhere"),
+    "empty folder": ({"train_data_dir": "empty"}, "empty"),
+    "no such split": ({"train_data_dir": "cars", "validation_split": "dev"}, "dev"),
+    "too many steps": ({"num_inference_steps": 21}, "num_inference_steps is 21; good was trained with 20"),
+    "too many steps in the table": ({"steps": "5 30"}, "steps is 30"),
+    "unknown scheduler": ({"steps": "5", "schedulers": "fixed_smal"}, "scheduler is fixed_smal"),
+    "unknown extractor": ({"extractor": "resnet"}, "resnet"),
+    "missing weights": (
+        {"extractor": "torch.nn:Flatten", "extractor_weights": "gone.safetensors"},
+        "gone.safetensors",
+    ),
+    "two models at once": ({"compare": "good poor"}, "exactly one of"),
+    "one model to compare": ({"pretrained_model_name_or_path": None, "compare": "good"}, "compare has 1"),
+    "the same twice": ({"pretrained_model_name_or_path": None, "compare": "good ./good"}, "twice"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(runs: Runs, name: str):
+    (runs.folder / "empty").mkdir(exist_ok=True)
+    changes, words = MISTAKES[name]
+    run = evaluate(runs, code=2, **{"pretrained_model_name_or_path": "good", "output_dir": "mistaken", **changes})
+    last = runs.last_line(run)
+    assert last.startswith("evaluate.py: error: ")
+    assert words in last
+    assert not (runs.folder / "mistaken").exists()
+
+
+def test_models_of_other_sizes_are_not_compared(runs: Runs):
+    runs.train("large", validation_split="test", max_train_steps=1, resolution=16)
+    run = evaluate(runs, code=2, compare="good large", output_dir="mistaken")
+    assert "good draws 8 pixels with 3 channels and large 16 pixels" in runs.last_line(run)
+
+
+def test_a_model_without_a_run_behind_it_needs_to_be_told_the_pictures(runs: Runs):
+    shutil.copytree(
+        runs.folder / "good", runs.folder / "moved", ignore=shutil.ignore_patterns("*.yaml", "checkpoints")
+    )
+    run = evaluate(runs, code=2, pretrained_model_name_or_path="moved")
+    assert "moved has no config.yaml" in runs.last_line(run)
+    told = {"train_data_dir": "cars", "validation_split": "test", "num_likelihood_images": "null"}
+    evaluate(runs, pretrained_model_name_or_path="moved", **told)
+    measured = metrics_in(runs.folder / "moved" / "evaluation")
+    assert "likelihood" not in measured
+    assert "loss" not in {path.stem for path in (runs.folder / "moved" / "evaluation").iterdir()}
