@@ -2,9 +2,9 @@
 
     python scripts/fault_injection.py --kills 20
 
-Half of the kills (SIGKILL) come at a random moment, half while a checkpoint is being written. Prints a table of what
-was hit and of where the run went on, and exits with 1 unless the weights, averages, optimiser state and losses at the
-end are those of the undisturbed run to the bit.
+Half of the kills (SIGKILL) come while a checkpoint is being written, a quarter at a random moment of training and a
+quarter while the run starts or soon after. Prints a table of what was hit and of where the run went on, and exits with
+1 unless the weights, averages, optimiser state and losses at the end are those of the undisturbed run to the bit.
 """
 
 import argparse
@@ -98,16 +98,30 @@ def newest_step(checkpoints: Path) -> int:
     return max(steps, default=0)
 
 
-def kill_once(folder: Path, arguments: argparse.Namespace, rng: random.Random, start_up_seconds: float) -> str | None:
+def wait_for_step(checkpoints: Path, process: subprocess.Popen, step: int) -> None:
+    """Wait until the run has a checkpoint of this step, or has ended."""
+    while process.poll() is None and newest_step(checkpoints) < step:
+        time.sleep(0.001)
+
+
+def kill_once(
+    folder: Path, arguments: argparse.Namespace, rng: random.Random, number: int, start_up_seconds: float
+) -> str | None:
     """Continue the run, kill it, and return a row of the table; None if it ended before that."""
     checkpoints = folder / "killed" / "checkpoints"
     before = newest_step(checkpoints)
+    # In shares of the run, so that a machine of any speed is caught at work; the last fifth is left over for that.
+    step = int(0.8 * arguments.steps * rng.uniform(number, number + 0.8) / arguments.kills)
+    kind = rng.choice(["saving", "saving", "training", "starting"])
     process = start(folder, "killed", arguments)
-    saving = rng.random() < 0.5
-    # Some moments fall into the time before the first step.
-    time.sleep(start_up_seconds * rng.uniform(0.8, 1.3) if saving else start_up_seconds * rng.uniform(0.3, 1.5))
-    if saving and not wait_for_save(checkpoints, process, rng.randint(1, 8)):
+    if kind == "starting":
+        time.sleep(start_up_seconds * rng.uniform(0.2, 1.1))
+    else:
+        wait_for_step(checkpoints, process, step)
+    if kind == "saving" and not wait_for_save(checkpoints, process, rng.randint(1, 3)):
         return None
+    if kind == "training":
+        time.sleep(rng.uniform(0, 0.05))
     if process.poll() is not None:
         return None
     process.kill()
@@ -151,7 +165,7 @@ def main() -> None:
         print("| went on from step | newest checkpoint after the kill | what the kill left |\n|---|---|---|")
         kills = 0
         while kills < arguments.kills:
-            row = kill_once(folder, arguments, rng, start_up_seconds)
+            row = kill_once(folder, arguments, rng, kills, start_up_seconds)
             if row is None:
                 log = (folder / "killed.log").read_text()[-2000:]
                 sys.exit(f"the run ended by itself after {kills} kills; give more --steps, unless this is why: {log}")

@@ -83,6 +83,12 @@ def _make_accelerator(config: TrainingConfig) -> Accelerator:
     return accelerator
 
 
+def emulates_bfloat16(accelerator: Accelerator) -> bool:
+    """Return whether mixed precision would be many times slower than float32, on an x86 CPU older than AVX-512."""
+    on_cpu = accelerator.device.type == "cpu"
+    return accelerator.mixed_precision == "bf16" and on_cpu and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
 class Setup:
     """What does not change while a run trains, and where its state begins.
 
@@ -101,6 +107,8 @@ class Setup:
         self.device = self.accelerator.device
         # Channels-last is what tensor cores read; CPU convolutions in bfloat16 are slower with it.
         self.memory_format = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+        if emulates_bfloat16(self.accelerator):
+            self.warn("this CPU has no arithmetic for bf16 and imitates it; mixed_precision no is many times faster")
         self.lock = FolderLock(self.output_dir)
         self.on_main(self._take_folder)
         try:

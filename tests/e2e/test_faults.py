@@ -23,7 +23,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict) -> Ru
 
 
 def test_killed_again_and_again_the_run_ends_as_if_left_alone():
-    script = [sys.executable, str(SCRIPTS / "fault_injection.py"), "--kills", "3", "--steps", "250"]
+    script = [sys.executable, str(SCRIPTS / "fault_injection.py"), "--kills", "3", "--steps", "400"]
     run = subprocess.run(script, capture_output=True, text=True, timeout=400)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.splitlines()[-1] == "3 kills, 0 damaged checkpoints met"

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -108,15 +109,30 @@ def test_a_mistake_is_one_line_on_two_processes_too(runs: Runs):
     assert "Traceback (most recent call last)" not in refused.stderr.split("train.py: error")[0]
 
 
+def train_spread(runs: Runs, **settings: object) -> subprocess.CompletedProcess:
+    """Train a network that is spread over two processes.
+
+    FSDP on CPU processes is not what torch makes it for: about once in a hundred runs one of them dies inside torch's
+    native code. Then, and only then, the command is repeated, as its user would do.
+    """
+    for _ in range(3):
+        run = runs.finish(runs.start("spread", *LAUNCHER, script=FSDP_WORKER, **settings))
+        if not re.search(r"exitcode\s*: -(11|6)\b", run.stderr):
+            break
+        print(run.stderr)
+    assert run.returncode == 0, run.stderr
+    return run
+
+
 def test_a_network_spread_over_two_processes_trains_resumes_and_publishes_like_one(runs: Runs):
     settings = {**RICH, "train_batch_size": 4}
-    part = runs.train("spread", *LAUNCHER, script=FSDP_WORKER, **{**settings, "max_train_steps": 5})
+    part = train_spread(runs, **{**settings, "max_train_steps": 5})
     shares = re.findall(r"holds (\d+) of (\d+) weights", part.stdout)
     assert len(shares) == 2
     assert all(int(here) < 0.7 * int(everywhere) for here, everywhere in shares)
-    dry = runs.train("spread", *LAUNCHER, script=FSDP_WORKER, **settings, dry_run="true")
+    dry = train_spread(runs, **settings, dry_run="true")
     assert "begins       from spread/checkpoints/step-00000005" in dry.stdout
-    runs.train("spread", *LAUNCHER, script=FSDP_WORKER, **settings)
+    train_spread(runs, **settings)
     assert_close_to_one_process(runs, "spread")
     # What it wrote is whole: one process goes on from it.
     runs.train("spread", **{**RICH, "max_train_steps": 14})

@@ -49,6 +49,8 @@ class Runs:
         (folder / "unet.json").write_text(json.dumps(unet_config))
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")}
         self.environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
+        # A process that dies of a signal says where.
+        self.environment["PYTHONFAULTHANDLER"] = "1"
 
     def command(self, output_dir: str, *launcher: str, script: Path = SCRIPTS / "train.py", **changes: object) -> list:
         """Return the command line of a run; a setting of None is not given."""

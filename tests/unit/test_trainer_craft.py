@@ -408,3 +408,20 @@ def test_bfloat16_trains_in_float32_weights(make_config: MakeConfig):
     assert weights.dtype == torch.float32
     assert losses != plain
     np.testing.assert_allclose(losses, plain, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("capability", "mixed_precision", "warned"),
+    [("AVX2", "bf16", True), ("AVX512", "bf16", False), ("DEFAULT", "bf16", False), ("AVX2", "no", False)],
+)
+def test_bfloat16_that_the_cpu_only_imitates_is_warned_of(
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    capability: str,
+    mixed_precision: str,
+    warned: bool,
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    by_hand(make_config(mixed_precision=mixed_precision))
+    assert ("warning: this CPU has no arithmetic for bf16" in capsys.readouterr().err) == warned
