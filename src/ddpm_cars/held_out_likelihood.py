@@ -1,6 +1,6 @@
 """The bits per dimension of held-out pictures, for every variance that a model can sample with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,37 +15,44 @@ from ddpm_cars.team import Team
 
 Key = tuple[str, str, int]
 """variance_type, chain, number of timesteps."""
+_LEAST_COST = "least cost"
 
 
-def bounds_to_measure(config: Any, likelihood_steps: Sequence[int]) -> dict[Key, DDPMCarsScheduler]:
-    """Return a scheduler that is set to its chain of timesteps for every bound.
+def bounds_to_measure(config: Any, likelihood_steps: Sequence[int]) -> list[Key]:
+    """Return which bounds are measured of a model, for every variance that it can sample with.
 
     Args:
-        config: Of a scheduler with a calibration.
+        config: Of its scheduler.
         likelihood_steps: Lengths of chains, evenly spaced as the config says and least-cost, besides that of all
             timesteps.
     """
     kinds = ["fixed_small", "fixed_large", "analytic"]
     if config.get("variance_type") == "learned_range":
         kinds.insert(0, "learned_range")
-    priced = DDPMCarsScheduler.from_config(config, variance_type="analytic")
-    chains: dict[tuple[str, int], dict[str, Any]] = {("all", len(priced)): {"num_inference_steps": len(priced)}}
+    chains = [("all", config.num_train_timesteps)]
     for steps in likelihood_steps:
-        chains[priced.config.timestep_spacing, steps] = {"num_inference_steps": steps}
-        chains["least cost", steps] = {"timesteps": least_cost_timesteps(priced, steps)}
-    schedulers = {}
-    for kind in kinds:
-        for (chain, steps), timesteps in chains.items():
-            scheduler = DDPMCarsScheduler.from_config(config, variance_type=kind)
-            scheduler.set_timesteps(**timesteps)
-            schedulers[kind, chain, steps] = scheduler
-    return schedulers
+        chains += [(config.timestep_spacing, steps), (_LEAST_COST, steps)]
+    return [(kind, chain, steps) for kind in kinds for chain, steps in chains]
+
+
+def _scheduler_of(key: Key, config: Any) -> DDPMCarsScheduler:
+    """Return a scheduler that is set to the chain of timesteps of a bound; `config` has a calibration."""
+    kind, chain, steps = key
+    scheduler = DDPMCarsScheduler.from_config(config, variance_type=kind)
+    if chain == _LEAST_COST:
+        # What a step costs is priced by the best variance, and the chain is then the same for all of them.
+        priced = DDPMCarsScheduler.from_config(config, variance_type="analytic")
+        scheduler.set_timesteps(timesteps=least_cost_timesteps(priced, steps))
+    else:
+        scheduler.set_timesteps(steps)
+    return scheduler
 
 
 def measure_bounds(
     unet: torch.nn.Module,
     held_out: Pictures,
-    schedulers: Mapping[Key, DDPMCarsScheduler],
+    config: Any,
+    keys: Sequence[Key],
     num_images: int,
     batch_size: int,
     seed: int,
@@ -56,7 +63,8 @@ def measure_bounds(
     Args:
         unet: The network.
         held_out: The pictures, `num_images` of which are chosen by the seed, since folders are often sorted.
-        schedulers: What `bounds_to_measure` returns.
+        config: Of a scheduler with a calibration.
+        keys: What `bounds_to_measure` returns.
         num_images: How many, at most as many as there are.
         batch_size: Pictures at a time and process.
         seed: Decides pictures and noise.
@@ -66,7 +74,7 @@ def measure_bounds(
         The entries "likelihood" and "eps_mse" of metrics.json.
     """
     chosen = np.random.default_rng(seed).permutation(len(held_out.images))[:num_images]
-    named = {", ".join(map(str, key)): scheduler for key, scheduler in schedulers.items()}
+    named = {", ".join(map(str, key)): _scheduler_of(key, config) for key in keys}
 
     def measure(rows: range) -> Likelihood:
         mine = chosen[rows.start : rows.stop]
@@ -82,8 +90,7 @@ def measure_bounds(
         )
 
     parts = team.gathered(num_images, measure)
-    keys = zip(named, schedulers, strict=True)
-    bounds = [_bound_record(key, [part.bounds[name] for part in parts]) for name, key in keys]
+    bounds = [_bound_record(k, [part.bounds[name] for part in parts]) for name, k in zip(named, keys, strict=True)]
     eps_mse = np.concatenate([part.eps_mse for part in parts])
     return bounds, {
         "num_images": num_images,

@@ -101,6 +101,9 @@ def load_real_pictures(
     if config.validation_split is not None:
         held_out_config = replace(image_config, split=config.validation_split)
         held_out = load_pictures(held_out_config, num_channels, label_column=label_column)
+        if len(held_out.images) < 2:
+            split = config.validation_split
+            raise ConfigError(f"validation_split {split} of {source} has 1 picture; it takes 2 or more")
     order = np.random.default_rng(config.seed).permutation(n)
     return RealPictures(training, held_out, order, config.num_images)
 

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ddpm_cars.toy_cars import write_toy_cars
-
 from .training_helpers import LAUNCHER, SCRIPTS, Runs
 
 # Its features are the pixels themselves, which take no time.
@@ -29,8 +27,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict) -> Runs:
     """Two models of 8x8 toy cars, `good` trained for longer than `poor`."""
-    runs = Runs(tmp_path_factory.mktemp("evaluate"), tiny_unet_config)
-    write_toy_cars(runs.folder / "cars", 90, 10, 8)
+    runs = Runs(tmp_path_factory.mktemp("evaluate"), tiny_unet_config, num_images=(90, 10))
     for name, steps in (("good", 60), ("poor", 1)):
         runs.train(name, validation_split="test", max_train_steps=steps, train_batch_size=16)
     return runs
@@ -214,9 +211,8 @@ def test_models_of_other_sizes_are_not_compared(runs: Runs):
 
 
 def test_a_model_without_a_run_behind_it_needs_to_be_told_the_pictures(runs: Runs):
-    shutil.copytree(
-        runs.folder / "good", runs.folder / "moved", ignore=shutil.ignore_patterns("*.yaml", "checkpoints")
-    )
+    left = shutil.ignore_patterns("config.yaml", "loss.json", "checkpoints", "evaluation")
+    shutil.copytree(runs.folder / "good", runs.folder / "moved", ignore=left)
     run = evaluate(runs, code=2, pretrained_model_name_or_path="moved")
     assert "moved has no config.yaml" in runs.last_line(run)
     told = {"train_data_dir": "cars", "validation_split": "test", "num_likelihood_images": "null"}

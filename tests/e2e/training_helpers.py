@@ -39,13 +39,14 @@ class Runs:
     """Training runs in one folder, offline and on one thread each.
 
     Args:
-        folder: Where they run; it gets 32 toy cars and a network.
+        folder: Where they run; it gets toy cars and a network.
         unet_config: The network.
+        num_images: Toy cars in train/ and in test/.
     """
 
-    def __init__(self, folder: Path, unet_config: dict):
+    def __init__(self, folder: Path, unet_config: dict, num_images: tuple[int, int] = (24, 8)):
         self.folder = folder
-        write_toy_cars(folder / "cars", 24, 8, 8)
+        write_toy_cars(folder / "cars", *num_images, 8)
         (folder / "unet.json").write_text(json.dumps(unet_config))
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")}
         self.environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache")}

@@ -1,193 +1,30 @@
-"""The report on a model, the comparison of two, and the table for the terminal."""
+"""The report on a model, and the table for the terminal."""
 
-import base64
-import copy
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from ddpm_cars.report import _duration, _number, summary, write_comparison, write_report
+from ddpm_cars.report import summary, write_report
+from ddpm_cars.report_pieces import duration_text, number_text
 
-MINUS = "\N{MINUS SIGN}"
-VOID = {"meta", "img", "br", "hr", "link"}
-PICTURES = (
-    "samples denoising quality bits_by_timestep loss eps_mse spectrum neighbours neighbours_features neighbours_pixels"
-).split()
-
-
-class Page(HTMLParser):
-    """A page as a list of what stands in it; that every tag is closed is checked on the way."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.path = path
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.found: list[tuple[str, str]] = []
-        self.classes: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        attributes = {name: value or "" for name, value in attrs}
-        self.tags.append((tag, attributes))
-        if tag not in VOID:
-            self.open.append(tag)
-            self.found.append((tag, ""))
-            self.classes.append(attributes.get("class", ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.found and self.open:
-            tag, text = self.found[-1]
-            self.found[-1] = tag, text + data
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(text for tag, text in self.found if tag != "style").split())
-
-    def all(self, tag: str) -> list[str]:
-        return [text.strip() for found, text in self.found if found == tag]
-
-    @property
-    def images(self) -> list[bytes]:
-        sources = [attributes["src"] for tag, attributes in self.tags if tag == "img"]
-        assert all(source.startswith("data:image/png;base64,") for source in sources)
-        return [base64.b64decode(source.partition(",")[2], validate=True) for source in sources]
-
-    def rows(self, heading: str) -> list[list[str]]:
-        """Return the cells of the first table below a heading."""
-        source = self.path.read_text(encoding="utf-8")
-        table = source[source.index(f"<h2>{heading}</h2>") :].partition("<table>")[2].partition("</table>")[0]
-        rows = re.findall(r"<tr.*?</tr>", table, flags=re.DOTALL)
-        cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, flags=re.DOTALL) for row in rows]
-        return [[cell.replace(MINUS, "-") for cell in row] for row in cells]
-
-
-def figures(distance: float, error: float, **changes: float) -> dict[str, float]:
-    return {
-        "frechet_distance": distance,
-        "frechet_distance_std_error": error,
-        "kernel_distance": 0.01234,
-        "kernel_distance_std": 0.00104,
-        "precision": 0.7012,
-        "recall": 0.4034,
-        "density": 0.8056,
-        "coverage": 0.6078,
-        "contrast": 0.93,
-        "spectrum_error_octaves": 0.3141,
-        **changes,
-    }
-
-
-def sample(label: str, steps: int, metrics: dict[str, float], speed: float) -> dict[str, Any]:
-    return {
-        "label": label,
-        "scheduler": "DDPMCarsScheduler",
-        "variance_type": None,
-        "num_inference_steps": steps,
-        "num_images": 2000,
-        "metrics": metrics,
-        "images_per_second": speed,
-    }
-
-
-def bound(variance_type: str, chain: str, steps: int, bpd: float) -> dict[str, Any]:
-    return {
-        "variance_type": variance_type,
-        "chain": chain,
-        "num_inference_steps": steps,
-        "num_images": 512,
-        "bpd": bpd,
-        "bpd_std_error": 0.021,
-        "prior_bpd": 1e-4,
-        "kl_bpd": 3.9012,
-        "decoder_bpd": 0.2023,
-        "terms": {"timesteps": [999, 0], "bpd": [3.9012, 0.2023]},
-    }
+from .report_helpers import HOSTILE, MINUS, PICTURES, TEXTS, Page, full_metrics, make_pictures, minimal_metrics, put
 
 
 @pytest.fixture
 def minimal() -> dict[str, Any]:
-    """Only what is always measured."""
-    return {
-        "format": 1,
-        "model": {
-            "name": "runs/cars",
-            "weights_sha256": "0123456789abcdef",
-            "resolution": 32,
-            "num_channels": 3,
-            "num_parameters": 1743363,
-            "num_train_timesteps": 1000,
-            "prediction_type": "epsilon",
-            "scheduler": "DDPMCarsScheduler",
-            "variance_type": "fixed_small",
-        },
-        "data": {
-            "source": "photographs",
-            "split": "train",
-            "num_images": 6633,
-            "num_reference_images": 4633,
-            "pictures_sha256": "89ab12cd34ef5678",
-            "resize": "squash",
-        },
-        "seed": 17,
-        "num_images": 2000,
-        "extractor": {
-            "name": "efficientnet-lite0",
-            "distance_name": "FD-EfficientNet",
-            "num_features": 1280,
-            "resize": "bicubic to 224",
-            "fingerprint": "fedcba9876543210",
-        },
-        "versions": {"ddpm-cars": "0.1.0", "torch": "2.13.0"},
-        "floor": {"num_images": 1999, "metrics": figures(3.2104, 0.052, precision=0.8123, contrast=1.0012)},
-        "samples": [sample("fixed_small", 100, figures(20.13, 0.31), 12.34)],
-    }
+    return minimal_metrics()
 
 
 @pytest.fixture
-def metrics(minimal: dict[str, Any]) -> dict[str, Any]:
-    """Everything that can be measured."""
-    full = copy.deepcopy(minimal)
-    full["data"] |= {"held_out_split": "test", "num_held_out_images": 501}
-    full["samples"] += [
-        sample("DDIMScheduler", 10, figures(41.2, 1.9, precision=0.81, contrast=1.05), 123.0),
-        sample("fixed_small", 10, figures(98.7, 2.6, recall=0.5), 122.0),
-        sample("DDIMScheduler", 50, figures(19.04, 0.28, kernel_distance=0.0099), 24.6),
-    ]
-    full["likelihood"] = [bound("fixed_small", "all", 1000, 4.1036), bound("analytic", "least cost", 50, 4.0712)]
-    full["eps_mse"] = {
-        "num_images": 512,
-        "timesteps": [0, 500, 999],
-        "eps_mse": [0.91, 0.03, 0.00123],
-        "eps_mse_std_error": [0.012, 0.001, 0.00004],
-    }
-    full["spectrum"] = {"radius": [0, 1], "real": [9.0, 1.0], "generated": {"fixed_small, 100 steps": [8.0, 1.0]}}
-    full["memorisation"] = {
-        "num_training_images": 6632,
-        "features": {"share": 0.0124, "expected": 0.01, "threshold": 8.123},
-        "pixels": {"share": 0.0087, "expected": 0.011, "threshold": 23.41},
-    }
-    full["cost"] = {"seconds": {"likelihood": 512.3, "samples": 7384.0, "distances": 1.25}, "peak_memory_mib": 1234}
-    return full
+def metrics() -> dict[str, Any]:
+    return full_metrics()
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> dict[str, Path]:
-    """A picture of a colour of its own for every name."""
-    paths = {}
-    for i, name in enumerate(PICTURES):
-        paths[name] = tmp_path / f"{name}.png"
-        Image.new("RGB", (4, 3), (i, 2 * i, 3 * i)).save(paths[name])
-    return paths
+    return make_pictures(tmp_path)
 
 
 def report(metrics: dict[str, Any], pictures: dict[str, Path], tmp_path: Path) -> Page:
@@ -297,6 +134,27 @@ def test_bounds_are_a_table(metrics: dict[str, Any], tmp_path: Path):
     ]
 
 
+def test_how_it_was_measured_goes_from_the_model_to_the_cost(metrics: dict[str, Any], tmp_path: Path):
+    metrics["mixed_precision"] = "bf16"
+    page = report(metrics, {}, tmp_path)
+    assert page.all("dt") == [
+        "Model",
+        "Scheduler",
+        "Seed",
+        "Pictures",
+        "Data",
+        "Held out",
+        "Made square by",
+        "Extractor",
+        "Its input",
+        "Versions",
+        "Mixed precision",
+        "Time",
+        "Peak memory",
+    ]
+    assert page.all("dd")[10] == "bf16"
+
+
 def test_what_was_not_measured_is_not_spoken_of(minimal: dict[str, Any], tmp_path: Path):
     page = report(minimal, {}, tmp_path)
     assert page.all("h2") == ["Figures", "Quality by number of steps", "How it was measured"]
@@ -341,183 +199,13 @@ def test_copies_without_unseen_pictures_are_shown_only(
     assert pictures["neighbours_pixels"].read_bytes() in page.images
 
 
-HOSTILE = "<script>alert('1')</script> & \"<b>"
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        ("model", "name"),
-        ("model", "weights_sha256"),
-        ("model", "variance_type"),
-        ("data", "source"),
-        ("data", "split"),
-        ("data", "held_out_split"),
-        ("extractor", "name"),
-        ("extractor", "distance_name"),
-        ("extractor", "resize"),
-        ("versions", "torch"),
-        ("samples", 0, "label"),
-        ("samples", 1, "label"),
-        ("likelihood", 0, "variance_type"),
-        ("likelihood", 0, "chain"),
-    ],
-)
+@pytest.mark.parametrize("keys", TEXTS)
 def test_names_are_text_and_never_markup(metrics: dict[str, Any], tmp_path: Path, keys: tuple[Any, ...]):
-    def pages() -> list[Page]:
-        return [report(metrics, {}, tmp_path), Page(write_comparison(metrics, metrics, {}, tmp_path / "two.html"))]
-
-    clean = pages()
-    *path, last = keys
-    part = metrics
-    for key in path:
-        part = part[key]
-    part[last] = HOSTILE
-    hostile = pages()
-    assert HOSTILE in hostile[0].text
-    for before, after in zip(clean, hostile, strict=True):
-        assert [tag for tag, _ in before.tags] == [tag for tag, _ in after.tags]
-
-
-# Two models
-
-
-@pytest.fixture
-def other(metrics: dict[str, Any]) -> dict[str, Any]:
-    second = copy.deepcopy(metrics)
-    second["model"]["name"] = "runs/longer"
-    return second
-
-
-def compare(first: dict[str, Any], second: dict[str, Any], tmp_path: Path, **options: Any) -> Page:
-    path = tmp_path / "comparison.html"
-    assert write_comparison(first, second, options.pop("pictures", {}), path, **options) == path
-    return Page(path)
-
-
-def verdict_on(page: Page, heading: str, name: str) -> list[str]:
-    (row,) = (row for row in page.rows(heading) if row[0].startswith(name))
-    return row[1:5]
-
-
-@pytest.mark.parametrize(
-    ("key", "name", "values", "errors", "expected"),
-    [
-        ("frechet_distance", "FD-", (20, 18), (0.3, 0.4), "20.0 ± 0.3|18.0 ± 0.4|-2.0 ± 0.5|B is better"),
-        ("frechet_distance", "FD-", (20, 21.01), (0.3, 0.4), "20.0 ± 0.3|21.0 ± 0.4|+1.0 ± 0.5|A is better"),
-        ("frechet_distance", "FD-", (20, 20.99), (0.3, 0.4), "20.0 ± 0.3|21.0 ± 0.4|+1.0 ± 0.5|no clear difference"),
-        (
-            "kernel_distance",
-            "Kernel",
-            (0.5, 0.4),
-            (0.03, 0.041),
-            "0.50 ± 0.03|0.40 ± 0.04|-0.10 ± 0.05|no clear difference",
-        ),
-        ("precision", "Precision", (0.7, 0.6), (0.03, 0.03), "0.70 ± 0.03|0.60 ± 0.03|-0.10 ± 0.04|A is better"),
-        ("contrast", "Contrast", (1.4, 0.9), (0.02, 0.02), "1.40 ± 0.02|0.90 ± 0.02|-0.50 ± 0.03|B is better"),
-        ("contrast", "Contrast", (1.1, 0.9), (0.02, 0.02), "1.10 ± 0.02|0.90 ± 0.02|-0.20 ± 0.03|no clear difference"),
-        ("recall", "Recall", (0.7, 0.6), None, "0.700|0.600|-0.100|"),
-    ],
-)
-def test_a_model_is_better_beyond_two_standard_errors(
-    metrics: dict[str, Any],
-    other: dict[str, Any],
-    tmp_path: Path,
-    key: str,
-    name: str,
-    values: tuple[float, float],
-    errors: tuple[float, float] | None,
-    expected: str,
-):
-    suffix = "std" if key == "kernel_distance" else "std_error"
-    for i, each in enumerate((metrics, other)):
-        each["samples"][0]["metrics"][key] = values[i]
-        if errors is not None:
-            each["samples"][0]["metrics"][f"{key}_{suffix}"] = errors[i]
-    page = compare(metrics, other, tmp_path)
-    assert verdict_on(page, "Figures", name) == expected.split("|")
-    assert page.rows("Figures")[1][-1] == "3.21 ± 0.05"
-
-
-@pytest.mark.parametrize(
-    ("difference", "expected"),
-    [
-        (None, ["-0.01 ± 0.03", "no clear difference"]),
-        ((-0.0112, 0.004), ["-0.011 ± 0.004", "B is better"]),
-        ((0.0112, 0.002), ["+0.011 ± 0.002", "A is better"]),
-        ((-0.0075, 0.004), ["-0.007 ± 0.004", "no clear difference"]),
-    ],
-)
-def test_bits_are_compared_picture_by_picture(
-    metrics: dict[str, Any],
-    other: dict[str, Any],
-    tmp_path: Path,
-    difference: tuple[float, float] | None,
-    expected: list[str],
-):
-    other["likelihood"][0]["bpd"] -= 0.0112
-    page = compare(metrics, other, tmp_path, bpd_difference=difference)
-    assert verdict_on(page, "Figures", "Bits") == ["4.10 ± 0.02", "4.09 ± 0.02", *expected]
-
-
-def test_samplers_and_bounds_of_both_are_compared(metrics: dict[str, Any], other: dict[str, Any], tmp_path: Path):
-    other["samples"][1]["metrics"]["frechet_distance"] = 30.0
-    other["samples"][2]["label"] = "spectral"
-    other["samples"][3], other["samples"][0] = other["samples"][0], other["samples"][3]
-    other["likelihood"][1]["bpd"] = 4.4
-    page = compare(metrics, other, tmp_path)
-    assert page.rows("Quality by number of steps")[1:] == [
-        ["fixed_small, 100 steps", "20.1 ± 0.3", "20.1 ± 0.3", "0.0 ± 0.4", "no clear difference"],
-        ["DDIMScheduler, 10 steps", "41.2 ± 1.9", "30.0 ± 1.9", "-11 ± 3", "B is better"],
-        ["DDIMScheduler, 50 steps", "19.0 ± 0.3", "19.0 ± 0.3", "0.0 ± 0.4", "no clear difference"],
-    ]
-    assert page.rows("Bits per dimension")[1:] == [
-        ["analytic, 50 least cost", "4.07 ± 0.02", "4.40 ± 0.02", "+0.33 ± 0.03", "A is better"]
-    ]
-
-
-@pytest.mark.parametrize(
-    ("keys", "value", "words"),
-    [
-        (("num_images",), 1000, "number of drawn pictures (2000 and 1000)"),
-        (("data", "num_reference_images"), 99, "number of real pictures (4633 and 99)"),
-        (("data", "pictures_sha256"), "00", "data (89ab12cd34ef5678 and 00)"),
-        (("extractor", "fingerprint"), "11", "extractor (fedcba9876543210 and 11)"),
-    ],
-)
-def test_models_that_were_measured_differently_get_a_warning_and_no_verdict(
-    metrics: dict[str, Any], other: dict[str, Any], tmp_path: Path, keys: tuple[str, ...], value: Any, words: str
-):
-    other["samples"][0]["metrics"]["frechet_distance"] = 1.0
-    assert "B is better" in compare(metrics, other, tmp_path).text
-    assert "Measured differently" not in compare(metrics, other, tmp_path).text
-    *path, last = keys
-    part = other
-    for key in path:
-        part = part[key]
-    part[last] = value
-    page = compare(metrics, other, tmp_path, bpd_difference=(-1.0, 0.01))
-    assert words in page.text
-    assert "is better:" in page.text
-    assert not {"A is better", "B is better", "no clear difference"} & set(page.all("td"))
-
-
-def test_pictures_of_both_stand_side_by_side(
-    metrics: dict[str, Any], other: dict[str, Any], pictures: dict[str, Path], tmp_path: Path
-):
-    pairs = {name: (pictures[name], pictures["samples"]) for name in PICTURES}
-    page = compare(metrics, other, tmp_path, pictures=pairs)
-    first = pictures["samples"].read_bytes()
-    assert sorted(page.images[::2]) == sorted(path.read_bytes() for path in pictures.values())
-    assert set(page.images[1::2]) == {first}
-    assert page.all("b") == ["A", "B"] * len(PICTURES)
-    assert "side" in page.classes
-    assert "runs/cars and runs/longer" in page.text
-
-
-def test_a_comparison_of_the_least_has_few_headings(minimal: dict[str, Any], tmp_path: Path):
-    page = compare(minimal, copy.deepcopy(minimal), tmp_path)
-    assert page.all("h2") == ["Figures", "How A was measured", "How B was measured"]
+    clean = report(metrics, {}, tmp_path)
+    put(metrics, keys, HOSTILE)
+    hostile = report(metrics, {}, tmp_path)
+    assert HOSTILE in hostile.text
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in clean.tags]
 
 
 # The terminal
@@ -585,7 +273,7 @@ def test_the_summary_fits_a_terminal(metrics: dict[str, Any], label: str, distan
     ],
 )
 def test_numbers_have_the_digits_that_their_error_leaves(value: float, error: float, expected: str):
-    assert _number(value, error) == expected.replace("-", MINUS)
+    assert number_text(value, error) == expected.replace("-", MINUS)
 
 
 @pytest.mark.parametrize(
@@ -593,4 +281,4 @@ def test_numbers_have_the_digits_that_their_error_leaves(value: float, error: fl
     [(0.04, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 0 s"), (512.3, "8 min 32 s"), (3599.6, "1 h 0 min")],
 )
 def test_durations_are_in_words(seconds: float, expected: str):
-    assert _duration(seconds) == expected
+    assert duration_text(seconds) == expected
