@@ -26,7 +26,7 @@ def nearest(
 
     Returns:
         Distances, float64 (N, k), ascending, and indices into `references`, int64 (N, k). The distance of a copy is
-        exactly 0.
+        exactly 0, unless more than k + 4 references are nearer to each other than rounding can tell.
 
     Raises:
         ValueError: If there are fewer than k references, or the vectors differ in length.
@@ -42,7 +42,7 @@ def nearest(
             squares, candidates = torch.cat([squares, nearby], 1), torch.cat([candidates, indices + first], 1)
             squares, order = squares.topk(min(num_candidates, squares.shape[1]), largest=False)
             candidates = candidates.gather(1, order)
-        # Of equal distances the lower index is first.
+        # Of equal distances among the candidates the lower index is first.
         candidates = candidates.sort(dim=1).values
         direct = torch.stack([(references[column].double() - x.double()).norm(dim=1) for column in candidates.T], 1)
         distances, order = direct.sort(dim=1, stable=True)

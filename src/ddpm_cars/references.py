@@ -16,6 +16,7 @@ from ddpm_cars.features import Extractor
 
 # Where pixels are compared, larger pictures are brought to this size: what is copied shows there too.
 _COMPARED_SIZE = 32
+_NUM_ROWS_AT_A_TIME = 1024
 
 
 def with_pictures_of_run(config: EvaluateConfig, name: str) -> EvaluateConfig:
@@ -125,9 +126,13 @@ def compared_pixels(images: np.ndarray) -> torch.Tensor:
 
     Pictures larger than 32 x 32 are averaged down to that. A distance is the root of the mean squared difference.
     """
-    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
-    size = min(x.shape[-2], _COMPARED_SIZE), min(x.shape[-1], _COMPARED_SIZE)
-    vectors = torch.nn.functional.adaptive_avg_pool2d(x, size).flatten(1)
+    size = min(images.shape[1], _COMPARED_SIZE), min(images.shape[2], _COMPARED_SIZE)
+    parts = []
+    for start in range(0, len(images), _NUM_ROWS_AT_A_TIME):
+        # A copy, because kept pictures cannot be written to, which torch warns of.
+        x = torch.from_numpy(images[start : start + _NUM_ROWS_AT_A_TIME].copy()).permute(0, 3, 1, 2).float()
+        parts.append(torch.nn.functional.adaptive_avg_pool2d(x, size).flatten(1))
+    vectors = torch.cat(parts)
     return vectors / vectors.shape[1] ** 0.5
 
 

@@ -15,6 +15,7 @@ from ddpm_cars.report_pieces import (
     Pictures,
     badness,
     card,
+    comparability,
     duration_text,
     html_pictures,
     html_table,
@@ -70,8 +71,8 @@ def summary(metrics: Metrics) -> str:
     distance_name, num_real = metrics["extractor"]["distance_name"], metrics["data"]["num_reference_images"]
     intro = (
         f"{metrics['model']['name']}: {metrics['num_images']:,} drawn pictures against {num_real:,} real ones. FD is "
-        f"{distance_name}, which cannot be compared with published FID. Low is good for FD, kernel and spec, and for "
-        "contr 1. The last row is real pictures in place of drawn ones."
+        f"{distance_name}; {comparability(metrics)}. Low is good for FD, kernel and spec, and for contr 1. The last "
+        "row is real pictures in place of drawn ones."
     )
     headings = ["sampler", "steps", *(q.short_name for q in QUANTITIES), "images/s"]
     rows = [
@@ -141,7 +142,7 @@ def _headline(metrics: Metrics) -> str:
         paragraph(
             f"{extractor['distance_name']} is a Fréchet distance between features of {extractor['name']}, and depends "
             "on how many pictures there are. It can be compared with figures from the same extractor, pictures and "
-            "numbers of pictures only, and not with published FID.",
+            f"numbers of pictures only: {comparability(metrics)}.",
             "note",
         ),
     )

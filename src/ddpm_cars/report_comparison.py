@@ -17,6 +17,7 @@ from ddpm_cars.report_pieces import (
     Metrics,
     Quantity,
     badness,
+    comparability,
     error_of,
     html_pictures,
     html_table,
@@ -99,7 +100,7 @@ def _figures_compared(first: Metrics, second: Metrics, bpd_difference: tuple[flo
         f"{a['num_images']:,} pictures of each, A drawn with {sampler_label(a)}, and B with {sampler_label(b)}. The "
         "last column is the floor, what real pictures get in their place. ± is one standard error, and for the kernel "
         "distance the standard deviation over subsets. A model is called better where the difference is more than two "
-        f"of them, and nothing is said without. {name_of(QUANTITIES[0], first)} cannot be compared with published FID."
+        f"of them, and nothing is said without. {comparability(first)}."
     )
     warning = f"Measured differently, so nothing here says which is better: {'; '.join(unlike)}." if unlike else ""
     table = html_table(["Figure", "A", "B", f"B {MINUS} A", "Verdict", "Real pictures"], rows)

@@ -183,6 +183,14 @@ def duration_text(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"
 
 
+def comparability(metrics: Metrics) -> str:
+    """Say in a clause what the Fréchet distance cannot be compared with."""
+    name = metrics["extractor"]["distance_name"]
+    if name == "FID":
+        return "FID of other numbers of pictures cannot be compared with it, and published FID is mostly of 50,000"
+    return f"{name} cannot be compared with published FID"
+
+
 def name_of(quantity: Quantity, metrics: Metrics) -> str:
     """Name a quantity; the Fréchet distance has the name that the extractor of the metrics gives it."""
     return metrics["extractor"]["distance_name"] if quantity.key == "frechet_distance" else quantity.name

@@ -130,6 +130,13 @@ def test_distances_between_pixels_are_root_mean_squares_of_at_most_32_pixels(siz
     assert float(torch.dist(*vectors)) == pytest.approx(10, rel=1e-5)
 
 
+def test_kept_pictures_can_be_compared_however_many_there_are():
+    images = np.random.default_rng(0).integers(0, 256, (2500, 8, 8, 3), np.uint8)
+    images.setflags(write=False)
+    expected = images.transpose(0, 3, 1, 2).reshape(len(images), -1) / 192**0.5
+    np.testing.assert_allclose(compared_pixels(images).numpy(), expected, rtol=1e-6)
+
+
 def test_mirrored_pictures_have_left_on_the_right():
     images = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
     assert mirrored(images)[0, 1, 0].tolist() == images[0, 1, 1].tolist()

@@ -70,7 +70,7 @@ def test_the_pictures_are_in_the_report(metrics: dict[str, Any], pictures: dict[
         "Coverage ↑ 0.608",
         "Contrast → 1 0.930 real pictures: 1.001",
         "Spectrum error ↓ 0.314",
-        "not with published FID",
+        "cannot be compared with published FID",
         "of 512 pictures takes at most",
         "the split test, which training has not seen",
         "over 512 pictures: 0.910 ± 0.012 at t = 0 and 0.00123 ± 0.00004 at t = 999",
@@ -231,7 +231,11 @@ def test_the_summary_has_a_row_a_sampler_and_the_floor_last(metrics: dict[str, A
 def test_the_summary_tells_bits_and_copies(metrics: dict[str, Any], minimal: dict[str, Any]):
     text = " ".join(summary(metrics).split())
     assert "runs/cars: 2,000 drawn pictures against 4,633 real ones." in text
-    assert "FD is FD-EfficientNet, which cannot be compared with published FID." in text
+    assert "FD is FD-EfficientNet; FD-EfficientNet cannot be compared with published FID." in text
+    metrics["extractor"]["distance_name"] = "FID"
+    assert "FD is FID; FID of other numbers of pictures cannot be compared with it" in " ".join(
+        summary(metrics).split()
+    )
     assert "of 512 pictures" in text
     assert "fixed_small, all 1000 steps 4.10 ± 0.02 0.0001 3.9012 0.2023" in text
     assert "analytic, 50 least cost 4.07 ± 0.02" in text
