@@ -23,12 +23,10 @@ from ddpm_cars.command_configs import EvaluateConfig
 from ddpm_cars.config import ConfigError
 from ddpm_cars.data import Pictures, to_samples
 from ddpm_cars.features import load_extractor
-from ddpm_cars.frechet import Moments, frechet_distance_with_error, kernel_distance
 from ddpm_cars.held_out_likelihood import bounds_to_measure, measure_bounds
-from ddpm_cars.image_statistics import contrast, radial_spectrum, spectrum_error_octaves
 from ddpm_cars.metrics_file import MetricsFile
-from ddpm_cars.neighbours import near_copies, nearest, precision_recall_density_coverage
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.quality import Reference, look_for_copies
 from ddpm_cars.references import (
     compared_pixels,
     features_path,
@@ -41,8 +39,6 @@ from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsSchedul
 from ddpm_cars.team import Team
 
 _NUM_CALIBRATION_IMAGES = 2048
-_NUM_NEIGHBOURS = 5
-_NUM_SHOWN_NEIGHBOURS = 3
 
 
 class Evaluation:
@@ -214,36 +210,17 @@ class Evaluation:
         training, n = self.real.training, self.config.num_images
         self.training_features = self._features(training.images, training.sha256)
         features = self.training_features[self.real.order]
-        self.reference = features[n:]
-        self.reference_moments = Moments.of(self.reference)
-        frequency, self.real_power = radial_spectrum(training.images)
-        self.real_contrast = contrast(training.images)
-        self.metrics["spectrum"] |= {"radius": rounded(frequency), "real": rounded(self.real_power)}
+        self.reference = Reference.of(features[n:], training.images)
+        frequency, power = self.reference.frequency, self.reference.power
+        self.metrics["spectrum"] |= {"radius": rounded(frequency), "real": rounded(power)}
         if "floor" not in self.metrics:
-            figures, _ = self._figures(training.images[np.sort(self.real.order[:n])], features[:n])
+            figures, _ = self._compared(training.images[np.sort(self.real.order[:n])], features[:n])
             self.metrics["floor"] = {"num_images": n, "metrics": figures}
             self.metrics.save()
 
-    def _figures(self, images: np.ndarray, features: torch.Tensor) -> tuple[dict[str, float], list[float]]:
+    def _compared(self, images: np.ndarray, features: torch.Tensor) -> tuple[dict[str, float], list[float]]:
         """Return what tells pictures from the reference, and their spectrum."""
-
-        def compute() -> tuple[dict[str, float], list[float]]:
-            distance, error = frechet_distance_with_error(features, self.reference_moments)
-            kernel, kernel_std = kernel_distance(features, self.reference, seed=self.config.seed)
-            same_number = self.reference[: len(features)]
-            _, power = radial_spectrum(images)
-            figures = {
-                "frechet_distance": distance,
-                "frechet_distance_std_error": error,
-                "kernel_distance": kernel,
-                "kernel_distance_std": kernel_std,
-                **precision_recall_density_coverage(same_number, features, _NUM_NEIGHBOURS),
-                "contrast": contrast(images) / self.real_contrast,
-                "spectrum_error_octaves": spectrum_error_octaves(power, self.real_power),
-            }
-            return {name: rounded(value) for name, value in figures.items()}, rounded(power)
-
-        return self.team.agreed(compute)
+        return self.team.agreed(lambda: self.reference.compare(images, features, self.config.seed))
 
     def _draw(self, label: str, num_inference_steps: int) -> tuple[np.ndarray, float]:
         """Draw pictures, uint8 (N, H, W, C), and say how many seconds it took."""
@@ -280,7 +257,7 @@ class Evaluation:
         with self.metrics.timed("features of drawn pictures"):
             features = self._shared_features(images)
         with self.metrics.timed("distances"):
-            figures, power = self._figures(images, features)
+            figures, power = self._compared(images, features)
         entry = {
             "label": label,
             "scheduler": type(scheduler).__name__,
@@ -320,7 +297,7 @@ class Evaluation:
     def _look_for_copies(
         self, images: np.ndarray, features: torch.Tensor
     ) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
-        """Find the nearest training pictures of drawn ones, mirrored ones included, and tell copies from likenesses.
+        """Look for copies of training pictures, mirrored ones included.
 
         Returns:
             The entry of metrics.json, and (distances, indices) by features and by pixels; indices from the number of
@@ -328,27 +305,18 @@ class Evaluation:
         """
         training, held_out = self.real.training, self.real.held_out
         both_ways = self._features(mirrored(training.images), f"{training.sha256} mirrored")
-        spaces = {"features": (features, torch.cat([self.training_features, both_ways]))}
+        known = {"features": torch.cat([self.training_features, both_ways])}
         unseen = {} if held_out is None else {"features": self._features(held_out.images, held_out.sha256)}
 
         def compute() -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
-            pixels = [compared_pixels(x) for x in (images, training.images, mirrored(training.images))]
-            spaces["pixels"] = (pixels[0], torch.cat(pixels[1:]))
+            known["pixels"] = torch.cat([compared_pixels(x) for x in (training.images, mirrored(training.images))])
             if held_out is not None:
                 unseen["pixels"] = compared_pixels(held_out.images)
-            found: dict[str, Any] = {"num_training_images": len(training.images)}
-            neighbours = {}
-            for name, (drawn, known) in spaces.items():
-                if held_out is None:
-                    distances, indices = nearest(drawn, known, _NUM_SHOWN_NEIGHBOURS)
-                else:
-                    copies = near_copies(drawn, known, unseen[name], num_neighbours=_NUM_SHOWN_NEIGHBOURS)
-                    found[name] = {k: rounded(getattr(copies, k)) for k in ("share", "expected", "threshold")}
-                    distances, indices = copies.distances, copies.indices
-                neighbours[name] = distances.numpy(), indices.numpy()
-            return found, neighbours
+            drawn = {"features": features, "pixels": compared_pixels(images)}
+            return look_for_copies(drawn, known, unseen or None)
 
-        return self.team.agreed(compute)
+        found, neighbours = self.team.agreed(compute)
+        return {"num_training_images": len(training.images), **found}, neighbours
 
 
 def _sha256_of(unet: UNet2DModel) -> str:

@@ -44,6 +44,7 @@ RANKS = {
     "features": 1,
     "frechet": 1,
     "neighbours": 1,
+    "quality": 1,
     "image_statistics": 1,
     "evaluation_plots": 1,
     "report_pieces": 1,
