@@ -28,6 +28,7 @@ from ddpm_cars.metrics_file import MetricsFile
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.quality import Reference, look_for_copies
 from ddpm_cars.references import (
+    check_held_out,
     compared_pixels,
     features_path,
     load_real_pictures,
@@ -72,6 +73,7 @@ class Evaluation:
         class_names = tuple((self.pipeline.config.get("id2label") or {}).values())
         with self.accelerator.local_main_process_first():
             self.real = load_real_pictures(config, unet.config.sample_size, unet.config.in_channels, class_names)
+        check_held_out(config, name)
         self.extractor = load_extractor(config.extractor, config.extractor_weights, self.accelerator.device)
         self.metrics = MetricsFile(output_dir / "metrics.json", self._head(), self.team)
         self.pipeline.to(self.accelerator.device)

@@ -46,6 +46,29 @@ def with_pictures_of_run(config: EvaluateConfig, name: str) -> EvaluateConfig:
     return replace(config, **{name: value for name, value in settings.items() if name in names})
 
 
+def check_held_out(config: EvaluateConfig, name: str) -> None:
+    """See that a model has not seen the split that is to tell what it makes of unseen pictures.
+
+    Args:
+        config: Its pictures are named.
+        name: Folder of the model; without a config.yaml in it nothing is known, and nothing raised.
+
+    Raises:
+        ConfigError: If the run behind the model was trained on `validation_split` of the same pictures.
+    """
+    path, split = Path(name) / "config.yaml", config.validation_split
+    if split is None or not path.is_file():
+        return
+    run = yaml.safe_load(path.read_text(encoding="utf-8"))
+    sources = ("train_data_dir", "dataset_name", "dataset_config_name")
+    same_pictures = all(run.get(source) == getattr(config, source) for source in sources)
+    if same_pictures and run.get("split") in (None, split) and run.get("validation_split") != split:
+        raise ConfigError(
+            f"validation_split is {split}, which {name} was trained on, as its config.yaml says; evaluate without "
+            "validation_split, or train with it"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class RealPictures:
     """What a model was trained on, and perhaps what it was not.

@@ -178,7 +178,7 @@ MISTAKES = {
     "fewer than an error needs": ({"num_images": 39}, "num_images is 39; it must be 40 or more"),
     "no model": ({"pretrained_model_name_or_path": "nowhere", "train_data_dir": "cars"}, "nowhere"),
     "empty folder": ({"train_data_dir": "empty"}, "empty"),
-    "no such split": ({"train_data_dir": "cars", "validation_split": "dev"}, "dev"),
+    "no such split": ({"train_data_dir": "cars", "validation_split": "dev"}, "the splits of cars are train, test"),
     "too many steps": ({"num_inference_steps": 21}, "num_inference_steps is 21; good was trained with 20"),
     "too many steps in the table": ({"steps": "5 30"}, "steps is 30"),
     "unknown scheduler": ({"steps": "5", "schedulers": "fixed_smal"}, "scheduler is fixed_smal"),

@@ -1,5 +1,6 @@
 """Which real pictures a model is measured against."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ddpm_cars.command_configs import EvaluateConfig
 from ddpm_cars.config import ConfigError
 from ddpm_cars.features import load_extractor
 from ddpm_cars.references import (
+    check_held_out,
     compared_pixels,
     features_path,
     load_real_pictures,
@@ -57,6 +59,27 @@ def test_a_run_says_which_pictures_it_was_trained_on(tmp_path: Path):
     assert (got.seed, got.mixed_precision) == (0, "no")
     other = with_pictures_of_run(replace(asked, validation_split="validation", cache_dir="here"), str(tmp_path))
     assert (other.validation_split, other.cache_dir) == ("validation", "here")
+
+
+@pytest.mark.parametrize(
+    ("run", "seen"),
+    [
+        ({"train_data_dir": "cars", "split": None, "validation_split": None}, True),
+        ({"train_data_dir": "cars", "split": "test", "validation_split": None}, True),
+        ({"train_data_dir": "cars", "split": None, "validation_split": "dev"}, True),
+        ({"train_data_dir": "cars", "split": None, "validation_split": "test"}, False),
+        ({"train_data_dir": "cars", "split": "train", "validation_split": None}, False),
+        ({"train_data_dir": "vans", "split": None, "validation_split": None}, False),
+        (None, False),
+    ],
+)
+def test_a_split_that_the_model_was_trained_on_is_not_held_out(tmp_path: Path, run: dict | None, seen: bool):
+    if run is not None:
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
+    config = EvaluateConfig(pretrained_model_name_or_path="x", train_data_dir="cars", validation_split="test")
+    with pytest.raises(ConfigError, match=r"test, which .* was trained on") if seen else nullcontext():
+        check_held_out(config, str(tmp_path))
+    check_held_out(replace(config, validation_split=None), str(tmp_path))
 
 
 def test_pictures_that_are_named_count_more_than_those_of_the_run(config: EvaluateConfig, tmp_path: Path):
