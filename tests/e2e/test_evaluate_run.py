@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ddpm_cars import cli
+
 from .training_helpers import LAUNCHER, SCRIPTS, Runs
 
 # Its features are the pixels themselves, which take no time.
@@ -33,12 +35,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict) -> Ru
     return runs
 
 
-def start(runs: Runs, *launcher: str, **changes: object) -> subprocess.Popen:
+def arguments(**changes: object) -> list[str]:
     settings = {k: v for k, v in {**SETTINGS, **changes}.items() if v is not None}
-    pairs = [text for name, value in settings.items() for text in (f"--{name}", *str(value).split())]
+    return [text for name, value in settings.items() for text in (f"--{name}", *str(value).split())]
+
+
+def start(runs: Runs, *launcher: str, **changes: object) -> subprocess.Popen:
     environment = runs.environment | ({"ACCELERATE_USE_CPU": "true"} if launcher else {})
     return subprocess.Popen(
-        [sys.executable, *launcher, str(SCRIPTS / "evaluate.py"), *pairs],
+        [sys.executable, *launcher, str(SCRIPTS / "evaluate.py"), *arguments(**changes)],
         cwd=runs.folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -129,8 +134,8 @@ def close(a: object, b: object, path: str = "") -> list[str]:
 
 
 def test_an_interrupted_measurement_goes_on_where_it_was(runs: Runs, whole: dict):
-    arguments = {"pretrained_model_name_or_path": "good", "output_dir": "broken", **TABLE}
-    process = start(runs, **arguments)
+    settings = {"pretrained_model_name_or_path": "good", "output_dir": "broken", **TABLE}
+    process = start(runs, **settings)
     path, until = runs.folder / "broken" / "metrics.json", time.monotonic() + 120
     while not path.exists() or len(metrics_in(path.parent)["samples"]) < 3:
         assert process.poll() is None
@@ -140,7 +145,7 @@ def test_an_interrupted_measurement_goes_on_where_it_was(runs: Runs, whole: dict
     runs.finish(process)
     before = metrics_in(path.parent)
     assert len(before["samples"]) < len(whole["samples"])
-    evaluate(runs, **arguments)
+    evaluate(runs, **settings)
     after = metrics_in(path.parent)
     assert close(without_clock(whole), without_clock(after)) == []
     # What was there was not measured again.
@@ -193,28 +198,40 @@ MISTAKES = {
 }
 
 
+def refused(runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, **changes: object) -> str:
+    """Run a command line that must fail with exit code 2, in this process, and return its last line."""
+    monkeypatch.chdir(runs.folder)
+    with pytest.raises(SystemExit) as stop:
+        cli.evaluate(arguments(cache_dir="cache", output_dir="mistaken", **changes))
+    assert stop.value.code == 2
+    assert not (runs.folder / "mistaken").exists()
+    return capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line(runs: Runs, name: str):
+def test_a_mistake_is_one_line(runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str):
     (runs.folder / "empty").mkdir(exist_ok=True)
     changes, words = MISTAKES[name]
-    run = evaluate(runs, code=2, **{"pretrained_model_name_or_path": "good", "output_dir": "mistaken", **changes})
-    last = runs.last_line(run)
-    assert last.startswith("evaluate.py: error: ")
+    last = refused(runs, monkeypatch, capsys, **{"pretrained_model_name_or_path": "good", **changes})
+    assert ": error: " in last
     assert words in last
-    assert not (runs.folder / "mistaken").exists()
 
 
-def test_models_of_other_sizes_are_not_compared(runs: Runs):
+def test_models_of_other_sizes_are_not_compared(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
     runs.train("large", validation_split="test", max_train_steps=1, resolution=16)
-    run = evaluate(runs, code=2, compare="good large", output_dir="mistaken")
-    assert "good draws 8 pixels with 3 channels and large 16 pixels" in runs.last_line(run)
+    last = refused(runs, monkeypatch, capsys, compare="good large")
+    assert "good draws 8 pixels with 3 channels and large 16 pixels" in last
 
 
 def test_a_model_without_a_run_behind_it_needs_to_be_told_the_pictures(runs: Runs):
     left = shutil.ignore_patterns("config.yaml", "loss.json", "checkpoints", "evaluation")
     shutil.copytree(runs.folder / "good", runs.folder / "moved", ignore=left)
     run = evaluate(runs, code=2, pretrained_model_name_or_path="moved")
-    assert "moved has no config.yaml" in runs.last_line(run)
+    last = runs.last_line(run)
+    assert last.startswith("evaluate.py: error: ")
+    assert "moved has no config.yaml" in last
     told = {"train_data_dir": "cars", "validation_split": "test", "num_likelihood_images": "null"}
     evaluate(runs, pretrained_model_name_or_path="moved", **told)
     measured = metrics_in(runs.folder / "moved" / "evaluation")
