@@ -18,7 +18,7 @@ NUM_SIGNIFICANT_DIGITS = 6
 
 
 def calibrate(
-    unet: Callable[[torch.Tensor, torch.Tensor], Any],
+    unet: Callable[..., Any],
     images: torch.Tensor,
     scheduler: DDPMCarsScheduler,
     num_timesteps: int | None = 50,
@@ -27,6 +27,7 @@ def calibrate(
     num_bands: int | None = 16,
     seed: int = 0,
     progress_bar: bool = True,
+    class_labels: torch.Tensor | None = None,
 ) -> dict[str, Any]:
     """Measure eps_mse_t = E (eps - eps_hat)^2 / d for "analytic" and "spectral", and install it in `scheduler`.
 
@@ -45,14 +46,17 @@ def calibrate(
         num_bands: Bands of spatial frequency for "spectral", 2 or more; None measures for "analytic" only.
         seed: Decides the images and the noise.
         progress_bar: Whether one is shown.
+        class_labels: int64 (N,), the classes of the images, handed to the network; None hands it none.
 
     Returns:
         The calibration, as `DDPMCarsScheduler.set_calibration` takes it.
 
     Raises:
-        ValueError: If `images` is not of that shape, is empty, or holds NaN.
+        ValueError: If `images` is not of that shape, is empty, or holds NaN, or the labels are not as many.
     """
     _check_images(images)
+    if class_labels is not None and len(class_labels) != len(images):
+        raise ValueError(f"class_labels has {len(class_labels)} values for {len(images)} images: pass one for each.")
     images = images.float()
     probe = _probe(scheduler)
     alpha_bar = probe.alphas_cumprod.double().numpy()
@@ -65,7 +69,8 @@ def calibrate(
         squares = torch.zeros(images.shape[1:], dtype=torch.float64)
         band_squares = torch.zeros_like(squares)
         for rows in chosen.split(batch_size):
-            error = x_0_error(unet, probe, images[rows], t, generator)
+            labels = None if class_labels is None else class_labels[rows]
+            error = x_0_error(unet, probe, images[rows], t, generator, labels)
             squares += error.square().sum(0)
             if bands is not None:
                 band_squares += bands.modes(error).square().sum(0)
@@ -150,7 +155,12 @@ def _spaced_in_log_snr(alpha_bar: np.ndarray, num_timesteps: int | None) -> np.n
 
 @torch.no_grad()
 def x_0_error(
-    unet: Callable[..., Any], probe: DDPMCarsScheduler, x_0: torch.Tensor, t: int, generator: torch.Generator
+    unet: Callable[..., Any],
+    probe: DDPMCarsScheduler,
+    x_0: torch.Tensor,
+    t: int,
+    generator: torch.Generator,
+    class_labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return x_0 - x_0_hat from fresh noise.
 
@@ -160,6 +170,7 @@ def x_0_error(
         x_0: Clean images, shape (batch, C, H, W), float32 on the CPU.
         t: The timestep, in [0, T - 1].
         generator: Where the noise comes from.
+        class_labels: int64 (batch,), for a network with classes.
 
     Returns:
         A float64 tensor of the shape of `x_0`.
@@ -167,7 +178,8 @@ def x_0_error(
     device, dtype = getattr(unet, "device", x_0.device), getattr(unet, "dtype", x_0.dtype)
     eps = torch.randn(x_0.shape, generator=generator)
     x_t = probe.add_noise(x_0, eps, torch.tensor(t))
-    output = unet(x_t.to(device, dtype), torch.full((len(x_0),), t, device=device))
+    more = {} if class_labels is None else {"class_labels": class_labels.to(device)}
+    output = unet(x_t.to(device, dtype), torch.full((len(x_0),), t, device=device), **more)
     output = getattr(output, "sample", output)[:, : x_0.shape[1]].to("cpu", torch.float32)
     _, x_0_hat = probe.step(output, t, x_t, generator, return_dict=False)
     return (x_0 - x_0_hat).double()

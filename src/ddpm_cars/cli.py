@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -85,8 +86,24 @@ def _gather_lists(argv: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
     return gathered
 
 
+class _Once(logging.Filter):
+    """Lets a message through once: commands build many schedulers of one kind, and each would warn of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_new = message not in self.seen
+        self.seen.add(message)
+        return is_new
+
+
 def _main(config_class: type[Config], run: Callable[[Config], Any], argv: Sequence[str] | None) -> None:
     config, parser = parse(config_class, argv)
+    warnings, once = logging.getLogger("ddpm_cars.scheduling_ddpm_cars"), _Once()
+    warnings.addFilter(once)
     try:
         run(config)
     except ConfigError as error:
@@ -95,6 +112,8 @@ def _main(config_class: type[Config], run: Callable[[Config], Any], argv: Sequen
         if error.errno not in _DISK_ERRORS:
             raise
         _end(1, f"error: {error.filename or 'a file'} cannot be written or read: {error.strerror}")
+    finally:
+        warnings.removeFilter(once)
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -189,11 +208,15 @@ def calibrate(argv: Sequence[str] | None = None) -> None:
 
 
 def _calibrate(config: CalibrateConfig) -> None:
+    import numpy as np
+    import torch
     from accelerate import PartialState
 
     from ddpm_cars.calibration import calibrate, fit_init_noise
     from ddpm_cars.checkpoints import write_text
-    from ddpm_cars.data import training_samples
+    from ddpm_cars.data import load_pictures, to_samples
+    from ddpm_cars.references import check_classes
+    from ddpm_cars.sampling import class_names_of
 
     folder = Path(config.pretrained_model_name_or_path)
     if not (folder / "model_index.json").exists():
@@ -202,11 +225,16 @@ def _calibrate(config: CalibrateConfig) -> None:
     size = pipeline.unet.config.sample_size
     if not isinstance(size, int):
         raise ConfigError(f"{folder} draws pictures of {size}; only squares can be made of the training pictures")
-    pictures = {field.name: getattr(config, field.name) for field in fields(PicturesConfig)}
-    samples = training_samples(ImageConfig(**pictures, resolution=size), pipeline.unet.config.in_channels)
+    shown = ImageConfig(**{f.name: getattr(config, f.name) for f in fields(PicturesConfig)}, resolution=size)
+    class_names = class_names_of(pipeline)
+    label_column = config.label_column if class_names else None
+    pictures = load_pictures(shown, pipeline.unet.config.in_channels, label_column=label_column)
+    check_classes(pictures, class_names)
+    samples = to_samples(np.array(pictures.images))
+    labels = None if pictures.labels is None else torch.from_numpy(pictures.labels)
     scheduler = _with_variance(pipeline.scheduler.config, "DDPMCarsScheduler", config.variance_type)
     options = {k: getattr(config, k) for k in ("num_timesteps", "num_images", "batch_size", "num_bands", "seed")}
-    calibrate(pipeline.unet, samples, scheduler, **options)
+    calibrate(pipeline.unet, samples, scheduler, **options, class_labels=labels)
     if config.fit_init_noise:
         fit_init_noise(samples, scheduler)
     path = folder / "scheduler" / scheduler.config_name
@@ -222,7 +250,10 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
 
         from ddpm_cars.evaluation import evaluate
 
-        page, summary = evaluate(config)
+        try:
+            page, summary = evaluate(config)
+        except KeyboardInterrupt:
+            _end(130, "interrupted; the same command goes on with what is not measured yet")
         PartialState().print(f"{summary}\nreport: {page}")
 
     _main(EvaluateConfig, run, argv)

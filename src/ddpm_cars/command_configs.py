@@ -66,6 +66,8 @@ class CalibrateConfig(PicturesConfig):
     """Bands of spatial frequency for variance_type spectral; null measures for analytic only."""
     fit_init_noise: bool = False
     """Also measure the noise to start from, for schedules that do not end in pure noise, as the tutorial's."""
+    label_column: str = "label"
+    """Column of the dataset that holds the classes, for models with classes."""
     seed: int = 0
     """Decides the pictures and the noise."""
 

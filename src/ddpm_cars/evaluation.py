@@ -35,7 +35,7 @@ from ddpm_cars.references import (
     mirrored,
     with_pictures_of_run,
 )
-from ddpm_cars.sampling import denoising_strip, generate, sampler_from_config
+from ddpm_cars.sampling import class_names_of, denoising_strip, generate, sampler_from_config
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
 from ddpm_cars.team import Team
 
@@ -70,7 +70,7 @@ class Evaluation:
         self.saved_config = self.pipeline.scheduler.config
         self._check_settings()
         unet = self.pipeline.unet
-        class_names = tuple((self.pipeline.config.get("id2label") or {}).values())
+        class_names = class_names_of(self.pipeline)
         with self.accelerator.local_main_process_first():
             self.real = load_real_pictures(config, unet.config.sample_size, unet.config.in_channels, class_names)
         check_held_out(config, name)
@@ -171,8 +171,10 @@ class Evaluation:
         scheduler = DDPMCarsScheduler.from_config(self.saved_config)
         rows = np.sort(self.real.order[:_NUM_CALIBRATION_IMAGES])
         with self.metrics.timed("calibration"):
-            samples = to_samples(self.real.training.images[rows])
-            calibrate(self.pipeline.unet, samples, scheduler, progress_bar=self.team.is_main)
+            training = self.real.training
+            labels = None if training.labels is None else torch.from_numpy(training.labels[rows])
+            samples = to_samples(training.images[rows])
+            calibrate(self.pipeline.unet, samples, scheduler, progress_bar=self.team.is_main, class_labels=labels)
         return scheduler.config
 
     def _measure_likelihood(self, held_out: Pictures, num_images: int) -> None:

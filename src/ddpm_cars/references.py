@@ -117,10 +117,7 @@ def load_real_pictures(
             f"num_images is {config.num_images}, which takes {2 * config.num_images} real pictures, half of them to "
             f"compare with and half in place of drawn ones; {source} has {n}: lower num_images to {n // 2} or less"
         )
-    if class_names and training.class_names != class_names:
-        raise ConfigError(
-            f"{source} has the classes {', '.join(training.class_names)}, and the model has {', '.join(class_names)}"
-        )
+    check_classes(training, class_names)
     held_out = None
     if config.validation_split is not None:
         held_out_config = replace(image_config, split=config.validation_split)
@@ -130,6 +127,23 @@ def load_real_pictures(
             raise ConfigError(f"validation_split {split} of {source} has 1 picture; it takes 2 or more")
     order = np.random.default_rng(config.seed).permutation(n)
     return RealPictures(training, held_out, order, config.num_images)
+
+
+def check_classes(pictures: Pictures, class_names: tuple[str, ...]) -> None:
+    """See that pictures have the classes of a model.
+
+    Args:
+        pictures: Loaded with labels.
+        class_names: Those of the model; empty if it has none.
+
+    Raises:
+        ConfigError: If they differ.
+    """
+    if class_names and pictures.class_names != class_names:
+        source = pictures.report["source"]
+        raise ConfigError(
+            f"{source} has the classes {', '.join(pictures.class_names)}, and the model has {', '.join(class_names)}"
+        )
 
 
 def features_path(extractor: Extractor, pictures_sha256: str, cache_dir: str | None) -> Path:

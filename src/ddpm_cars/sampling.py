@@ -53,6 +53,23 @@ def seeded_generators(seed: int, start: int, stop: int) -> list[torch.Generator]
     return [torch.Generator().manual_seed(seed + i) for i in range(start, stop)]
 
 
+def class_names_of(pipeline: DDPMCarsPipeline) -> tuple[str, ...]:
+    """Return the names of the classes 0, 1, ... of a model, empty if it has none.
+
+    Raises:
+        ConfigError: If its network takes classes that have no names.
+    """
+    # JSON sorts the numbers as texts.
+    names = {int(i): name for i, name in (pipeline.config.get("id2label") or {}).items()}
+    unet = pipeline.unet.config
+    if not names and (unet.num_class_embeds is not None or unet.class_embed_type is not None):
+        raise ConfigError(
+            "the network takes classes, but id2label does not name them, so pictures cannot be given theirs; save the "
+            "pipeline with id2label"
+        )
+    return tuple(names[i] for i in sorted(names))
+
+
 def as_class_ids(
     pipeline: DDPMCarsPipeline, class_labels: Sequence[str | int] | None, guidance_scale: float = 1.0
 ) -> list[int] | None:

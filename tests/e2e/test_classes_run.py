@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict) -> Ru
 def model(runs: Runs) -> Path:
     runs.train("model", **FOLDERS)
     return runs.folder / "model"
+
+
+def test_a_model_with_classes_is_evaluated_with_them(runs: Runs):
+    for number in range(80):
+        path = runs.folder / "many" / "train" / CLASSES[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_car(number, SIZE).save(path)
+    shutil.copytree(runs.folder / "folders" / "test", runs.folder / "many" / "test")
+    runs.train("measured", **{**FOLDERS, "train_data_dir": "many"}, max_train_steps=2)
+    settings = "--extractor torch.nn:Flatten --num_images 40 --num_inference_steps 2 --num_likelihood_images 4"
+    run = python(runs, SCRIPTS / "evaluate.py", "--pretrained_model_name_or_path", "measured", *settings.split())
+    assert run.returncode == 0, run.stderr
+    metrics = json.loads((runs.folder / "measured" / "evaluation" / "metrics.json").read_text())
+    assert [bound["variance_type"] for bound in metrics["likelihood"]] == ["fixed_small", "fixed_large", "analytic"]
+    assert [len(bound["image_bpd"]) for bound in metrics["likelihood"]] == [4] * 3
+    assert [sample["num_images"] for sample in metrics["samples"]] == [40]
 
 
 def python(runs: Runs, *arguments: object) -> subprocess.CompletedProcess:

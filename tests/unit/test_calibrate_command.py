@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DModel
 from PIL import Image
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, cli
 from ddpm_cars.command_configs import CalibrateConfig, SampleConfig
 from ddpm_cars.config import ConfigError, NoiseConfig, TrainingConfig
+from ddpm_cars.sampling import class_names_of
 from ddpm_cars.setup import make_noise_scheduler
 
 
@@ -71,6 +73,42 @@ def test_init_noise_is_measured_when_asked_for(model: Path, pictures: Path, tmp_
     matched = pipe(2, torch.Generator().manual_seed(0), 3, output_type="raw").images
     pipe.scheduler.register_to_config(_init_noise=None)
     assert not torch.allclose(pipe(2, torch.Generator().manual_seed(0), 3, output_type="raw").images, matched)
+
+
+def with_classes(unet: UNet2DModel, num_classes: int) -> UNet2DModel:
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    return UNet2DModel(**{**config, "num_class_embeds": num_classes})
+
+
+def test_a_model_with_classes_is_measured_with_those_of_the_folders(
+    unet, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    classed = DDPMCarsPipeline(with_classes(unet, 2), DDPMCarsScheduler(300), id2label={0: "left", 1: "right"})
+    classed.save_pretrained(tmp_path / "classed")
+    for name, numbers in (("left", (0, 1)), ("right", (2, 3))):
+        (tmp_path / "folders" / name).mkdir(parents=True)
+        for number in numbers:
+            shutil.copy(pictures / f"{number}.png", tmp_path / "folders" / name)
+    calibrate(tmp_path / "classed", tmp_path / "folders", tmp_path)
+    printed = capsys.readouterr()
+    assert "calibrated on 4 pictures" in printed.out
+    # Loading the pipeline and choosing the variance each make a scheduler that would warn.
+    assert printed.err.count("noising does not end") <= 1
+    (tmp_path / "folders" / "right").rename(tmp_path / "folders" / "up")
+    with pytest.raises(SystemExit, match="2"):
+        calibrate(tmp_path / "classed", tmp_path / "folders", tmp_path)
+    assert "has the classes left, up, and the model has left, right" in one_line(capsys)
+    nameless = DDPMCarsPipeline(with_classes(unet, 2), DDPMCarsScheduler(300))
+    nameless.save_pretrained(tmp_path / "nameless")
+    with pytest.raises(SystemExit, match="2"):
+        calibrate(tmp_path / "nameless", tmp_path / "folders", tmp_path)
+    assert "id2label does not name them" in one_line(capsys)
+
+
+def test_names_of_many_classes_are_in_the_order_of_their_numbers(unet, tmp_path: Path):
+    names = {i: f"class {11 - i}" for i in range(12)}
+    DDPMCarsPipeline(with_classes(unet, 12), DDPMCarsScheduler(), id2label=names).save_pretrained(tmp_path)
+    assert class_names_of(DDPMCarsPipeline.from_pretrained(tmp_path)) == tuple(names.values())
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:

@@ -272,3 +272,24 @@ def test_a_calibrated_pipeline_draws_the_same_in_a_fresh_process(unet, tmp_path:
     np.testing.assert_array_equal(np.load(tmp_path / "there.npy"), here)
     scheduler.register_to_config(_init_noise=None)
     assert not np.allclose(pipeline(2, seeded(), 5, output_type="np").images, here)
+
+
+def test_each_image_is_measured_with_its_own_class():
+    scheduler = DDPMCarsScheduler()
+    alpha_bar = scheduler.alphas_cumprod
+    colours = torch.tensor([-0.5, 0.0, 0.5])
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def knowing(x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
+        """Return the eps of an image that is all of the colour of its class."""
+        x_0 = colours[class_labels].view(-1, 1, 1, 1)
+        return (x_t - alpha_bar[t].sqrt().view(-1, 1, 1, 1) * x_0) / (1 - alpha_bar[t]).sqrt().view(-1, 1, 1, 1)
+
+    images = colours[labels].view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    options = {"num_timesteps": 4, "num_images": 4, "batch_size": 3, "num_bands": None, "progress_bar": False}
+    known = calibrate(knowing, images, scheduler, **options, class_labels=labels)
+    assert max(known["eps_mse"]) < 1e-6
+    mistaken = calibrate(knowing, images, scheduler, **options, class_labels=labels.roll(1))
+    assert max(mistaken["eps_mse"]) > 0.01
+    with pytest.raises(ValueError, match="class_labels has 5 values for 6 images"):
+        calibrate(knowing, images, scheduler, **options, class_labels=labels[:5])
