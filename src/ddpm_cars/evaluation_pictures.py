@@ -14,6 +14,7 @@ from ddpm_cars.plots import arrays_to_pil, make_grid, plot_loss, save_png
 
 _NUM_GRID_IMAGES = 64
 _NUM_ROWS = 8
+_NUM_NEIGHBOURS = 3
 _DRAWN = ("samples", "denoising", "neighbours_features", "neighbours_pixels")
 
 
@@ -34,8 +35,9 @@ def save_pictures(
     Args:
         images: What was drawn, uint8 (N, H, W, C), 1 or more.
         training_images: uint8 (M, H, W, C).
-        neighbours: By space ("features", "pixels"), distances and indices (N, k) of the nearest training pictures;
-            indices of M or more are those of mirrored ones.
+        neighbours: By space ("features", "pixels"), distances and indices (N, k) of the nearest training pictures,
+            ascending; indices of M or more are those of mirrored ones, and of both the nearer one is shown. k is 6 or
+            more for 3 different pictures.
         strip: The picture of the denoising.
         output_dir: Where to write.
     """
@@ -43,11 +45,19 @@ def save_pictures(
     for space, (distances, indices) in neighbours.items():
         # The drawn pictures that are most like a training picture: if there are copies, they are among them.
         chosen = np.argsort(distances[:, 0], kind="stable")[:_NUM_ROWS]
-        rows = [arrays_to_pil(np.stack([_training_image(training_images, j) for j in indices[i]])) for i in chosen]
-        captions = [[f"{distance:.3g}" for distance in distances[i]] for i in chosen]
+        rows, captions = [], []
+        for i in chosen:
+            shown = _first_of_each(indices[i] % len(training_images))
+            rows.append(arrays_to_pil(np.stack([_training_image(training_images, j) for j in indices[i][shown]])))
+            captions.append([f"{distance:.3g}" for distance in distances[i][shown]])
         picture = evaluation_plots.neighbours_picture(arrays_to_pil(images[chosen]), rows, captions)
         save_png(picture, output_dir / f"neighbours_{space}.png")
     save_png(strip, output_dir / "denoising.png")
+
+
+def _first_of_each(numbers: np.ndarray) -> np.ndarray:
+    """Return where the first few different numbers stand, in the order in which they come."""
+    return np.sort(np.unique(numbers, return_index=True)[1])[:_NUM_NEIGHBOURS]
 
 
 def _training_image(images: np.ndarray, index: int) -> np.ndarray:

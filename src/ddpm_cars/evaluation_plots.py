@@ -76,7 +76,13 @@ def draw_sums(axes: "Axes", likelihood: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(timesteps, sums, **style)
         ends.append((timesteps[-1], float(sums[-1]), f"{bound_label(bound)}: {sums[-1]:.2f}", style["color"]))
     axes.set(title="the terms of all steps up to t, added up", xlabel="timestep t", ylabel="bits per dimension")
-    axes.set_ylim(bottom=0)
+    totals = [total for _, total, *_ in ends]
+    if max(totals) > 3 * min(totals):
+        # One that is far off would press the others together.
+        axes.set_yscale("log")
+        _plain_numbers(axes)
+    else:
+        axes.set_ylim(bottom=0)
     _timestep_axis(axes)
     _label_ends(axes, ends)
 

@@ -13,7 +13,8 @@ from ddpm_cars.image_statistics import contrast, radial_spectrum, spectrum_error
 from ddpm_cars.neighbours import near_copies, nearest, precision_recall_density_coverage
 
 _NUM_NEIGHBOURS = 5
-_NUM_SHOWN_NEIGHBOURS = 3
+# Twice what is shown, as a mirrored picture is often next to the one that it mirrors.
+_NUM_NEAREST = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,20 +81,20 @@ def look_for_copies(
 
     Args:
         drawn: By space ("features", "pixels"), (N, D), floating point, on the CPU.
-        training: Likewise, (M, D), M 3 or more.
+        training: Likewise, (M, D), M 6 or more.
         unseen: Likewise, (L, D), real pictures that training has not seen; None tells no copies from likenesses.
 
     Returns:
         By space, the share of near copies, what is expected of a model that copies nothing, and the distance that
-        makes one, empty without `unseen`; and distances (N, 3), ascending, with indices (N, 3) into `training`.
+        makes one, empty without `unseen`; and distances (N, 6), ascending, with indices (N, 6) into `training`.
     """
     found: dict[str, Any] = {}
     neighbours = {}
     for space, vectors in drawn.items():
         if unseen is None:
-            distances, indices = nearest(vectors, training[space], _NUM_SHOWN_NEIGHBOURS)
+            distances, indices = nearest(vectors, training[space], _NUM_NEAREST)
         else:
-            copies = near_copies(vectors, training[space], unseen[space], num_neighbours=_NUM_SHOWN_NEIGHBOURS)
+            copies = near_copies(vectors, training[space], unseen[space], num_neighbours=_NUM_NEAREST)
             found[space] = {name: rounded(getattr(copies, name)) for name in ("share", "expected", "threshold")}
             distances, indices = copies.distances, copies.indices
         neighbours[space] = distances.numpy(), indices.numpy()

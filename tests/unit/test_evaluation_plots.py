@@ -105,6 +105,13 @@ def test_sums_run_from_the_decoder_to_the_whole_bound(axes: Axes):
         assert labels(axes)[name] == line.get_color()
 
 
+@pytest.mark.parametrize(("factor", "scale"), [(1.0, "linear"), (2.5, "linear"), (30.0, "log")])
+def test_a_bound_that_is_far_off_does_not_press_the_others_together(axes: Axes, factor: float, scale: str):
+    bounds = [make_bound("fixed_small", "leading", [30, 20, 0], bpd) for bpd in (1.0, factor)]
+    evaluation_plots.draw_sums(axes, bounds)
+    assert axes.get_yscale() == scale
+
+
 @pytest.mark.parametrize(
     ("bound", "expected"), [(LIKELIHOOD[0], "fixed_small, all 1000 steps"), (LIKELIHOOD[3], "analytic, 4 least cost")]
 )

@@ -60,7 +60,7 @@ def test_planted_copies_are_counted_and_found_in_each_space():
     assert found["features"]["share"] >= 8 / 40 > 0.1 > found["pixels"]["share"]
     assert found["features"]["expected"] == found["pixels"]["expected"] == 0.01
     distances, indices = neighbours["features"]
-    assert distances.shape == indices.shape == (40, 3)
+    assert distances.shape == indices.shape == (40, 6)
     assert indices[:8, 0].tolist() == copied.tolist()
     assert distances[:8, 0].tolist() == [0.0] * 8
     assert not set(distances[:, 0].tolist()) & set(neighbours["pixels"][0][:, 0].tolist())
