@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_cars import evaluation_plots, report, report_comparison
+from ddpm_cars import evaluation_plots, report, report_card, report_comparison
 from ddpm_cars.calibration import rounded
 from ddpm_cars.checkpoints import write_text
 from ddpm_cars.plots import arrays_to_pil, make_grid, plot_loss, save_png
@@ -66,7 +66,7 @@ def _training_image(images: np.ndarray, index: int) -> np.ndarray:
 
 
 def save_report(metrics: Mapping[str, Any], model_folder: Path, output_dir: Path) -> None:
-    """Draw the plots of some metrics, and write report.html around them and the pictures that lie there.
+    """Draw the plots of some metrics, and write report.html around them and the pictures that lie there, and card.md.
 
     Args:
         metrics: Those of metrics.json.
@@ -91,6 +91,7 @@ def save_report(metrics: Mapping[str, Any], model_folder: Path, output_dir: Path
         plot_loss(history, paths["loss"], validation)
     pictures = {name: path for name, path in paths.items() if path.exists()}
     report.write_report(metrics, pictures, output_dir / "report.html")
+    write_text(output_dir / "card.md", report_card.card_section(metrics))
 
 
 def _shown_spectra(metrics: Mapping[str, Any]) -> dict[str, Any]:

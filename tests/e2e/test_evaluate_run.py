@@ -110,6 +110,10 @@ def test_the_report_and_its_pictures_are_there(runs: Runs, whole: dict):
     page = (runs.folder / "whole" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(names.split())
     assert str(runs.folder) not in page
+    card = (runs.folder / "whole" / "card.md").read_text()
+    # Heading, rule, nine samplers and the floor; heading, rule and nine bounds.
+    assert card.count("\n| ") == 12 + 11
+    assert str(runs.folder) not in card
     assert str(runs.folder) not in json.dumps(whole)
 
 

@@ -50,6 +50,7 @@ RANKS = {
     "report_pieces": 1,
     "report": 1,
     "report_comparison": 1,
+    "report_card": 1,
     "evaluation_pictures": 1,
     "held_out_likelihood": 1,
     "metrics_file": 1,
