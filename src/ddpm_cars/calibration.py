@@ -58,7 +58,7 @@ def calibrate(
     if class_labels is not None and len(class_labels) != len(images):
         raise ValueError(f"class_labels has {len(class_labels)} values for {len(images)} images: pass one for each.")
     images = images.float()
-    probe = _probe(scheduler)
+    probe = make_probe(scheduler, num_inference_steps=len(scheduler))
     alpha_bar = probe.alphas_cumprod.double().numpy()
     timesteps = _spaced_in_log_snr(alpha_bar, num_timesteps)
     bands = None if num_bands is None else Bands(images, num_bands)
@@ -135,11 +135,11 @@ def _check_images(images: torch.Tensor) -> None:
         raise ValueError("images holds values that are not finite.")
 
 
-def _probe(scheduler: DDPMCarsScheduler) -> DDPMCarsScheduler:
-    """Return a copy that visits every timestep, to predict x_0 with."""
+def make_probe(scheduler: DDPMCarsScheduler, **timesteps: Any) -> DDPMCarsScheduler:
+    """Return a copy to noise and to predict x_0 with, which visits what `set_timesteps` makes of the arguments."""
     probe = copy.deepcopy(scheduler)
     probe.register_to_config(variance_type="fixed_small")
-    probe.set_timesteps(len(probe))
+    probe.set_timesteps(**timesteps)
     return probe
 
 

@@ -3,7 +3,6 @@
 All of it goes to metrics.json, measurement by measurement: the same command goes on where it was interrupted.
 """
 
-import hashlib
 import time
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -22,7 +20,7 @@ from ddpm_cars.checkpoints import atomic_path
 from ddpm_cars.command_configs import EvaluateConfig
 from ddpm_cars.config import ConfigError
 from ddpm_cars.data import Pictures, to_samples
-from ddpm_cars.features import load_extractor
+from ddpm_cars.features import load_extractor, weights_sha256
 from ddpm_cars.held_out_likelihood import bounds_to_measure, measure_bounds
 from ddpm_cars.metrics_file import MetricsFile
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
@@ -111,7 +109,7 @@ class Evaluation:
         return {
             "model": {
                 "name": _public_name(self.name),
-                "weights_sha256": _sha256_of(unet)[:16],
+                "weights_sha256": weights_sha256(unet)[:16],
                 "resolution": unet.config.sample_size,
                 "num_channels": unet.config.in_channels,
                 "num_parameters": sum(p.numel() for p in unet.parameters()),
@@ -321,14 +319,6 @@ class Evaluation:
 
         found, neighbours = self.team.agreed(compute)
         return {"num_training_images": len(training.images), **found}, neighbours
-
-
-def _sha256_of(unet: UNet2DModel) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(unet.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _public_name(name: str) -> str:

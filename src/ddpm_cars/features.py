@@ -169,7 +169,8 @@ def load_extractor(name: str, weights_path: str | Path | None = None, device: st
     else:
         raise ConfigError(f"extractor is {name}; choose {', '.join(_KNOWN)}, or package.module:Class of your own")
     network = network.to(device).eval().requires_grad_(False)
-    return Extractor(name, distance_name, _num_features(name, network, device), resize, _fingerprint(network), network)
+    fingerprint = weights_sha256(network, f"{type(network).__qualname__} {_PREPARATION_VERSION}")[:16]
+    return Extractor(name, distance_name, _num_features(name, network, device), resize, fingerprint, network)
 
 
 def _build(name: str, network_class: Any, path: str | None) -> nn.Module:
@@ -233,9 +234,10 @@ def _num_features(name: str, network: nn.Module, device: str | torch.device) -> 
     return shape[1]
 
 
-def _fingerprint(network: nn.Module) -> str:
-    digest = hashlib.sha256(f"{type(network).__qualname__} {_PREPARATION_VERSION}".encode())
+def weights_sha256(network: nn.Module, prefix: str = "") -> str:
+    """Return the hash of a prefix, and of the names and bytes of all weights and buffers, in hexadecimal digits."""
+    digest = hashlib.sha256(prefix.encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()

@@ -3,7 +3,6 @@
 Symbols as in `scheduling_ddpm_cars`: sigma^2, the model's variance of x_s given x_t, is `variance` here.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ddpm_cars.calibration import make_probe
 from ddpm_cars.data import step_seed
 from ddpm_cars.least_cost import (
     WHITE_VARIANCES,
@@ -205,7 +205,7 @@ def variational_bounds(
     _check_schedulers(schedulers)
     chains = {name: _Chain(scheduler, len(images)) for name, scheduler in schedulers.items()}
     timesteps = np.unique(np.concatenate([chain.timesteps for chain in chains.values()]))
-    probe = _probe(next(iter(schedulers.values())), timesteps)
+    probe = make_probe(next(iter(schedulers.values())), timesteps=timesteps[::-1].tolist())
     x_0_mse = np.empty((len(images), len(timesteps)))
     for column, t in enumerate(tqdm(timesteps.tolist(), "measuring", unit="timestep", disable=not progress_bar)):
         for start in range(0, len(images), batch_size):
@@ -279,14 +279,6 @@ class _Chain:
         log_variance, zero = torch.tensor(np.log1p(-self.alpha_bar[0])), torch.zeros((), dtype=torch.float64)
         prior_nats = gaussian_kl_nats(mean, log_variance, zero, zero).numpy()
         return Bound(self.timesteps, prior_nats / math.log(2), self.terms_nats / math.log(2))
-
-
-def _probe(scheduler: DDPMCarsScheduler, timesteps: np.ndarray) -> DDPMCarsScheduler:
-    """Return a copy that visits all of them, to noise and to predict x_0 with."""
-    probe = copy.deepcopy(scheduler)
-    probe.register_to_config(variance_type="fixed_small")
-    probe.set_timesteps(timesteps=timesteps[::-1].tolist())
-    return probe
 
 
 def _noise(shape: Sequence[int], seed: int, indices: Sequence[int], t: int) -> torch.Tensor:
