@@ -4,13 +4,19 @@ The file stands alone: it needs torch, numpy and diffusers only, so that it can 
 """
 
 import inspect
+import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, get_args
 
+import diffusers
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -55,10 +61,38 @@ def match_init_noise(noise: torch.Tensor, statistics: Mapping[str, Any], alpha_b
     return rest_std * noise + rows.T @ (wanted - rest_std * low) @ columns
 
 
+_SCHEDULER_MODULE, _SCHEDULER_NAME = "ddpm_cars.scheduling_ddpm_cars", "DDPMCarsScheduler"
+
+
+def one_file_source() -> str:
+    """Return the source of the scheduler and of this pipeline in one module: the `pipeline.py` of saved folders."""
+    own = Path(__file__).read_text(encoding="utf-8")
+    if _SCHEDULER_NAME in globals():  # this is that module already
+        return own
+    return f"{Path(str(sys.modules[_SCHEDULER_MODULE].__file__)).read_text(encoding='utf-8')}\n\n{own}"
+
+
+def _restored(scheduler: Any) -> Any:
+    """Return the scheduler that diffusers' DDPMScheduler stands in for in saved folders, if its class is at hand."""
+    saved = scheduler.config.get("_ddpm_cars")
+    if saved is None or type(scheduler) is not DDPMScheduler:
+        return scheduler
+    module, _, name = saved["class"].rpartition(".")
+    # Nothing is imported because a file says so: diffusers, too, takes only what is imported already.
+    own_class = globals().get(name) or getattr(sys.modules.get(module), name, None)
+    if not (isinstance(own_class, type) and issubclass(own_class, SchedulerMixin)):
+        return scheduler
+    return own_class.from_config(scheduler.config)
+
+
 class DDPMCarsPipeline(DiffusionPipeline):
     """Draw images from noise: x_T ~ N(0, I), then one scheduler step per timestep (Ho et al. 2020, algorithm 2).
 
     Where the scheduler's config holds the moments of the data (`ddpm_cars.fit_init_noise`), x_T is drawn from q(x_T).
+
+    A saved pipeline names `DDPMPipeline` and `DDPMScheduler` of diffusers, so that it loads without this package; the
+    constructor turns such a scheduler back into the `DDPMCarsScheduler` that it was. `pipe.scheduler = ...` takes any
+    scheduler as it is.
 
     The image is kept in float32 between the steps whatever the dtype of the UNet, so a bfloat16 and a float32 model
     start from the same noise and differ only by what the network rounds.
@@ -84,7 +118,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
         id2label: dict[int, str] | dict[str, str] | None = None,
     ):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=_restored(scheduler))
         self.labels: dict[str, int] = {}
         if id2label is not None:
             self._name_classes(id2label)
@@ -97,6 +131,31 @@ class DDPMCarsPipeline(DiffusionPipeline):
         self.register_to_config(id2label=names)
         self.labels = {part.strip(): i for i, name in names.items() for part in name.split(",")}
         self.labels |= {name: i for i, name in names.items()}
+
+    def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save as diffusers does, and with `pipeline.py`, the code that loads the folder where the package is missing.
+
+        Args:
+            save_directory: Folder, made where there is none.
+            args: As `DiffusionPipeline.save_pretrained` takes them.
+            kwargs: Likewise.
+        """
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        (Path(save_directory) / "pipeline.py").write_text(one_file_source(), encoding="utf-8")
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def to_json_string(self) -> str:
+        """Return the index of a saved folder; it names classes of diffusers, which load it without this package."""
+        index = json.loads(super().to_json_string())
+        index["_class_name"] = "DDPMPipeline"
+        saved_class = json.loads(self.scheduler.to_json_string())["_class_name"]
+        if hasattr(diffusers, saved_class):
+            index["scheduler"] = ["diffusers", saved_class]
+        return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+    def __repr__(self) -> str:
+        # What it is, not what it is saved as.
+        return f"{type(self).__name__} {super().to_json_string()}"
 
     @property
     def null_class(self) -> int | None:

@@ -54,7 +54,8 @@ def save_pipeline(pipeline: DDPMCarsPipeline, folder: Path) -> None:
         except SafetensorError as error:
             raise OSError(str(error)) from error
     saved = folder / ".pipeline"
-    new = sorted((p.relative_to(saved) for p in saved.rglob("*") if p.is_file()), key=lambda p: len(p.parts) == 1)
+    files = (p.relative_to(saved) for p in saved.rglob("*") if p.is_file())
+    new = sorted(files, key=lambda p: p.name == "model_index.json")
     for file in new:
         (folder / file).parent.mkdir(exist_ok=True)
         os.replace(saved / file, folder / file)

@@ -51,6 +51,11 @@ _NOT_IMPLEMENTED = {
     "snr_shift_scale": 1.0,
     "timestep_type": "discrete",
 }
+# Saved configs are those of diffusers' DDPMScheduler, so that they load anywhere; this entry, which it passes over and
+# hands on, holds what it lacks, under the path of the class that has it.
+_SAVED_ENTRY = "_ddpm_cars"
+_SAVED_CLASS = "ddpm_cars.scheduling_ddpm_cars.DDPMCarsScheduler"
+_STAND_IN_VARIANCE = "fixed_small"
 # Where alpha_bar_T exceeds this, N(0, I) is visibly not where the forward process ends.
 _MAX_TERMINAL_ALPHA_BAR = 0.01
 
@@ -291,7 +296,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
                 `use_karras_sigmas` or those of flow matching. Stock would build a plain DDPM in their place.
         """
         if isinstance(config, Mapping):
-            config = {**config, **{name: kwargs.pop(name) for name in _NOT_IMPLEMENTED if name in kwargs}}
+            config = {**_restored_settings(config), **{k: kwargs.pop(k) for k in _NOT_IMPLEMENTED if k in kwargs}}
             for name, implemented in _NOT_IMPLEMENTED.items():
                 if config.get(name) not in (None, implemented):
                     raise NotImplementedError(
@@ -306,6 +311,19 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
                     f"{cls.__name__} cannot stand in for {config.get('_class_name', 'its scheduler')}."
                 )
         return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    def to_json_string(self) -> str:
+        """Return the config as saved: that of diffusers' DDPMScheduler, with an entry for what only this class has.
+
+        Stock, which passes over the entry without a warning, samples with "fixed_small" in place of "analytic" and
+        "spectral"; everything else is equal. `from_config` of this class reads the entry.
+        """
+        config = json.loads(super().to_json_string())
+        own = {name: config.pop(name) for name in _OWN_DEFAULTS if name in config}
+        if config["variance_type"] in CALIBRATED_VARIANCES:
+            own["variance_type"], config["variance_type"] = config["variance_type"], _STAND_IN_VARIANCE
+        config |= {"_class_name": "DDPMScheduler", _SAVED_ENTRY: {"class": _SAVED_CLASS, **own}}
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
     def __repr__(self) -> str:
         # A calibration is thousands of numbers.
@@ -765,6 +783,16 @@ def _add(x: torch.Tensor, weight: Any, y: torch.Tensor) -> torch.Tensor:
 
 def _mix_channels(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return (matrix @ x.flatten(2)).view(x.shape)
+
+
+def _restored_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with the settings that `to_json_string` has put aside back in their places."""
+    settings = dict(config)
+    own = {k: v for k, v in (settings.pop(_SAVED_ENTRY, None) or {}).items() if k != "class"}
+    # Whoever has chosen another variance since, for stock, meant it.
+    if settings.get("variance_type") != _STAND_IN_VARIANCE:
+        own.pop("variance_type", None)
+    return {**settings, **own}
 
 
 def _is_default(value: Any, default: Any) -> bool:

@@ -129,10 +129,10 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_everything_promised_is_written(trained: Path):
     assert {path.name for path in trained.iterdir()} == {
-        *("model_index.json", "unet", "scheduler", "samples.png", "samples", "loss.png", "loss.json"),
+        *("model_index.json", "unet", "scheduler", "samples.png", "samples", "loss.png", "loss.json", "pipeline.py"),
         *("config.yaml", "checkpoints", "logs", "pictures.json", ".lock"),
     }
-    assert json.loads((trained / "model_index.json").read_text())["_class_name"].endswith("DDPMCarsPipeline")
+    assert json.loads((trained / "model_index.json").read_text())["_class_name"] == "DDPMPipeline"
     assert [path.name for path in (trained / "unet").glob("*.safetensors")] == ["diffusion_pytorch_model.safetensors"]
     assert json.loads((trained / "scheduler/scheduler_config.json").read_text())["num_train_timesteps"] == 20
     assert sorted(os.listdir(trained / "checkpoints")) == ["step-00000008", "step-00000012"]

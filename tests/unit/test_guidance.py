@@ -288,8 +288,6 @@ def test_without_names_the_index_is_that_of_the_stock_pipeline(
     DDPMCarsPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "ours")
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "stock")
     ours, stock = (json.loads((tmp_path / name / "model_index.json").read_text()) for name in ("ours", "stock"))
-    assert ours.pop("_class_name") == "DDPMCarsPipeline"
-    assert stock.pop("_class_name") == "DDPMPipeline"
     assert ours == stock
     images = [
         pipeline_class.from_pretrained(tmp_path / name)(generator=seeded(), num_inference_steps=5, output_type="np")

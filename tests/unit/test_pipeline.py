@@ -440,17 +440,18 @@ numpy.save({str(tmp_path / "images.npy")!r}, images)
     np.testing.assert_array_equal(np.load(tmp_path / "images.npy"), expected)
 
 
-def test_only_safetensors_and_json_are_saved(saved: Path):
+def test_only_safetensors_json_and_the_code_are_saved(saved: Path):
     files = sorted(str(path.relative_to(saved)) for path in saved.rglob("*") if path.is_file())
     assert files == [
         "model_index.json",
+        "pipeline.py",
         "scheduler/scheduler_config.json",
         "unet/config.json",
         "unet/diffusion_pytorch_model.safetensors",
     ]
     index = json.loads((saved / "model_index.json").read_text())
-    assert index["_class_name"] == "DDPMCarsPipeline"
-    assert index["scheduler"] == ["ddpm_cars.scheduling_ddpm_cars", "DDPMCarsScheduler"]
+    assert index["_class_name"] == "DDPMPipeline"
+    assert index["scheduler"] == ["diffusers", "DDPMScheduler"]
     assert index["unet"] == ["diffusers", "UNet2DModel"]
 
 

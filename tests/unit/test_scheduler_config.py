@@ -112,7 +112,8 @@ def test_config_survives_a_json_file(tmp_path: Path):
     ours.save_config(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["scheduler_config.json"]
     saved = json.loads((tmp_path / "scheduler_config.json").read_text())
-    assert saved["_class_name"] == "DDPMCarsScheduler"
+    assert saved["_class_name"] == "DDPMScheduler"
+    assert saved["_ddpm_cars"] == {"class": "ddpm_cars.scheduling_ddpm_cars.DDPMCarsScheduler"}
     assert {name: saved[name] for name in UNUSUAL} == UNUSUAL
     for scheduler in (
         DDPMCarsScheduler.from_pretrained(tmp_path),
@@ -248,9 +249,9 @@ def test_other_schedulers_get_the_scaled_noise_levels(name: str, rescale: bool, 
 def test_stock_reads_our_config_without_a_warning(caplog: pytest.LogCaptureFixture, tmp_path: Path):
     DDPMCarsScheduler().save_pretrained(tmp_path)
     saved = DDPMCarsScheduler.from_pretrained(tmp_path)
-    assert dict(saved.config) == dict(DDPMScheduler.from_pretrained(tmp_path).config) | {
-        "_class_name": "DDPMCarsScheduler"
-    }
+    stock = dict(DDPMScheduler.from_pretrained(tmp_path).config)
+    assert stock.pop("_ddpm_cars") == {"class": "ddpm_cars.scheduling_ddpm_cars.DDPMCarsScheduler"}
+    assert dict(saved.config) == stock | {"_class_name": "DDPMCarsScheduler"}
     assert saved.config.scale_betas_for_timesteps is False
     assert saved.config.max_last_noise_grey_levels == 1.0
     DDPMScheduler.from_pretrained(tmp_path)

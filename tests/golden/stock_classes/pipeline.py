@@ -1,0 +1,1177 @@
+"""The DDPM of Ho et al. 2020 as a diffusers scheduler; equation numbers refer to https://arxiv.org/abs/2006.11239.
+
+The file stands alone: it needs torch, numpy and diffusers only, so that it can travel inside a model repository.
+
+Paper symbols: `alpha_bar_t` is the product of `1 - beta` up to t, `s` the timestep that follows t in the sampling
+chain (t - 1 when all T are used), `x_0` the clean and `x_t` the noised image, `eps` the noise between them.
+"""
+
+import inspect
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
+from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.utils import logging
+from diffusers.utils.torch_utils import randn_tensor
+
+logger = logging.get_logger(__name__)
+_CPU = torch.device("cpu")
+
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"]
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
+TimestepSpacing = Literal["linspace", "leading", "trailing"]
+VarianceType = Literal[
+    "fixed_small",
+    "fixed_small_log",
+    "fixed_large",
+    "fixed_large_log",
+    "learned",
+    "learned_range",
+    "analytic",
+    "spectral",
+]
+LEARNED_VARIANCES = ("learned", "learned_range")
+CALIBRATED_VARIANCES = ("analytic", "spectral")
+# What stock's constructor lacks.
+_OWN_DEFAULTS = {"scale_betas_for_timesteps": False, "max_last_noise_grey_levels": 1.0}
+# Options of other schedulers that change the noise levels themselves, and the one value that leaves them alone.
+_NOT_IMPLEMENTED = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_flow_sigmas": False,
+    "use_lu_lambdas": False,
+    "snr_shift_scale": 1.0,
+    "timestep_type": "discrete",
+}
+# Saved configs are those of diffusers' DDPMScheduler, so that they load anywhere; this entry, which it passes over and
+# hands on, holds what it lacks, under the path of the class that has it.
+_SAVED_ENTRY = "_ddpm_cars"
+_SAVED_CLASS = "ddpm_cars.scheduling_ddpm_cars.DDPMCarsScheduler"
+_STAND_IN_VARIANCE = "fixed_small"
+# Where alpha_bar_T exceeds this, N(0, I) is visibly not where the forward process ends.
+_MAX_TERMINAL_ALPHA_BAR = 0.01
+
+
+class _Step(NamedTuple):
+    """What the reverse step t -> s needs: floats for one timestep, float64 arrays or tensors for many."""
+
+    sqrt_alpha_bar: Any
+    one_over_sqrt_alpha_bar: Any
+    sqrt_one_minus_alpha_bar: Any
+    x_0_weight: Any
+    x_t_weight: Any
+    beta_variance: Any
+    beta_tilde_variance: Any
+    noise_std: Any  # of the variances that are not learned; 0 where t has no successor
+    successor: Any  # s, or -1
+
+
+def _betas_from_alpha_bar(num_train_timesteps: int, alpha_bar: Any) -> np.ndarray:
+    """beta_i = min(1 - alpha_bar((i + 1) / T) / alpha_bar(i / T), 0.999), Nichol & Dhariwal 2021, section 3.2."""
+    u = [i / num_train_timesteps for i in range(num_train_timesteps + 1)]
+    return np.array([min(1 - alpha_bar(b) / alpha_bar(a), 0.999) for a, b in itertools.pairwise(u)])
+
+
+def _cosine_alpha_bar(u: float) -> float:
+    return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+def _laplace_alpha_bar(u: float) -> float:
+    log_snr = -0.5 * math.copysign(1, 0.5 - u) * math.log(1 - 2 * abs(0.5 - u) + 1e-6)
+    return math.sqrt(1 / (1 + math.exp(-log_snr)))
+
+
+def _make_betas(beta_schedule: str, beta_start: float, beta_end: float, num_train_timesteps: int) -> np.ndarray:
+    if beta_schedule == "linear":
+        return np.linspace(beta_start, beta_end, num_train_timesteps)
+    if beta_schedule == "scaled_linear":
+        return np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps) ** 2
+    if beta_schedule == "squaredcos_cap_v2":
+        return _betas_from_alpha_bar(num_train_timesteps, _cosine_alpha_bar)
+    if beta_schedule == "laplace":
+        return _betas_from_alpha_bar(num_train_timesteps, _laplace_alpha_bar)
+    if beta_schedule == "sigmoid":
+        return beta_start + (beta_end - beta_start) / (1 + np.exp(-np.linspace(-6, 6, num_train_timesteps)))
+    raise NotImplementedError(f"beta_schedule is {beta_schedule!r}; choose one of {get_args(BetaSchedule)}")
+
+
+def _scaled_betas(beta_schedule: str, beta_start: float, beta_end: float, num_train_timesteps: int) -> np.ndarray:
+    betas = _make_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
+    if beta_schedule in ("squaredcos_cap_v2", "laplace"):  # these end in pure noise at any T
+        return betas
+    betas = betas * (1000 / num_train_timesteps)
+    if betas.max() >= 1:
+        raise ValueError(
+            f"scale_betas_for_timesteps with {num_train_timesteps} timesteps makes a beta of {betas.max():.4g}, which "
+            f"must be below 1: set num_train_timesteps above {1000 * beta_end:.4g}, or choose another beta_schedule."
+        )
+    return betas
+
+
+def _rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
+    """Shift and scale sqrt(alpha_bar) so that it ends at 0 (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
+    root = np.sqrt(np.cumprod(1 - betas))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    alpha_bar = root**2
+    return 1 - np.concatenate([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+
+
+def dct_matrix(size: int) -> np.ndarray:
+    """Return the orthonormal DCT-II of `size` points: row k is the cosine of k half periods."""
+    k, n = np.mgrid[:size, :size]
+    matrix = np.sqrt(2 / size) * np.cos(np.pi * (n + 0.5) * k / size)
+    matrix[0] /= np.sqrt(2)
+    return matrix
+
+
+def band_index(height: int, width: int, band_edges: Any) -> np.ndarray:
+    """Number the radial band of every 2-D DCT mode (i, j) by its frequency, sqrt((i/H)^2 + (j/W)^2) / sqrt(2) < 1."""
+    i, j = np.mgrid[:height, :width]
+    # The edges pass through modes: without the allowance, rounding would decide on which side of one they fall.
+    radius = np.hypot(i / height, j / width) / np.sqrt(2) * (1 + 1e-9)
+    return np.searchsorted(np.asarray(band_edges)[1:-1], radius, side="right")
+
+
+class _Config(FrozenDict):
+    """A config in which a setting that only this class has is written down once it differs from its default."""
+
+    def __missing__(self, name: str) -> Any:
+        return _OWN_DEFAULTS[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OWN_DEFAULTS:
+            return _OWN_DEFAULTS[name]
+        raise AttributeError(f"the config has no {name!r}")
+
+
+class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
+    """Forward noising and ancestral sampling of a denoising diffusion probabilistic model.
+
+    Forward (eq. 4): x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps. Reverse (eq. 6, 7, 15): x_s is drawn
+    from N(mean(x_0_hat, x_t), sigma_t^2), and the last step, the one without a successor, adds no noise.
+
+    Every table is float64. Tensors narrower than float32 are mixed in float32 and returned in their own dtype.
+    The first arguments, their order and their defaults are those of `diffusers.DDPMScheduler`, so either loads the
+    other's config. Settings that sampling can survive but that are probably a mistake are logged as warnings, since a
+    scheduler may be handed the config of any pipeline.
+
+    Args:
+        num_train_timesteps: T, the number of noise levels, 1 or more.
+        beta_start: The variance of the first noise step, in (0, 1).
+        beta_end: The variance of the last noise step, in (0, 1).
+        beta_schedule: How beta runs from `beta_start` to `beta_end`. "squaredcos_cap_v2" and "laplace" ignore both.
+        trained_betas: T betas that replace the schedule.
+        variance_type: sigma_t^2. "fixed_small" is (1 - alpha_bar_s) / (1 - alpha_bar_t) beta_t, exact when the data
+            is one point; "fixed_large" is beta_t, exact when it is N(0, I); the `_log` forms name the same values.
+            "learned" and "learned_range" read it from a second half of the model's output channels. "analytic" adds
+            to fixed_small what x_0 still varies by given x_t (Bao et al. 2022, arXiv:2201.06503, theorem 1), and
+            "spectral" does so for every band of spatial frequencies; both need `set_calibration`.
+        clip_sample: Whether x_0_hat is clipped to [-clip_sample_range, clip_sample_range].
+        prediction_type: What the model predicts: eps, x_0 or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0.
+        thresholding: Whether x_0_hat is thresholded per image instead (Saharia et al. 2022, arXiv:2205.11487).
+        dynamic_thresholding_ratio: The quantile of |x_0_hat| that thresholding takes as the range, in [0, 1].
+        clip_sample_range: The largest magnitude that clipping lets through, above 0.
+        sample_max_value: The largest range that thresholding uses, 1 or more.
+        timestep_spacing: Which timesteps a shorter chain visits (table 2 of arXiv:2305.08891).
+        steps_offset: Added to the timesteps of "leading", 0 or more.
+        rescale_betas_zero_snr: Whether alpha_bar_T is moved to exactly 0.
+        scale_betas_for_timesteps: Whether the betas of "linear", "scaled_linear" and "sigmoid" are multiplied by
+            1000 / T, so that any T ends as near to pure noise as 1000 does. The result is kept in the config as
+            `trained_betas`, from which other schedulers get the same noise levels.
+        max_last_noise_grey_levels: Bound on the mean magnitude of the last noise that "analytic" and "spectral" add,
+            in steps of 1/255 of the range [-1, 1], above 0, as Bao et al. clip sigma_2; None for data that are not
+            pictures.
+
+    Raises:
+        NotImplementedError: If `beta_schedule` is unknown.
+        ValueError: If `prediction_type` or `timestep_spacing` is unknown, or scaled betas leave (0, 1).
+    """
+
+    _compatibles = [e.name for e in KarrasDiffusionSchedulers]
+    order = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: BetaSchedule = "linear",
+        trained_betas: np.ndarray | list[float] | None = None,
+        variance_type: VarianceType = "fixed_small",
+        clip_sample: bool = True,
+        prediction_type: PredictionType = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        clip_sample_range: float = 1.0,
+        sample_max_value: float = 1.0,
+        timestep_spacing: TimestepSpacing = "leading",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+        scale_betas_for_timesteps: bool = False,
+        max_last_noise_grey_levels: float | None = 1.0,
+    ):
+        for name, choices in (("prediction_type", PredictionType), ("timestep_spacing", TimestepSpacing)):
+            if self.config[name] not in get_args(choices):
+                raise ValueError(f"{name} is {self.config[name]!r}; choose one of {get_args(choices)}.")
+        # beta_end above 1 makes square roots of negative numbers; stock carries the NaN along, and so does this.
+        with np.errstate(all="ignore"):
+            if scale_betas_for_timesteps:
+                betas = _scaled_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
+                # Before rescaling, which the classes that read the config do themselves.
+                self.register_to_config(trained_betas=betas.tolist())
+            elif trained_betas is not None:
+                betas = np.array(trained_betas, dtype=np.float64)
+            else:
+                betas = _make_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
+            if rescale_betas_zero_snr:
+                betas = _rescale_zero_terminal_snr(betas)
+            self._alpha_bar = np.cumprod(1 - betas)
+        # Read by pipelines and training scripts, which expect float32; nothing here computes with them.
+        self.betas = torch.from_numpy(betas).float()
+        self.alphas = torch.from_numpy(1 - betas).float()
+        self.alphas_cumprod = torch.from_numpy(self._alpha_bar).float()
+        self.one = torch.tensor(1.0)
+
+        self.init_noise_sigma = 1.0
+        self.variance_type = variance_type
+        self.custom_timesteps = False
+        self.num_inference_steps: int | None = None
+        self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
+        self._tables_for: tuple[Any, ...] | None = None
+        self._constants: dict[tuple[str, torch.device, torch.dtype | None], torch.Tensor] = {}
+        with np.errstate(all="ignore"):
+            self._keep("marginal", np.sqrt(np.stack([self._alpha_bar, 1 - self._alpha_bar])))
+        self._warn_of_mistakes(betas)
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Update the config as diffusers does, but so that other classes take it over without a warning or a loss."""
+        super().register_to_config(**kwargs)
+        settings = {k: v for k, v in self.config.items() if k not in _OWN_DEFAULTS or v != _OWN_DEFAULTS[k]}
+        # What is listed here is not handed on; diffusers also lists values that were given by position.
+        defaults = {k: p.default for k, p in inspect.signature(type(self).__init__).parameters.items()}
+        unsaid = [k for k in settings.pop("_use_default_values", ()) if _is_default(settings.get(k), defaults[k])]
+        if unsaid:
+            settings["_use_default_values"] = sorted(unsaid)
+        self._internal_dict = _Config(settings)
+
+    def _warn_of_mistakes(self, betas: np.ndarray) -> None:
+        config, T, alpha_bar_T = self.config, len(betas), float(self._alpha_bar[-1])
+        if config.variance_type not in get_args(VarianceType):
+            known = get_args(VarianceType)
+            logger.warning(f"variance_type is {config.variance_type!r}, not one of {known}: using 'fixed_small'.")
+        # Zero terminal SNR makes the last beta 1.
+        if betas.min() <= 0 or betas[:-1].max(initial=0) >= 1 or betas[-1] > 1:
+            logger.warning(
+                f"The betas run from {betas.min():.4g} to {betas.max():.4g}, but must be inside (0, 1): sampling will "
+                "give NaN. Check beta_start, beta_end and trained_betas."
+            )
+        elif alpha_bar_T > _MAX_TERMINAL_ALPHA_BAR:
+            logger.warning(
+                f"With these {T} timesteps alpha_bar_T is {alpha_bar_T:.3g}, a signal-to-noise ratio of "
+                f"{alpha_bar_T / (1 - alpha_bar_T):.3g}: noising does not end in N(0, I), where sampling starts, so "
+                "samples turn grey. Train with scale_betas_for_timesteps=True; for a model that is already trained, "
+                "ddpm_cars.fit_init_noise measures the noise to start from."
+            )
+        elif alpha_bar_T == 0 and config.prediction_type == "epsilon":
+            logger.warning(
+                "At zero terminal SNR (rescale_betas_zero_snr) x_T holds nothing of x_0, so a model that predicts "
+                "epsilon cannot take the first step: use prediction_type 'v_prediction' or 'sample'."
+            )
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Build a scheduler from the config of this or another class, as diffusers does; keywords win.
+
+        Raises:
+            NotImplementedError: If the config names noise levels that this class does not have, such as
+                `use_karras_sigmas` or those of flow matching. Stock would build a plain DDPM in their place.
+        """
+        if isinstance(config, Mapping):
+            config = {**_restored_settings(config), **{k: kwargs.pop(k) for k in _NOT_IMPLEMENTED if k in kwargs}}
+            for name, implemented in _NOT_IMPLEMENTED.items():
+                if config.get(name) not in (None, implemented):
+                    raise NotImplementedError(
+                        f"The config has {name}={config[name]!r}, which {cls.__name__} does not implement; pass "
+                        f"{name}={implemented!r} to sample without it."
+                    )
+            known = set().union(*(cls._get_init_keys(c) for c in (cls, *cls._get_compatibles())))
+            foreign = sorted(name for name in config if not name.startswith("_") and name not in known)
+            if foreign and "beta_schedule" not in config:
+                raise NotImplementedError(
+                    f"The config has no beta_schedule but {foreign}: its noise levels are not made of betas, so "
+                    f"{cls.__name__} cannot stand in for {config.get('_class_name', 'its scheduler')}."
+                )
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    def to_json_string(self) -> str:
+        """Return the config as it is saved: that of diffusers' DDPMScheduler, and an entry for what only this class has.
+
+        Stock, which passes over the entry without a warning, samples with "fixed_small" in place of "analytic" and
+        "spectral"; everything else is equal. `from_config` of this class reads the entry.
+        """
+        config = json.loads(super().to_json_string())
+        own = {name: config.pop(name) for name in _OWN_DEFAULTS if name in config}
+        if config["variance_type"] in CALIBRATED_VARIANCES:
+            own["variance_type"], config["variance_type"] = config["variance_type"], _STAND_IN_VARIANCE
+        config |= {"_class_name": "DDPMScheduler", _SAVED_ENTRY: {"class": _SAVED_CLASS, **own}}
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+    def __repr__(self) -> str:
+        # A calibration is thousands of numbers.
+        settings = {k: "..." if k in ("_calibration", "_init_noise") else v for k, v in self.config.items()}
+        return f"{type(self).__name__} {json.dumps(settings, indent=2, sort_keys=True, default=str)}"
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: int | torch.Tensor | None = None) -> torch.Tensor:
+        """Return `sample` as it is: the variance of x_t needs no scaling.
+
+        Args:
+            sample: x_t, any shape and dtype.
+            timestep: Not used; it is here because other schedulers need it.
+        """
+        return sample
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: list[int] | None = None,
+    ) -> None:
+        """Choose the strictly descending timesteps that sampling visits.
+
+        Args:
+            num_inference_steps: How many, in [1, T], spaced as `timestep_spacing` says.
+            device: Where `self.timesteps` goes; None leaves it on the CPU.
+            timesteps: The timesteps themselves, strictly descending integers in [0, T - 1].
+
+        Raises:
+            ValueError: If not exactly one of the two is given, a value is out of its range, or the order is wrong.
+        """
+        T = self.config.num_train_timesteps
+        if timesteps is not None and num_inference_steps is None:
+            chosen = np.array(timesteps, dtype=np.int64)
+            if chosen.size == 0 or np.any(np.diff(chosen) >= 0):
+                raise ValueError(f"`timesteps` must be in descending order without repeats, got {list(timesteps)}.")
+            if chosen[0] >= T or chosen[-1] < 0:
+                raise ValueError(f"`timesteps` must start before `num_train_timesteps`: {T} and end at 0 or later.")
+        elif num_inference_steps is not None and timesteps is None:
+            if not 1 <= num_inference_steps <= T:
+                raise ValueError(
+                    f"`num_inference_steps` is {num_inference_steps}; it must be from 1 to {T}, the number of "
+                    "timesteps that the model was trained with (`num_train_timesteps`)."
+                )
+            chosen = self._spaced_timesteps(num_inference_steps)
+        else:
+            raise ValueError("Pass exactly one of `num_inference_steps` and `timesteps` to set_timesteps.")
+        self.custom_timesteps = timesteps is not None
+        self.num_inference_steps = len(chosen)
+        self.timesteps = torch.from_numpy(chosen).to(device)
+        self._refresh_tables(chosen)
+        for name in {name for name, *_ in self._constants}:
+            self._constant(name, self.timesteps.device)
+
+    def _spaced_timesteps(self, n: int) -> np.ndarray:
+        T, spacing = self.config.num_train_timesteps, self.config.timestep_spacing
+        if spacing == "linspace":
+            return np.linspace(0, T - 1, n).round()[::-1].astype(np.int64)
+        if spacing == "leading":
+            ratio = T // n
+            # An offset that would leave [0, T - 1] is cut to what fits.
+            offset = min(self.config.steps_offset, T - 1 - (n - 1) * ratio)
+            return np.arange(n - 1, -1, -1) * ratio + offset
+        return np.round(T - np.arange(n) * (T / n)).astype(np.int64) - 1  # "trailing"
+
+    def set_calibration(self, calibration: dict[str, Any] | None) -> None:
+        """Install what "analytic" and "spectral" need to know of the model; `ddpm_cars.calibrate` measures it.
+
+        Gamma_t of arXiv:2201.06503 is 1 - eps_mse at t. It is kept in the config, and so survives saving, loading and
+        the config of every other scheduler.
+
+        Args:
+            calibration: JSON values, or None to forget: "num_train_timesteps" (T); "timesteps", K ascending integers
+                in [0, T - 1]; "alphas_cumprod", alpha_bar there; "eps_mse", K times E (eps - eps_hat)^2 per
+                dimension, in [0, 1]. For "spectral" also "sample_size" [H, W]; "band_edges", B + 1 ascending radial
+                frequencies from 0 to 1; "colour_axes", C orthonormal rows of C; "band_variance", the variance of the
+                data (C, B); "band_eps_mse" (K, C, B).
+
+        Raises:
+            ValueError: If it was measured with another T or another noise schedule.
+        """
+        if calibration is not None:
+            self._check_calibration(calibration)
+        self.register_to_config(_calibration=calibration)
+        self._tables_for = None
+
+    def _check_calibration(self, calibration: Mapping[str, Any]) -> None:
+        T, measured_T = self.config.num_train_timesteps, calibration["num_train_timesteps"]
+        if measured_T != T:
+            raise ValueError(f"The calibration was measured with {measured_T} timesteps, not {T}: calibrate again.")
+        t, measured = np.asarray(calibration["timesteps"]), np.asarray(calibration["alphas_cumprod"])
+        for name in ("alphas_cumprod", "eps_mse", "band_eps_mse"):
+            if len(calibration.get(name, t)) != len(t):
+                raise ValueError(
+                    f"The calibration has {len(t)} timesteps but {len(calibration[name])} values of {name}: both must "
+                    "be as many."
+                )
+        wrong = t[~np.isclose(self._alpha_bar[t], measured, rtol=1e-4, atol=1e-12)]
+        if wrong.size:
+            raise ValueError(
+                f"The calibration was measured with another noise schedule (alphas_cumprod differs at timestep "
+                f"{wrong[0]}): calibrate again."
+            )
+
+    def _calibration(self) -> Mapping[str, Any]:
+        calibration = self.config.get("_calibration")
+        variance_type = self.config.variance_type
+        if calibration is None:
+            raise ValueError(
+                f"variance_type {variance_type!r} depends on the model: measure it with "
+                "ddpm_cars.calibrate(unet, images, scheduler), or sample with 'fixed_small'."
+            )
+        if variance_type == "spectral" and "band_eps_mse" not in calibration:
+            raise ValueError("The calibration has no bands, which 'spectral' needs: calibrate again with num_bands.")
+        self._check_calibration(calibration)
+        return calibration
+
+    def _x_0_variance(self, t: np.ndarray, known: np.ndarray, eps_mse: Any) -> np.ndarray:
+        """Return Var(x_0 | x_t) = (1 - alpha_bar) / alpha_bar eps_mse at every t from eps_mse, (K, ...), at `known`.
+
+        It follows from x_0 = (x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar) (eq. 4). Between known timesteps the
+        variance of Gaussian data with the same eps_mse is interpolated, which is exact for such data.
+        """
+        has_signal = self._alpha_bar[known] > 0
+        known, alpha_bar = known[has_signal], self._alpha_bar[known[has_signal]]
+        mse = np.clip(np.asarray(eps_mse, dtype=np.float64)[has_signal], 1e-12, 1 - 1e-12)
+        columns = mse.reshape(len(known), -1).T
+        data_variance = [np.log(m / (1 - m)) - np.log(alpha_bar / (1 - alpha_bar)) for m in columns]
+        data_variance = np.exp([np.interp(t, known, log_v) for log_v in data_variance]).T
+        alpha_bar_t = self._alpha_bar[t][:, None]
+        variance = data_variance * (1 - alpha_bar_t) / (alpha_bar_t * data_variance + 1 - alpha_bar_t)
+        return variance.reshape(len(t), *mse.shape[1:])
+
+    def _calibrated_std(self, t: np.ndarray, steps: _Step, x_0_variance: np.ndarray) -> np.ndarray:
+        """Return sigma of every step (arXiv:2201.06503, theorem 1) for one or many x_0 variances per step."""
+        columns = (steps.beta_tilde_variance, steps.x_0_weight, steps.successor)
+        beta_tilde, x_0_weight, s = (column.reshape(-1, *[1] * (x_0_variance.ndim - 1)) for column in columns)
+        std = np.sqrt(beta_tilde + x_0_weight**2 * x_0_variance)
+        if self.config.max_last_noise_grey_levels is not None and len(t) > 1:
+            # E|z| is sqrt(2 / pi), and a grey level is 2 / 255.
+            bound = self.config.max_last_noise_grey_levels * 2 / 255 * math.sqrt(math.pi / 2)
+            std[-2] = np.minimum(std[-2], bound)
+        return np.where(s >= 0, std, 0.0)
+
+    def _refresh_tables(self, chosen: np.ndarray | None = None) -> None:
+        """Compute the coefficients of every chosen step, once for each value of `self.timesteps`."""
+        config = self.config
+        # A config may be changed in place, and `timesteps` assigned.
+        key = (self.timesteps, config.variance_type, config.get("_calibration"), config.max_last_noise_grey_levels)
+        if self._tables_for is not None and all(a is b for a, b in zip(key, self._tables_for, strict=True)):
+            return
+        # Timesteps that somebody assigned have to be read; this waits for their device, once.
+        t = self.timesteps.cpu().numpy() if chosen is None else chosen
+        s = np.append(t[1:], -1)
+        with np.errstate(all="ignore"):
+            alpha_bar_t = self._alpha_bar[t]
+            alpha_bar_s = np.where(s >= 0, self._alpha_bar[s], 1.0)
+            alpha = alpha_bar_t / alpha_bar_s
+            beta = 1 - alpha
+            # Its logarithm is taken, hence the bound away from 0.
+            beta_tilde = np.maximum((1 - alpha_bar_s) / (1 - alpha_bar_t) * beta, 1e-20)
+            fixed_variance = beta if config.variance_type.startswith("fixed_large") else beta_tilde
+            steps = _Step(
+                sqrt_alpha_bar=np.sqrt(alpha_bar_t),
+                one_over_sqrt_alpha_bar=1 / np.sqrt(alpha_bar_t),
+                sqrt_one_minus_alpha_bar=np.sqrt(1 - alpha_bar_t),
+                x_0_weight=np.sqrt(alpha_bar_s) * beta / (1 - alpha_bar_t),
+                x_t_weight=np.sqrt(alpha) * (1 - alpha_bar_s) / (1 - alpha_bar_t),
+                beta_variance=beta,
+                beta_tilde_variance=beta_tilde,
+                noise_std=np.where(s >= 0, np.sqrt(fixed_variance), 0.0),
+                successor=s,
+            )
+        if config.variance_type in CALIBRATED_VARIANCES:
+            steps = self._with_calibrated_noise(t, steps)
+        rows = zip(*(column.tolist() for column in steps), strict=True)
+        self._steps = {i: _Step(*row) for i, row in zip(t.tolist(), rows, strict=True)}
+        # The same for timesteps that live on a device.
+        self._keep("steps", self._scattered(t, np.stack(steps).T))
+        self._tables_for = key
+
+    def _with_calibrated_noise(self, t: np.ndarray, steps: _Step) -> _Step:
+        calibration = self._calibration()
+        known = np.asarray(calibration["timesteps"])
+        x_0_variance = np.clip(self._x_0_variance(t, known, calibration["eps_mse"]), 0, 1)
+        steps = steps._replace(noise_std=self._calibrated_std(t, steps, x_0_variance))
+        if self.config.variance_type == "spectral":
+            x_0_variance = self._x_0_variance(t, known, calibration["band_eps_mse"])
+            # A posterior never varies by more than the data.
+            x_0_variance = np.minimum(x_0_variance, np.asarray(calibration["band_variance"]))
+            band_std = self._calibrated_std(t, steps, x_0_variance)
+            # Kept as what the bands add to the white noise, so that equal bands are "analytic" to the bit.
+            offset = band_std - steps.noise_std[:, None, None]
+            self._keep("band_offset_std", self._scattered(t, offset))
+            height, width = calibration["sample_size"]
+            self._keep("band_index", band_index(height, width, calibration["band_edges"]).ravel())
+            self._keep("dct_rows", dct_matrix(height))
+            self._keep("dct_columns", dct_matrix(width))
+            self._keep("colour_axes", np.array(calibration["colour_axes"], dtype=np.float64))
+        return steps
+
+    def _scattered(self, t: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        # NaN marks timesteps that were not chosen: a lookup on a device cannot raise without waiting for it.
+        table = np.full((self.config.num_train_timesteps, *rows.shape[1:]), np.nan)
+        table[t] = rows
+        return table
+
+    def _keep(self, name: str, table: np.ndarray) -> None:
+        self._constants = {k: v for k, v in self._constants.items() if k[0] != name}
+        self._constants[name, _CPU, None] = torch.from_numpy(table)
+
+    def _constant(self, name: str, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Return a table on `device`, where it stays, in its own dtype or another."""
+        key = name, device, dtype
+        if key not in self._constants:
+            table = self._constants[name, _CPU, None]
+            # Apple's devices have no float64.
+            narrow = device.type == "mps" and table.dtype == torch.float64
+            self._constants[key] = table.to(device, dtype or (torch.float32 if narrow else table.dtype))
+        return self._constants[key]
+
+    def _as_number(self, timestep: Any) -> Any:
+        """Return a timestep that all samples share as a number, if that needs no waiting for its device."""
+        if not isinstance(timestep, torch.Tensor):
+            return timestep
+        # Reading it would wait for its device, or break a compiled graph.
+        if timestep.device.type != "cpu" or torch.compiler.is_compiling():
+            return timestep
+        if timestep.ndim == 0:
+            return timestep.item()
+        for number in timestep.flatten().tolist():
+            self._check_chosen(number)
+        return timestep
+
+    def _check_chosen(self, number: float) -> None:
+        if number not in self._steps:
+            chosen = self.timesteps.tolist()
+            raise ValueError(
+                f"timestep {number} is not one of the {len(chosen)} that sampling visits ({chosen[0]} ... "
+                f"{chosen[-1]}); choose them with set_timesteps."
+            )
+
+    def _step_at(self, timestep: Any, ndim: int, device: torch.device | None = None) -> _Step:
+        """Look up the coefficients of the step that starts at `timestep`, shaped to multiply `ndim`-d samples."""
+        self._refresh_tables()
+        timestep = self._as_number(timestep)
+        if not isinstance(timestep, torch.Tensor):
+            self._check_chosen(timestep)
+            return self._steps[timestep]
+        timestep = timestep.to(device or timestep.device)
+        # Indexing with brackets would read a 0-d timestep as a number.
+        rows = self._constant("steps", timestep.device).index_select(0, timestep.long().flatten())
+        return _Step(*rows.T.reshape(-1, *timestep.shape, *[1] * (ndim - 1 if timestep.ndim else 0)))
+
+    def previous_timestep(self, timestep: int | torch.Tensor) -> torch.Tensor:
+        """Return the timestep that follows `timestep` in the sampling chain, -1 after the last one.
+
+        Args:
+            timestep: One of `self.timesteps`: an int, or an integer tensor of shape () or (batch,).
+
+        Returns:
+            An int64 tensor of the shape and on the device of `timestep`.
+
+        Raises:
+            ValueError: If a timestep on the CPU is not one of `self.timesteps`.
+        """
+        successor = self._step_at(timestep, ndim=1).successor
+        return torch.as_tensor(successor).long()
+
+    def _get_variance(
+        self,
+        t: int | torch.Tensor,
+        predicted_variance: torch.Tensor | None = None,
+        variance_type: str | None = None,
+    ) -> torch.Tensor | None:
+        """Return what stock's method of this name returns; sampling here does not use it.
+
+        Its kind depends on the type: a standard deviation for "fixed_small_log", a log variance for
+        "learned_range", else a variance. "fixed_large_log" gives the variance too, where stock's is not usable.
+        """
+        step = self._step_at(t, ndim=1)
+        variance_type = variance_type or self.config.variance_type
+        if variance_type == "learned":
+            return predicted_variance
+        if variance_type == "learned_range":
+            return _interpolated_log_variance(step, predicted_variance)
+        value = step.beta_variance if variance_type.startswith("fixed_large") else step.beta_tilde_variance
+        if variance_type == "fixed_small_log":
+            value = value**0.5
+        return torch.as_tensor(value, dtype=torch.float32)
+
+    def _threshold_sample(self, sample: torch.Tensor) -> torch.Tensor:
+        """Clip each image to its own quantile range [-q, q] and divide by q >= 1 (arXiv:2205.11487, section 2.3)."""
+        magnitudes = sample.float().abs().flatten(1)
+        q = torch.quantile(magnitudes, self.config.dynamic_thresholding_ratio, dim=1)
+        q = q.clamp(1, self.config.sample_max_value).view(-1, *[1] * (sample.ndim - 1)).to(sample.dtype)
+        return sample.clamp(-q, q) / q
+
+    def _predict_x_0(self, step: _Step, model_output: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        if config.prediction_type == "epsilon":  # eq. 15
+            x_0_hat = _plus(x_t, -step.sqrt_one_minus_alpha_bar, model_output).mul_(step.one_over_sqrt_alpha_bar)
+        elif config.prediction_type == "v_prediction":
+            x_0_hat = _plus(step.sqrt_alpha_bar * x_t, -step.sqrt_one_minus_alpha_bar, model_output)
+        else:
+            x_0_hat = model_output
+        if config.thresholding:
+            return self._threshold_sample(x_0_hat)
+        if config.clip_sample:
+            # The model's own output is not ours to change.
+            clamp = torch.clamp if x_0_hat is model_output else torch.clamp_
+            return clamp(x_0_hat, -config.clip_sample_range, config.clip_sample_range)
+        return x_0_hat
+
+    def _scale_noise(self, noise: torch.Tensor, step: _Step, timestep: Any, predicted_variance: Any) -> torch.Tensor:
+        """Return sigma_t z in the memory of z where that is possible."""
+        if predicted_variance is not None:
+            if self.config.variance_type == "learned":
+                std = predicted_variance**0.5
+            else:
+                std = torch.exp(0.5 * _interpolated_log_variance(step, predicted_variance))
+            # -1 marks the last step.
+            return std * (step.successor >= 0) * noise
+        if self.config.variance_type == "spectral":
+            return self._band_noise(timestep, noise) + step.noise_std * noise
+        return noise.mul_(step.noise_std)
+
+    def _band_noise(self, timestep: Any, noise: torch.Tensor) -> torch.Tensor:
+        """Return IDCT(offset_std DCT(noise)) over space and colour axes: what the bands add to the white noise."""
+        device, dtype = noise.device, noise.dtype
+        calibrated = (len(self.config._calibration["colour_axes"]), *self.config._calibration["sample_size"])
+        if noise.ndim < 4 or (noise.shape[1], *noise.shape[-2:]) != calibrated:
+            raise ValueError(
+                f"The sample has shape {tuple(noise.shape)}, but 'spectral' was calibrated for (channels, height, "
+                f"width) = {calibrated}: calibrate again at this size, or sample with 'analytic'."
+            )
+        table, timestep = self._constant("band_offset_std", device), self._as_number(timestep)
+        if isinstance(timestep, torch.Tensor):
+            band_std = table.index_select(0, timestep.to(device).long().flatten())
+        else:
+            band_std = table[int(timestep)][None]
+        std = band_std.index_select(-1, self._constant("band_index", device)).to(dtype)
+        std = std.view(*std.shape[:2], *[1] * (noise.ndim - 4), *noise.shape[-2:])
+        rows, columns, axes = (self._constant(k, device, dtype) for k in ("dct_rows", "dct_columns", "colour_axes"))
+        modes = std * (rows @ _mix_channels(axes, noise) @ columns.T)
+        return _mix_channels(axes.T, rows.T @ modes @ columns)
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: int | torch.Tensor,
+        sample: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> DDPMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
+        """Draw x_s from x_t: mean of eq. 7 at x_0_hat (eq. 15), plus sigma_t times fresh noise (eq. 6).
+
+        Args:
+            model_output: What the model predicts from x_t, the shape of `sample`, floating point. With a learned
+                variance it has twice the channels; the second half is the variance, or its place in [-1, 1]
+                between log beta_tilde_t and log beta_t ("learned_range").
+            timestep: t, one of `self.timesteps`: a number, or an integer tensor of shape () or (batch,).
+            sample: x_t, shape (batch, channels, ...), floating point.
+            generator: Where the noise comes from, or one generator per sample.
+            return_dict: Whether a `DDPMSchedulerOutput` is returned, else a tuple of its two values.
+
+        Returns:
+            `prev_sample` (x_s) and `pred_original_sample` (x_0_hat), in the wider dtype of the two inputs.
+
+        Raises:
+            ValueError: If `timestep` is on the CPU and not one of `self.timesteps`, if `prediction_type` is unknown,
+                or if the channels of `model_output` do not fit the variance type.
+        """
+        variance_type, predicted_variance = self.config.variance_type, None
+        num_channels = sample.shape[1] * (2 if variance_type in LEARNED_VARIANCES else 1)
+        if model_output.shape[1] != num_channels:
+            raise ValueError(
+                f"variance_type {variance_type!r} with a sample of {sample.shape[1]} channels needs a model output of "
+                f"{num_channels} channels, but it has {model_output.shape[1]}."
+            )
+        if variance_type in LEARNED_VARIANCES:
+            model_output, predicted_variance = model_output.split(sample.shape[1], dim=1)
+        step = self._step_at(timestep, sample.ndim, sample.device)
+
+        dtype = torch.promote_types(sample.dtype, model_output.dtype)
+        mixing_dtype = torch.promote_types(dtype, torch.float32)
+        varies = isinstance(step.noise_std, torch.Tensor)
+        if varies:
+            step = _Step(*(column.to(mixing_dtype) for column in step))
+        x_t = sample.to(mixing_dtype)
+        x_0_hat = self._predict_x_0(step, model_output.to(mixing_dtype), x_t)
+        # Noise is drawn wherever stock draws it, so that equal seeds give equal images.
+        if varies or int(timestep) > 0:
+            noise = randn_tensor(model_output.shape, generator, model_output.device, model_output.dtype)
+            if predicted_variance is not None:
+                predicted_variance = predicted_variance.to(mixing_dtype)
+            # A fresh tensor costs more than the arithmetic: the sum grows in the memory of the noise.
+            x_s = self._scale_noise(noise.to(mixing_dtype), step, timestep, predicted_variance)
+            x_s = _add(x_s, step.x_0_weight, x_0_hat)
+        else:
+            x_s = step.x_0_weight * x_0_hat
+        x_s = _add(x_s, step.x_t_weight, x_t)
+
+        x_s, x_0_hat = x_s.to(dtype), x_0_hat.to(dtype)
+        if not return_dict:
+            return x_s, x_0_hat
+        return DDPMSchedulerOutput(prev_sample=x_s, pred_original_sample=x_0_hat)
+
+    def _marginal_at(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) in float32 or wider, shaped to multiply `like`."""
+        table = self._constant("marginal", like.device, torch.promote_types(like.dtype, torch.float32))
+        t = timesteps.to(like.device).long().flatten()
+        a, b = table.index_select(1, t).view(2, -1, *[1] * (like.ndim - 1)).unbind()
+        return a, b
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Draw x_t from q(x_t | x_0): sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (eq. 4).
+
+        Args:
+            original_samples: x_0, shape (batch, ...), floating point.
+            noise: eps, the same shape.
+            timesteps: t, integers in [0, T - 1], shape (batch,), or () for all alike.
+
+        Returns:
+            x_t in the dtype of `original_samples`.
+        """
+        a, b = self._marginal_at(timesteps, original_samples)
+        return (a * original_samples).addcmul_(b, noise.to(a.dtype)).to(original_samples.dtype)
+
+    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Compute v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022, appendix D).
+
+        Args:
+            sample: x_0, shape (batch, ...), floating point.
+            noise: eps, the same shape.
+            timesteps: t, integers in [0, T - 1], shape (batch,), or () for all alike.
+
+        Returns:
+            v in the dtype of `sample`.
+        """
+        a, b = self._marginal_at(timesteps, sample)
+        return (a * noise).addcmul_(b, sample.to(a.dtype), value=-1).to(sample.dtype)
+
+
+def _plus(x: torch.Tensor, weight: Any, y: torch.Tensor) -> torch.Tensor:
+    """Return x + weight y, in one pass where the weight is a number."""
+    return x + weight * y if isinstance(weight, torch.Tensor) else torch.add(x, y, alpha=weight)
+
+
+def _add(x: torch.Tensor, weight: Any, y: torch.Tensor) -> torch.Tensor:
+    """Return x + weight y in the memory of x."""
+    return x.addcmul_(weight, y) if isinstance(weight, torch.Tensor) else x.add_(y, alpha=weight)
+
+
+def _mix_channels(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return (matrix @ x.flatten(2)).view(x.shape)
+
+
+def _restored_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with the settings that `to_json_string` has put aside back in their places."""
+    settings = dict(config)
+    own = {k: v for k, v in (settings.pop(_SAVED_ENTRY, None) or {}).items() if k != "class"}
+    # Whoever has chosen another variance since, for stock, meant it.
+    if settings.get("variance_type") != _STAND_IN_VARIANCE:
+        own.pop("variance_type", None)
+    return {**settings, **own}
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (not isinstance(value, (np.ndarray, list)) and value == default)
+
+
+def _interpolated_log_variance(step: _Step, predicted_variance: Any) -> Any:
+    """Return log sigma^2 = f log beta + (1 - f) log beta_tilde, f = (v + 1) / 2 (arXiv:2102.09672, eq. 15)."""
+    log_beta, log_beta_tilde = (
+        torch.log(x) if torch.is_tensor(x) else math.log(x) for x in (step.beta_variance, step.beta_tilde_variance)
+    )
+    f = (predicted_variance + 1) / 2
+    return f * log_beta + (1 - f) * log_beta_tilde
+
+
+"""Unconditional and class-conditional image generation with a `UNet2DModel`.
+
+The file stands alone: it needs torch, numpy and diffusers only, so that it can travel inside a model repository.
+"""
+
+import inspect
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import diffusers
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+
+OutputType = Literal["pil", "np", "pt", "raw", "numpy", "latent"]
+OUTPUT_TYPES = get_args(OutputType)
+
+
+def match_init_noise(noise: torch.Tensor, statistics: Mapping[str, Any], alpha_bar: float) -> torch.Tensor:
+    """Turn white noise into x_T ~ N(sqrt(alpha_bar) mean, alpha_bar covariance + (1 - alpha_bar) I).
+
+    That is q(x_T) of Ho et al. 2020, eq. 4, to second order; N(0, I) stands in for it where alpha_bar is nearly 0.
+
+    Args:
+        noise: z ~ N(0, I), shape (batch, C, H, W), float32 or float64.
+        statistics: Moments of the data in the m x m lowest modes of an orthonormal basis: its "rows" (m, H) and
+            "columns" (m, W), the "mean" (C, m, m) and "covariance" (C m m, C m m) of the modes, and "rest_variance",
+            the mean variance of everything else.
+        alpha_bar: The noise level that sampling starts from, in [0, 1].
+
+    Returns:
+        x_T like `noise`.
+
+    Raises:
+        ValueError: If the statistics are those of images of another shape.
+    """
+    mean, covariance, rows, columns = (
+        torch.tensor(statistics[name], dtype=torch.float64) for name in ("mean", "covariance", "rows", "columns")
+    )
+    measured = (len(mean), rows.shape[1], columns.shape[1])
+    if tuple(noise.shape[1:]) != measured:
+        raise ValueError(
+            f"The noise has shape {tuple(noise.shape)}, but the init noise was measured on (channels, height, "
+            f"width) = {measured}: measure it again with ddpm_cars.fit_init_noise."
+        )
+    values, vectors = torch.linalg.eigh(alpha_bar * covariance)
+    # The symmetric root keeps x_T as near to the given noise as can be, so seeds keep their pictures.
+    root = vectors * (values.clamp(min=0) + 1 - alpha_bar).sqrt() @ vectors.T
+    rest_std = (alpha_bar * statistics["rest_variance"] + 1 - alpha_bar) ** 0.5
+    rows, columns, root, shift = (x.to(noise) for x in (rows, columns, root, alpha_bar**0.5 * mean))
+    low = rows @ noise @ columns.T
+    wanted = shift + (low.flatten(1) @ root).view(low.shape)
+    return rest_std * noise + rows.T @ (wanted - rest_std * low) @ columns
+
+
+_SCHEDULER_MODULE, _SCHEDULER_NAME = "ddpm_cars.scheduling_ddpm_cars", "DDPMCarsScheduler"
+
+
+def one_file_source() -> str:
+    """Return the source of the scheduler and of this pipeline in one module: the `pipeline.py` of saved folders."""
+    own = Path(__file__).read_text(encoding="utf-8")
+    if _SCHEDULER_NAME in globals():  # this is that module already
+        return own
+    return f"{Path(str(sys.modules[_SCHEDULER_MODULE].__file__)).read_text(encoding='utf-8')}\n\n{own}"
+
+
+def _restored(scheduler: Any) -> Any:
+    """Return the scheduler that diffusers' DDPMScheduler stands in for in saved folders, if its class is at hand."""
+    saved = scheduler.config.get("_ddpm_cars")
+    if saved is None or type(scheduler) is not DDPMScheduler:
+        return scheduler
+    module, _, name = saved["class"].rpartition(".")
+    # Nothing is imported because a file says so: diffusers, too, takes only what is imported already.
+    own_class = globals().get(name) or getattr(sys.modules.get(module), name, None)
+    if not (isinstance(own_class, type) and issubclass(own_class, SchedulerMixin)):
+        return scheduler
+    return own_class.from_config(scheduler.config)
+
+
+class DDPMCarsPipeline(DiffusionPipeline):
+    """Draw images from noise: x_T ~ N(0, I), then one scheduler step per timestep (Ho et al. 2020, algorithm 2).
+
+    Where the scheduler's config holds the moments of the data (`ddpm_cars.fit_init_noise`), x_T is drawn from q(x_T).
+
+    A saved pipeline names `DDPMPipeline` and `DDPMScheduler` of diffusers, so that it loads without this package; the
+    constructor turns such a scheduler back into the `DDPMCarsScheduler` that it was. `pipe.scheduler = ...` takes any
+    scheduler as it is.
+
+    The image is kept in float32 between the steps whatever the dtype of the UNet, so a bfloat16 and a float32 model
+    start from the same noise and differ only by what the network rounds.
+
+    Args:
+        unet: The network that predicts eps, x_0 or v. `sample_size` in its config fixes the image size. With
+            `num_class_embeds` one above the number of names, its last class is "no class", and it can be guided.
+        scheduler: `DDPMCarsScheduler` or any other scheduler of the Karras family.
+        id2label: Names of the classes 0, 1, ... of the UNet. One name may list several with commas between.
+
+    Raises:
+        ValueError: If the keys of `id2label` are not 0, 1, ...
+    """
+
+    model_cpu_offload_seq = "unet"
+    _callback_tensor_inputs = ["latents", "pred_original_sample"]
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: SchedulerMixin,
+        # JSON, which a saved pipeline comes from, knows no integer keys.
+        id2label: dict[int, str] | dict[str, str] | None = None,
+    ):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=_restored(scheduler))
+        self.labels: dict[str, int] = {}
+        if id2label is not None:
+            self._name_classes(id2label)
+
+    def _name_classes(self, id2label: Mapping[Any, str]) -> None:
+        names = {int(i): name for i, name in id2label.items()}
+        if sorted(names) != list(range(len(names))):
+            raise ValueError(f"id2label names the classes {sorted(names)}; name those from 0 to {len(names) - 1}.")
+        # Only where there are names: other pipelines warn of an entry that they do not know.
+        self.register_to_config(id2label=names)
+        self.labels = {part.strip(): i for i, name in names.items() for part in name.split(",")}
+        self.labels |= {name: i for i, name in names.items()}
+
+    def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save as diffusers does, and with `pipeline.py`, the code that loads the folder where the package is missing.
+
+        Args:
+            save_directory: Folder, made where there is none.
+            args: As `DiffusionPipeline.save_pretrained` takes them.
+            kwargs: Likewise.
+        """
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        (Path(save_directory) / "pipeline.py").write_text(one_file_source(), encoding="utf-8")
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def to_json_string(self) -> str:
+        """Return the index of a saved folder; it names classes of diffusers, which load it without this package."""
+        index = json.loads(super().to_json_string())
+        index["_class_name"] = "DDPMPipeline"
+        saved_class = json.loads(self.scheduler.to_json_string())["_class_name"]
+        if hasattr(diffusers, saved_class):
+            index["scheduler"] = ["diffusers", saved_class]
+        return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+    @property
+    def null_class(self) -> int | None:
+        """The class that stands for no class at all (Ho & Salimans 2022), None where the UNet was trained without."""
+        num_names = len(self.config.get("id2label") or ())
+        has_one_more = num_names > 0 and self.unet.config.num_class_embeds == num_names + 1
+        return num_names if has_one_more else None
+
+    @property
+    def num_timesteps(self) -> int:
+        """How many denoising steps the scheduler is set to, for callbacks that want to know the last one."""
+        return len(self.scheduler.timesteps)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_inference_steps: int | None = None,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, torch.Tensor] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        class_labels: int | str | Sequence[int | str] | torch.Tensor | None = None,
+        guidance_scale: float = 1.0,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Generate images, with classifier-free guidance where `guidance_scale` is not 1.
+
+        The prediction is then eps_none + guidance_scale (eps_class - eps_none) (Ho & Salimans 2022, arXiv:2207.12598,
+        eq. 6, whose w is guidance_scale - 1), and alike for x_0 and v; a learned variance is that of the class.
+
+        Args:
+            batch_size: How many, 1 or more.
+            generator: Where the noise comes from. A list of one generator per image makes every image independent
+                of the others in its batch.
+            num_inference_steps: How many denoising steps; None means every timestep the scheduler was trained with.
+            output_type: "pil" for PIL images, "np" for a float32 array (batch, height, width, channels) in [0, 1],
+                "pt" for a float32 tensor (batch, channels, height, width) in [0, 1], "raw" for that in [-1, 1];
+                "numpy" and "latent" are what diffusers has also called "np" and "raw".
+            return_dict: Whether an `ImagePipelineOutput` is returned, else a tuple of its one value.
+            callback_on_step_end: Called after every step as `callback(pipe, step_index, timestep, tensors)`. A dict
+                that it returns may hold "latents", which then replaces x_s.
+            callback_on_step_end_tensor_inputs: Which tensors the callback is given: "latents" (x_s) and
+                "pred_original_sample" (x_0_hat, None where the scheduler does not report it).
+            class_labels: Integers in [0, num_class_embeds) or names, one per image or one for all; for UNets with
+                classes. Where the last class is "no class", None stands for it, and labels end before it.
+            guidance_scale: How far to go from no class to the class, any finite number; 1 is the class alone, at half
+                the work. Others need a UNet whose last class is "no class".
+
+        Returns:
+            `images`, as `output_type` says.
+
+        Raises:
+            ValueError: If an argument is out of its range or does not fit the UNet.
+        """
+        if num_inference_steps is None:
+            num_inference_steps = self.scheduler.config.num_train_timesteps
+        self._check_inputs(batch_size, generator, num_inference_steps, output_type, callback_on_step_end_tensor_inputs)
+        device = self._execution_device
+        self._check_guidance(guidance_scale, class_labels)
+        labels = self._prepare_class_labels(class_labels, batch_size, device)
+        # The timesteps stay on the CPU: schedulers look them up there, and reading one off a device would wait for it.
+        self.scheduler.set_timesteps(num_inference_steps)
+        step_kwargs = {}
+        if "generator" in inspect.signature(self.scheduler.step).parameters:
+            step_kwargs["generator"] = generator
+
+        shape = (batch_size, self.unet.config.in_channels, *self._image_size())
+        x_t = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        x_t = self._match_init_noise(x_t) * self.scheduler.init_noise_sigma
+        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            model_output = self._predict(x_t, t, labels, guidance_scale)
+            step = self.scheduler.step(model_output, t, x_t, **step_kwargs)
+            x_t = step.prev_sample
+            if callback_on_step_end is not None:
+                tensors = {"latents": x_t, "pred_original_sample": getattr(step, "pred_original_sample", None)}
+                tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                x_t = (callback_on_step_end(self, i, t, tensors) or {}).get("latents", x_t)
+
+        images = self._format(x_t, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _check_inputs(
+        self,
+        batch_size: int,
+        generator: Any,
+        num_inference_steps: int,
+        output_type: str,
+        callback_tensor_inputs: Sequence[str],
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be 1 or more.")
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be 1 or more.")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is {output_type!r}; choose one of {OUTPUT_TYPES}.")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"{len(generator)} generators were given for {batch_size} images; pass one for each.")
+        unknown = set(callback_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            known = self._callback_tensor_inputs
+            raise ValueError(f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; choose from {known}.")
+
+    def _match_init_noise(self, noise: torch.Tensor) -> torch.Tensor:
+        statistics = self.scheduler.config.get("_init_noise")
+        if statistics is None:
+            return noise
+        alpha_bar = float(self.scheduler.alphas_cumprod[int(self.scheduler.timesteps[0])])
+        return match_init_noise(noise, statistics, alpha_bar)
+
+    def _image_size(self) -> tuple[int, int]:
+        size = self.unet.config.sample_size
+        if size is None:
+            raise ValueError("The UNet's config has no `sample_size`; set it to the image size it was trained on.")
+        height, width = (size, size) if isinstance(size, int) else size
+        return height, width
+
+    def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
+        """Return the classes of some names.
+
+        Args:
+            label: One name or several, keys of `labels`.
+
+        Returns:
+            As many integers in [0, num_class_embeds).
+
+        Raises:
+            ValueError: If there is no class of a name.
+        """
+        names = [label] if isinstance(label, str) else list(label)
+        unknown = [name for name in names if name not in self.labels]
+        if unknown and not self.labels:
+            raise ValueError(f"{unknown} was asked for, but the classes of this model have no names: pass integers.")
+        if unknown:
+            raise ValueError(f"{unknown} is not among the names of classes; choose from {sorted(self.labels)}.")
+        return [self.labels[name] for name in names]
+
+    def _check_guidance(self, guidance_scale: float, class_labels: Any) -> None:
+        if not math.isfinite(guidance_scale):
+            raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number.")
+        if guidance_scale == 1:
+            return
+        if self.null_class is None:
+            raise ValueError(
+                f"guidance_scale is {guidance_scale}, but this UNet has not learned to draw without a class: leave it "
+                "at 1, or train with a last class for that (num_class_embeds one above the names in id2label)."
+            )
+        if class_labels is None:
+            raise ValueError(
+                f"guidance_scale is {guidance_scale} but there is no class to be guided to: pass class_labels, or "
+                "leave it at 1."
+            )
+
+    def _prepare_class_labels(self, class_labels: Any, batch_size: int, device: torch.device) -> torch.Tensor | None:
+        num_classes = self.unet.config.num_class_embeds
+        if num_classes is None and self.unet.config.class_embed_type is None:
+            if class_labels is not None:
+                raise ValueError("class_labels were given, but this UNet takes none (`num_class_embeds` is None).")
+            return None
+        null_class = self.null_class
+        if class_labels is None:
+            if null_class is None:
+                raise ValueError(f"This UNet draws one of {num_classes} classes: pass class_labels.")
+            return torch.full((batch_size,), null_class, device=device)
+        if isinstance(class_labels, str):
+            class_labels = [class_labels]
+        if isinstance(class_labels, Sequence):
+            class_labels = [self.get_label_ids(x)[0] if isinstance(x, str) else x for x in class_labels]
+        labels = torch.as_tensor(class_labels, device=device).flatten()
+        if len(labels) not in (1, batch_size):
+            raise ValueError(f"{len(labels)} class_labels were given for {batch_size} images; pass one, or one each.")
+        end = num_classes if null_class is None else null_class
+        if end is not None and not bool(((labels >= 0) & (labels < end)).all()):
+            raise ValueError(f"class_labels {labels.tolist()} must be from 0 to {end - 1}.")
+        return labels.expand(batch_size)
+
+    def _predict(
+        self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None, guidance_scale: float
+    ) -> torch.Tensor:
+        model_input = self.scheduler.scale_model_input(x_t, t).to(self.unet.dtype)
+        null_class = self.null_class
+        if guidance_scale == 1 or labels is None or null_class is None:
+            model_output = self.unet(model_input, t, class_labels=labels).sample.to(x_t.dtype)
+        else:
+            both = torch.cat([labels, torch.full_like(labels, null_class)])
+            outputs = self.unet(torch.cat([model_input] * 2), t, class_labels=both).sample.to(x_t.dtype)
+            of_class, of_none = outputs.chunk(2)
+            # A learned variance, the second half, is no direction to go further in.
+            of_class, variance = of_class[:, : x_t.shape[1]], of_class[:, x_t.shape[1] :]
+            of_none = of_none[:, : x_t.shape[1]]
+            model_output = torch.cat([of_none + guidance_scale * (of_class - of_none), variance], dim=1)
+        if model_output.shape[1] == 2 * x_t.shape[1] and not self._samples_with_learned_variance():
+            # The second half is a variance that this scheduler has no use for.
+            model_output = model_output[:, : x_t.shape[1]]
+        return model_output
+
+    def _samples_with_learned_variance(self) -> bool:
+        # Configs keep the keys of other classes, so "variance_type" alone does not tell.
+        get_variance = getattr(self.scheduler, "_get_variance", None)
+        if get_variance is None or "predicted_variance" not in inspect.signature(get_variance).parameters:
+            return False
+        return self.scheduler.config.variance_type in ("learned", "learned_range")
+
+    def _format(self, x_0: torch.Tensor, output_type: str) -> Any:
+        x_0 = x_0.float().clamp(-1, 1)
+        if output_type in ("raw", "latent"):
+            return x_0
+        images = x_0 / 2 + 0.5
+        if output_type == "pt":
+            return images
+        array = images.permute(0, 2, 3, 1).cpu().numpy()
+        return self.numpy_to_pil(array) if output_type == "pil" else array
