@@ -227,6 +227,10 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Tracker that the log goes to besides loss.json; null is off."""
     dry_run: bool = False
     """Check everything, print the plan and stop."""
+    model_license: str | None = None
+    """Licence of the model, as the Hub spells it (apache-2.0, cc-by-nc-4.0), for its card; null says nothing."""
+    data_license: str | None = None
+    """Licence of the pictures, in words for the model card; null says nothing."""
 
     def __post_init__(self) -> None:
         ImageConfig.__post_init__(self)

@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from ddpm_cars import checkpoints, results
 from ddpm_cars.config import ConfigError
 from ddpm_cars.guard import RunError
+from ddpm_cars.run_facts import training_facts
 from ddpm_cars.setup import Setup
 
 
@@ -173,8 +174,12 @@ class Keeper:
         self.try_write("a sample grid", lambda: results.save_grid(run.pipeline(weights), run.config, path, stopped))
         self.try_write("the log", lambda: results.save_log(run.output_dir, run.state))
 
-    def save_results(self, weights: dict[str, torch.Tensor]) -> None:
-        """Write the pipeline, its grid and the log.
+    def save_results(self, weights: dict[str, torch.Tensor], average: str) -> None:
+        """Write the pipeline, its grid, the log and training.json.
+
+        Args:
+            weights: The network's.
+            average: Which of the averages they are.
 
         Raises:
             RunError: If they cannot be written.
@@ -185,6 +190,7 @@ class Keeper:
             results.save_pipeline(pipeline, folder)
             results.save_grid(pipeline, run.config, folder / "samples.png")
             results.save_log(folder, run.state)
+            checkpoints.write_text(folder / "training.json", json.dumps(training_facts(run, average), indent=1))
         except OSError as error:
             raise RunError(
                 f"the trained model cannot be written to {folder} ({error}); {self.last_safe()}. Make room or mend "

@@ -79,10 +79,9 @@ def _restored(scheduler: Any) -> Any:
         return scheduler
     module, _, name = saved["class"].rpartition(".")
     # Nothing is imported because a file says so: diffusers, too, takes only what is imported already.
-    own_class = globals().get(name) or getattr(sys.modules.get(module), name, None)
-    if not (isinstance(own_class, type) and issubclass(own_class, SchedulerMixin)):
-        return scheduler
-    return own_class.from_config(scheduler.config)
+    own_class: Any = globals().get(name) or getattr(sys.modules.get(module), name, None)
+    is_scheduler = isinstance(own_class, type) and issubclass(own_class, SchedulerMixin)
+    return own_class.from_config(scheduler.config) if is_scheduler else scheduler
 
 
 class DDPMCarsPipeline(DiffusionPipeline):

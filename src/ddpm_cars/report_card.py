@@ -29,17 +29,17 @@ def card_section(metrics: Metrics) -> str:
     floor = ["real pictures", "", *(value_text(q, metrics["floor"]["metrics"]) for q in QUANTITIES)]
     parts = [
         f"{metrics['num_images']:,} pictures drawn from seed {metrics['seed']} on, against "
-        f"{data['num_reference_images']:,} real ones of {_plain(data['source'])} (made square by {data['resize']}). "
-        f"The last row is real pictures in place of drawn ones. Features: {_plain(extractor['name'])}, "
-        f"{_plain(extractor['resize'])}; {_plain(comparability(metrics))}.",
-        _table([headings, *rows, floor]),
+        f"{data['num_reference_images']:,} real ones of {plain(data['source'])} (made square by {data['resize']}). "
+        f"The last row is real pictures in place of drawn ones. Features: {plain(extractor['name'])}, "
+        f"{plain(extractor['resize'])}; {plain(comparability(metrics))}.",
+        table([headings, *rows, floor]),
     ]
     if bounds := metrics.get("likelihood"):
         lines = [[bound_label(bound), value_text(BPD, bound)] for bound in bounds]
         parts += [
             f"Bits per dimension at most, of {bounds[0]['num_images']:,} pictures of the held-out split "
-            f"{_plain(data['held_out_split'])}:",
-            _table([["Variance and timesteps", "Bits ↓"], *lines]),
+            f"{plain(data['held_out_split'])}:",
+            table([["Variance and timesteps", "Bits ↓"], *lines]),
         ]
     for space in ("features", "pixels"):
         if found := metrics.get("memorisation", {}).get(space):
@@ -49,16 +49,17 @@ def card_section(metrics: Metrics) -> str:
                 f"(distance {number_text(found['threshold'])})."
             )
     versions = ", ".join(f"{name} {version}" for name, version in metrics["versions"].items())
-    return "\n\n".join([*parts, f"Measured with {_plain(versions)}."]) + "\n"
+    return "\n\n".join([*parts, f"Measured with {plain(versions)}."]) + "\n"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
     escaped = "".join(f"\\{c}" if c in "\\`*_[]<>|" else c for c in text)
     return " ".join(escaped.split())
 
 
-def _table(rows: list[list[str]]) -> str:
-    heading, *others = ([_plain(cell) for cell in row] for row in rows)
+def table(rows: list[list[str]]) -> str:
+    """Return a table in Markdown; the first row is its heading, and all columns but the first are numbers."""
+    heading, *others = ([plain(cell) for cell in row] for row in rows)
     alignments = ["---", *["---:"] * (len(heading) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (heading, alignments, *others))

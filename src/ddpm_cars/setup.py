@@ -21,6 +21,7 @@ from ddpm_cars.config import ConfigError, TrainingConfig
 from ddpm_cars.data import BatchOrder, Pictures, load_pictures
 from ddpm_cars.dropout import RowSeeds, seed_dropout
 from ddpm_cars.guard import FolderLock, RunError, prepare_folder
+from ddpm_cars.hardware import describe_hardware
 from ddpm_cars.memory import step_fits
 from ddpm_cars.model import create_unet
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
@@ -107,6 +108,7 @@ class Setup:
         self.device = self.accelerator.device
         # Channels-last is what tensor cores read; CPU convolutions in bfloat16 are slower with it.
         self.memory_format = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+        self.hardware = describe_hardware(self.device, self.accelerator.num_processes)
         if emulates_bfloat16(self.accelerator):
             self.warn("this CPU has no arithmetic for bf16 and imitates it; mixed_precision no is many times faster")
         self.lock = FolderLock(self.output_dir)

@@ -34,6 +34,11 @@ _FREE_BETWEEN_PARTS = {
     "dry_run",
     "max_bad_images_fraction",
     "max_skipped_steps",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "model_license",
+    "data_license",
     "gradient_checkpointing",
     # Their product with the number of processes is what counts; it is a fact of its own.
     "train_batch_size",
@@ -101,6 +106,7 @@ class TrainState:
         validation: {"step", "eps_mse": {average: value}} for every measurement on held-out pictures.
         best: {"step", "average", "eps_mse"} of the lowest of these, or None.
         bad_images: {"path", "reason"} of pictures that could not be decoded on the way.
+        hardware: {"device", "num_processes", "power_limit_watts", "steps", "seconds"} of everything it ran on.
         run_id: What trackers know the run by.
     """
 
@@ -117,6 +123,15 @@ class TrainState:
     validation: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     bad_images: list[dict[str, str]] = field(default_factory=list)
+    hardware: list[dict[str, Any]] = field(default_factory=list)
+
+    def count_time(self, hardware: Mapping[str, Any], seconds_per_step: float) -> None:
+        """Credit some hardware with the steps since the last call, also those that a stop has left uncounted."""
+        if not self.hardware or not hardware.items() <= self.hardware[-1].items():
+            self.hardware.append({**hardware, "steps": 0, "seconds": 0.0})
+        steps = self.step - sum(part["steps"] for part in self.hardware)
+        self.hardware[-1]["steps"] += steps
+        self.hardware[-1]["seconds"] = round(self.hardware[-1]["seconds"] + steps * seconds_per_step, 3)
 
     def weights(self, average: str) -> dict[str, torch.Tensor]:
         """Return a network's state dict with one of the averages in it, or the weights themselves for `RAW`.
@@ -140,7 +155,7 @@ class TrainState:
 
     def numbers(self) -> dict[str, Any]:
         """Return what a checkpoint says in JSON, but for the settings and what other processes know."""
-        names = ("facts", "total_steps", "skipped_steps", "history", "validation", "best", "bad_images", "run_id")
+        names = "facts total_steps skipped_steps history validation best bad_images hardware run_id".split()
         return {name: getattr(self, name) for name in names}
 
     def load(self, path: Path, config: TrainingConfig) -> dict[str, Any]:
@@ -165,6 +180,8 @@ class TrainState:
         self.step, self.skipped_steps, self.history = state["step"], state["skipped_steps"], state["history"]
         self.validation, self.best, self.run_id = state["validation"], state["best"], state["run_id"]
         self.bad_images = state["bad_images"]
+        # Checkpoints of earlier versions do not say.
+        self.hardware = state.get("hardware", [])
         return state
 
 

@@ -154,6 +154,7 @@ class Trainer(Setup):
         """Record means over the steps since the last record; `num_steps` of them took `seconds` in this process."""
         self.check_finite()
         state = self.state
+        state.count_time(self.hardware, seconds / num_steps)
         loss, num_losses, norm, num_norms, *quarters = self.accelerator.reduce(state.sums, "sum").tolist()
         state.sums.zero_()
         record: dict[str, float] = {"step": state.step}
@@ -251,8 +252,9 @@ class Trainer(Setup):
                 self.validate()
         self.check_finite()
         self.keeper.collect_bad_images()
-        weights = self.state.weights(self.chosen_average())
-        self.on_main(lambda: self.keeper.save_results(weights))
+        average = self.chosen_average()
+        weights = self.state.weights(average)
+        self.on_main(lambda: self.keeper.save_results(weights, average))
 
     def _train(self) -> None:
         done, hidden = self.state.step, not self.accelerator.is_main_process
@@ -317,7 +319,8 @@ def train(config: TrainingConfig) -> Path:
         config: The run's settings.
 
     Returns:
-        The output folder: the pipeline, samples.png, loss.png, loss.json, config.yaml, checkpoints/ and samples/.
+        The output folder: the pipeline, samples.png, loss.png, loss.json, training.json, config.yaml, checkpoints/
+        and samples/.
 
     Raises:
         ConfigError: If the settings cannot work, before any training.

@@ -223,6 +223,8 @@ def test_a_folder_with_another_run_is_refused(make_config: Callable[..., Trainin
 
 
 FREE = {
+    "model_license": "mit",
+    "data_license": "drawn by us",
     "train_data_dir": "elsewhere",
     "cache_dir": None,
     "max_bad_images_fraction": 0.5,

@@ -1,0 +1,60 @@
+"""What a run computes on, and the most that it can draw."""
+
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+
+_POWERCAP = Path("/sys/class/powercap")
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name that a person knows a device by, such as "NVIDIA H100" or that of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    text = _CPUINFO.read_text(encoding="utf-8", errors="replace") if _CPUINFO.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def power_limit_watts(device: torch.device) -> float | None:
+    """Return the power that a GPU, or all CPUs of the machine together, may draw for long; None where nothing says."""
+    if device.type == "cuda":
+        return _gpu_limit_watts(device)
+    if device.type != "cpu":
+        return None
+    # Packages are intel-rapl:0, intel-rapl:1; their parts, intel-rapl:0:0, count within them. AMD has the same names.
+    packages = [p for p in _POWERCAP.glob("intel-rapl:*") if p.name.count(":") == 1]
+    try:
+        limits = [int((package / "constraint_0_power_limit_uw").read_text()) / 1e6 for package in packages]
+    except (OSError, ValueError):
+        return None
+    return sum(limits) if limits and all(limits) else None
+
+
+def _gpu_limit_watts(device: torch.device) -> float | None:
+    query = ["nvidia-smi", "--query-gpu=uuid,power.limit", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        # CUDA numbers only the devices that a process may see, so numbers would not do.
+        return next(float(line.rpartition(",")[2]) for line in lines if uuid in line)
+    except (OSError, subprocess.SubprocessError, StopIteration, ValueError):
+        return None
+
+
+def describe_hardware(device: torch.device, num_processes: int) -> dict[str, str | int | float | None]:
+    """Return JSON values that name what some processes compute on, with the limit of all of it together in watts."""
+    limit = power_limit_watts(device)
+    # Processes share the CPUs of their machine, and have a GPU each.
+    num_devices = 1 if device.type == "cpu" else num_processes
+    return {
+        "device": device_name(device),
+        "num_processes": num_processes,
+        "power_limit_watts": None if limit is None else limit * num_devices,
+    }

@@ -1,0 +1,273 @@
+"""Publishing a model, or the demo with it: one commit with everything that others need, and nothing else."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    EvalResultEntry,
+    HfApi,
+    ModelCard,
+    eval_result_entries_to_yaml,
+)
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
+
+from ddpm_cars.card import eval_results, is_untouched, make_card
+from ddpm_cars.command_configs import PushConfig
+from ddpm_cars.config import ConfigError
+from ddpm_cars.model_folder import ModelFolder, open_model_folder
+from ddpm_cars.pipeline_ddpm_cars import one_file_source
+from ddpm_cars.run_facts import dataset_id, public_settings
+from ddpm_cars.space import space_files
+
+# Paths in the repository, with the file or the content that goes there.
+Files = dict[str, Path | bytes]
+_CARD = "README.md"
+_WHOLE_FILES = ("samples.png", "loss.png", "loss.json", "validation.json", "training.json")
+# What an earlier push may have left that would be loaded in place of, or beside, what is published now.
+_OWN_FOLDERS = ("unet/diffusion_pytorch_model", "model/", "ddpm_cars/")
+
+
+class PublishError(RuntimeError):
+    """The Hub did not take it; the message says why and how to go on."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a push has done.
+
+    Attributes:
+        url: Of the repository.
+        commit: Its newest commit.
+        is_new: Whether this push has made it; a push of what is there already does not.
+        kept_card: Whether the card on the Hub was left as somebody has edited it.
+        stale_metrics: Path of an evaluation that was left out, because it is of other weights.
+    """
+
+    url: str
+    commit: str
+    is_new: bool
+    kept_card: bool
+    stale_metrics: Path | None
+
+
+def model_files(folder: ModelFolder) -> Files:
+    """Return what makes a model load, in the format in which it loads anywhere: index, code, network, scheduler.
+
+    Raises:
+        ConfigError: If there are no weights in safetensors.
+    """
+    pipeline, unet = folder.pipeline, folder.path / "unet"
+    weights = sorted(unet.glob("diffusion_pytorch_model*.safetensors*"))
+    if not weights:
+        raise ConfigError(f"{unet} has no weights in safetensors; save the pipeline again with safe_serialization")
+    return {
+        "model_index.json": _json(pipeline.to_json_string()),
+        "pipeline.py": one_file_source().encode(),
+        "unet/config.json": _json((unet / "config.json").read_text(encoding="utf-8")),
+        **{f"unet/{path.name}": path for path in weights},
+        "scheduler/scheduler_config.json": _json(pipeline.scheduler.to_json_string()),
+    }
+
+
+def _json(text: str) -> bytes:
+    # diffusers notes where a component was loaded from, which is a path of this machine.
+    values = {name: value for name, value in json.loads(text).items() if name != "_name_or_path"}
+    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
+
+
+def run_files(folder: ModelFolder) -> Files:
+    """Return what the run and the evaluation have left for others; there may be nothing."""
+    found = {name: folder.find(name) for name in _WHOLE_FILES}
+    files: Files = {name: path for name, path in found.items() if path is not None}
+    if folder.settings is not None:
+        files["config.yaml"] = yaml.safe_dump(public_settings(folder.settings), sort_keys=False).encode()
+    if folder.metrics is not None:
+        files["metrics.json"] = folder.path / "evaluation" / "metrics.json"
+        dataset = dataset_id(folder.settings or {})
+        if dataset is not None:
+            # One file per dataset; only those of the Hub have an entry there.
+            entries = [
+                EvalResultEntry(dataset, str(result.metric_type), result.metric_value, notes=result.metric_name)
+                for result in eval_results(folder)
+            ]
+            text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+            files[f".eval_results/{dataset.replace('/', '--')}.yaml"] = text.encode()
+    return files
+
+
+def collect(config: PushConfig, folder: ModelFolder, repo_id: str) -> Files:
+    """Return everything that is published, with the card.
+
+    Args:
+        config: What to publish.
+        folder: The model.
+        repo_id: Where it goes, OWNER/NAME.
+    """
+    settings = folder.settings or {}
+    model_license = config.model_license or settings.get("model_license")
+    if config.space:
+        return space_files(model_files(folder), repo_id, model_license)
+    card = make_card(folder, repo_id, model_license, config.data_license or settings.get("data_license"))
+    return {**model_files(folder), **run_files(folder), _CARD: card.encode()}
+
+
+def describe(files: Files) -> str:
+    """Return the list of what would be published, a line per file."""
+    sizes = {name: len(data) if isinstance(data, bytes) else data.stat().st_size for name, data in files.items()}
+    lines = [f"{size:>12,}  {name}" for name, size in sorted(sizes.items())]
+    return "\n".join([*lines, f"{sum(sizes.values()):>12,}  bytes in {len(sizes)} files"])
+
+
+def check_access(repo_id: str) -> str | None:
+    """Find out before a long run whether there is a token that the Hub knows.
+
+    Returns:
+        What is wrong with a Hub that may be there when the run is over; None if it answers.
+
+    Raises:
+        ConfigError: If there is no token, or the Hub refuses it.
+    """
+    try:
+        with _explained("the run", repo_id):
+            HfApi().whoami()
+    except PublishError as error:
+        cause = error.__cause__
+        if isinstance(cause, LocalTokenNotFoundError) or _status(cause) in (401, 403):
+            raise ConfigError(f"push_to_hub: {error}") from error
+        return str(error)
+    return None
+
+
+def push(config: PushConfig) -> Published:
+    """Publish a folder on the Hub, in one commit; what is there already makes none.
+
+    Args:
+        config: What and where.
+
+    Raises:
+        ConfigError: If there is nothing that can be published, or the name is none for a repository.
+        PublishError: If the Hub could not be reached or refused; nothing of it is there then.
+    """
+    folder = open_model_folder(config.folder)
+    api, kind = HfApi(), "space" if config.space else "model"
+    with _explained(config.folder, config.repo_id):
+        owner = "" if "/" in config.repo_id else f"{api.whoami()['name']}/"
+        repo_id = owner + config.repo_id
+        files = collect(config, folder, repo_id)
+        # None leaves a new repository as the owner's settings have it.
+        url = api.create_repo(
+            repo_id,
+            repo_type=kind,
+            private=config.private or None,
+            space_sdk="gradio" if config.space else None,
+            exist_ok=True,
+        )
+        if config.revision is not None:
+            api.create_branch(repo_id, branch=config.revision, repo_type=kind, exist_ok=True)
+        head = api.repo_info(repo_id, repo_type=kind, revision=config.revision).sha
+        present = set(api.list_repo_files(repo_id, repo_type=kind, revision=head))
+        kept_card = not config.overwrite_card and _was_edited(api, repo_id, kind, config.revision, present)
+        if kept_card:
+            del files[_CARD]
+        else:
+            _validate(_content(files[_CARD]).decode(), kind)
+        commit = api.create_commit(
+            repo_id,
+            _operations(files, present),
+            commit_message=config.commit_message or f"Publish {'the demo' if config.space else 'the model'}",
+            repo_type=kind,
+            revision=config.revision,
+            parent_commit=head,
+        )
+    return Published(str(url), commit.oid, commit.oid != head, kept_card, folder.stale_metrics)
+
+
+def _validate(card: str, kind: str) -> None:
+    """Ask the Hub whether it accepts the metadata of a card, before anything is uploaded."""
+    try:
+        ModelCard(card, ignore_metadata_errors=True).validate(repo_type=kind)
+    except HfHubHTTPError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"the Hub refuses the metadata of the card: {' '.join(str(error).split())}") from error
+
+
+def _content(data: Path | bytes) -> bytes:
+    return data if isinstance(data, bytes) else data.read_bytes()
+
+
+def _operations(files: Files, present: set[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
+    old = sorted(name for name in present if name.startswith(_OWN_FOLDERS) and name not in files)
+    return [
+        *(CommitOperationAdd(name, data) for name, data in files.items()),
+        *(CommitOperationDelete(name) for name in old),
+    ]
+
+
+def _was_edited(api: HfApi, repo_id: str, kind: str, revision: str | None, present: set[str]) -> bool:
+    if _CARD not in present:
+        return False
+    with TemporaryDirectory() as temporary:
+        path = api.hf_hub_download(repo_id, _CARD, repo_type=kind, revision=revision, local_dir=temporary)
+        return not is_untouched(Path(path).read_text(encoding="utf-8"))
+
+
+def _status(error: BaseException | None) -> int:
+    response = getattr(error, "response", None)
+    return 0 if response is None else response.status_code
+
+
+@contextmanager
+def _explained(folder: str, repo_id: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into an error of one line, and let everything else pass."""
+    try:
+        yield
+    except Exception as error:
+        # The client wraps what goes wrong while it uploads.
+        cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ is not None else error
+        explained = _in_words(cause, repo_id, f"; {folder} is unharmed, and the same command tries again")
+        if explained is None:
+            raise
+        raise explained from cause
+
+
+def _in_words(error: BaseException, repo_id: str, again: str) -> Exception | None:
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, HFValidationError):
+        return ConfigError(f"repo_id {repo_id} cannot be the name of a repository: {said}")
+    if isinstance(error, LocalTokenNotFoundError):
+        return PublishError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN")
+    if isinstance(error, OfflineModeIsEnabled):
+        return PublishError(f"the Hub is switched off by HF_HUB_OFFLINE; unset it{again}")
+    if isinstance(error, HfHubHTTPError):
+        return PublishError(_refusal(error, repo_id) + again)
+    if isinstance(error, HTTPError | ConnectionError | TimeoutError):
+        return PublishError(f"the Hub cannot be reached ({said}){again}")
+    return None
+
+
+def _refusal(error: HfHubHTTPError, repo_id: str) -> str:
+    status, said = _status(error), " ".join((error.server_message or "").split())
+    cures: Mapping[int, Any] = {
+        401: "it does not accept the token; run `hf auth login`, or set HF_TOKEN to one that may write",
+        403: f"the token may not write to {repo_id}; take one that may, or another repo_id",
+        404: f"there is no {repo_id} that the token may see",
+        412: "somebody has changed the repository at the same time",
+        429: "it has had too many requests; wait a while",
+    }
+    reason = cures.get(status, "an error of its own" if status >= 500 else "see what it says")
+    return f"the Hub answers {status}: {reason}{f' ({said})' if said else ''}"
