@@ -39,12 +39,15 @@ _PRECISIONS = {"no": "float32", "fp16": "float16 mixed with float32", "bf16": "b
 _SEAL = re.compile(r"\n<!-- generated: ([0-9a-f]{16}); an edited card is not overwritten -->\n?\Z")
 
 
-def make_card(folder: ModelFolder, repo_id: str, model_license: str | None, data_license: str | None) -> str:
+def make_card(
+    folder: ModelFolder, name: str, repo_id: str | None, model_license: str | None, data_license: str | None
+) -> str:
     """Return the card of a model, with YAML metadata for the Hub, sealed against overwriting.
 
     Args:
         folder: The model.
-        repo_id: Where it is published, OWNER/NAME.
+        name: Of the model.
+        repo_id: Where it is published, OWNER/NAME; None for the model inside the package.
         model_license: As the Hub spells it; None says nothing of one.
         data_license: Of the training pictures, in words; None likewise.
 
@@ -56,7 +59,6 @@ def make_card(folder: ModelFolder, repo_id: str, model_license: str | None, data
     size = unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     classes = list((folder.training or {}).get("data", {}).get("classes", []))
-    name = repo_id.split("/")[-1]
     card = ModelCard.from_template(
         _metadata(folder, name, model_license),
         template_str=find_template().read_text(encoding="utf-8"),

@@ -1,6 +1,7 @@
 """Publishing a model, or the demo with it: one commit with everything that others need, and nothing else."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from ddpm_cars.space import space_files
 # Paths in the repository, with the file or the content that goes there.
 Files = dict[str, Path | bytes]
 _CARD = "README.md"
+# Between the tries of a push; the client repeats some requests by itself, but not the commit.
+_WAITS_SECONDS = (1, 4)
 _WHOLE_FILES = ("samples.png", "loss.png", "loss.json", "validation.json", "training.json")
 # What an earlier push may have left that would be loaded in place of, or beside, what is published now.
 _OWN_FOLDERS = ("unet/diffusion_pytorch_model", "model/", "ddpm_cars/")
@@ -121,7 +124,8 @@ def collect(config: PushConfig, folder: ModelFolder, repo_id: str) -> Files:
     model_license = config.model_license or settings.get("model_license")
     if config.space:
         return space_files(model_files(folder), repo_id, model_license)
-    card = make_card(folder, repo_id, model_license, config.data_license or settings.get("data_license"))
+    data_license = config.data_license or settings.get("data_license")
+    card = make_card(folder, repo_id.split("/")[-1], repo_id, model_license, data_license)
     return {**model_files(folder), **run_files(folder), _CARD: card.encode()}
 
 
@@ -155,14 +159,45 @@ def check_access(repo_id: str) -> str | None:
 def push(config: PushConfig) -> Published:
     """Publish a folder on the Hub, in one commit; what is there already makes none.
 
+    What may pass, such as an error of the server, is tried three times.
+
     Args:
         config: What and where.
 
     Raises:
         ConfigError: If there is nothing that can be published, or the name is none for a repository.
-        PublishError: If the Hub could not be reached or refused; nothing of it is there then.
+        PublishError: If the Hub could not be reached or refused; it has a repository without the commit at most.
     """
     folder = open_model_folder(config.folder)
+    for seconds in _WAITS_SECONDS:
+        published = _push_or_wait(config, folder, seconds)
+        if published is not None:
+            return published
+    return _push_once(config, folder)
+
+
+def _push_or_wait(config: PushConfig, folder: ModelFolder, seconds: float) -> Published | None:
+    try:
+        return _push_once(config, folder)
+    except PublishError as error:
+        if not _may_pass(error.__cause__):
+            raise
+        time.sleep(max(seconds, _retry_after_seconds(error.__cause__)))
+        return None
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    status = _status(error)
+    return status == 429 or status >= 500 or (status == 0 and isinstance(error, HTTPError | ValueError))
+
+
+def _retry_after_seconds(error: BaseException | None) -> float:
+    text = "" if not _status(error) else error.response.headers.get("Retry-After", "")  # type: ignore[union-attr]
+    # A date, its other form, is not worth more than the usual wait; neither is more than a minute.
+    return min(60.0, float(text)) if text.isdecimal() else 0.0
+
+
+def _push_once(config: PushConfig, folder: ModelFolder) -> Published:
     api, kind = HfApi(), "space" if config.space else "model"
     with _explained(config.folder, config.repo_id):
         owner = "" if "/" in config.repo_id else f"{api.whoami()['name']}/"
@@ -200,7 +235,7 @@ def _validate(card: str, kind: str) -> None:
     """Ask the Hub whether it accepts the metadata of a card, before anything is uploaded."""
     try:
         ModelCard(card, ignore_metadata_errors=True).validate(repo_type=kind)
-    except HfHubHTTPError:
+    except (HfHubHTTPError, json.JSONDecodeError):
         raise
     except ValueError as error:
         raise ConfigError(f"the Hub refuses the metadata of the card: {' '.join(str(error).split())}") from error
@@ -255,7 +290,8 @@ def _in_words(error: BaseException, repo_id: str, again: str) -> Exception | Non
         return PublishError(f"the Hub is switched off by HF_HUB_OFFLINE; unset it{again}")
     if isinstance(error, HfHubHTTPError):
         return PublishError(_refusal(error, repo_id) + again)
-    if isinstance(error, HTTPError | ConnectionError | TimeoutError):
+    # A gateway that answers with a page instead of JSON is no Hub.
+    if isinstance(error, HTTPError | ConnectionError | TimeoutError | json.JSONDecodeError):
         return PublishError(f"the Hub cannot be reached ({said}){again}")
     return None
 

@@ -129,7 +129,8 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_everything_promised_is_written(trained: Path):
     assert {path.name for path in trained.iterdir()} == {
-        *("model_index.json", "unet", "scheduler", "samples.png", "samples", "loss.png", "loss.json", "pipeline.py"),
+        *("model_index.json", "unet", "scheduler", "pipeline.py", "training.json"),
+        *("samples.png", "samples", "loss.png", "loss.json"),
         *("config.yaml", "checkpoints", "logs", "pictures.json", ".lock"),
     }
     assert json.loads((trained / "model_index.json").read_text())["_class_name"] == "DDPMPipeline"

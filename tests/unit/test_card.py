@@ -47,7 +47,7 @@ def changed(run: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def text_of(folder: Path, repo_id: str = "me/cars", model_license: str | None = None, **kwargs: Any) -> str:
-    return make_card(open_model_folder(folder), repo_id, model_license, kwargs.get("data_license"))
+    return make_card(open_model_folder(folder), "cars", repo_id, model_license, kwargs.get("data_license"))
 
 
 def section(text: str, heading: str) -> str:
@@ -121,6 +121,13 @@ def test_the_three_ways_to_load_are_there(run: Path):
     assert 'DiffusionPipeline.from_pretrained("me/cars")\n' in use
     assert "the same pictures from the same seeds" in use
     assert use.count("pipe()") == 3
+
+
+def test_the_model_inside_the_package_is_found_there(run: Path):
+    use = section(make_card(open_model_folder(run), "cars", None, None, None), "Use")
+    assert "from_pretrained(ddpm_cars.pretrained())" in use
+    assert use.count("pipe()") == 1
+    assert "None" not in use
 
 
 def test_stock_is_told_the_number_of_steps_and_what_it_lacks(unet: UNet2DModel, tmp_path: Path):
