@@ -6,7 +6,7 @@ DEMO := runs/demo
 export PIP_CONSTRAINT ?= $(CURDIR)/.ci/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo app test lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/draw_toy_cars.py --output_dir $(DEMO)/toy-cars --resolution 32
@@ -21,6 +21,11 @@ demo: $(VENV)/.installed
 	@echo "How the loss fell:      $(DEMO)/model/loss.png"
 	@echo "What it draws now:      $(DEMO)/samples/grid.png"
 	@echo "How it gets there:      $(DEMO)/samples/denoising.png"
+
+# A page in the browser, with the model inside the package.
+app: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[demo]"
+	$(BIN)/python scripts/demo.py
 
 # Two processes of one thread each: runs of several processes would only get in each other's way with more.
 test: lint

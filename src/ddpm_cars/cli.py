@@ -12,8 +12,17 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from ddpm_cars.command_configs import CalibrateConfig, EvaluateConfig, SampleConfig, ShowConfig, ToyCarsConfig
-from ddpm_cars.config import ConfigError, ImageConfig, NoiseConfig, PicturesConfig, TrainingConfig
+from ddpm_cars.command_configs import (
+    CalibrateConfig,
+    DemoConfig,
+    EvaluateConfig,
+    PushConfig,
+    SampleConfig,
+    ShowConfig,
+    ToyCarsConfig,
+    TrainCommandConfig,
+)
+from ddpm_cars.config import ConfigError, ImageConfig, NoiseConfig, PicturesConfig
 
 Config = TypeVar("Config")
 
@@ -32,19 +41,22 @@ class _Parser(ArgumentParser):
         sys.exit(2)
 
 
-def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> tuple[Config, _Parser]:
+def parse(
+    config_class: type[Config], argv: Sequence[str] | None = None, positional: bool = False
+) -> tuple[Config, _Parser]:
     """Build a config from `--config` files and flags; of settings given twice the later one counts.
 
     Args:
         config_class: A dataclass of `ddpm_cars.config`.
         argv: The command line without the program's name; None is that of the process.
+        positional: Whether settings without a default are given by position instead of by flags.
 
     Returns:
         The config, and the parser, whose `error` reports what is found later.
     """
     parser = _Parser(description=config_class.__doc__, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
-    parser.add_class_arguments(config_class)
+    parser.add_class_arguments(config_class, as_positional=positional)
     switches = {f"--{field.name}" for field in fields(config_class) if field.type is bool}  # type: ignore[arg-type]
     arguments = _spell_out_switches(sys.argv[1:] if argv is None else argv, switches)
     types = {f"--{field.name}": str(field.type) for field in fields(config_class)}  # type: ignore[arg-type]
@@ -100,8 +112,10 @@ class _Once(logging.Filter):
         return is_new
 
 
-def _main(config_class: type[Config], run: Callable[[Config], Any], argv: Sequence[str] | None) -> None:
-    config, parser = parse(config_class, argv)
+def _main(
+    config_class: type[Config], run: Callable[[Config], Any], argv: Sequence[str] | None, positional: bool = False
+) -> None:
+    config, parser = parse(config_class, argv, positional)
     warnings, once = logging.getLogger("ddpm_cars.scheduling_ddpm_cars"), _Once()
     warnings.addFilter(once)
     try:
@@ -119,13 +133,16 @@ def _main(config_class: type[Config], run: Callable[[Config], Any], argv: Sequen
 def train(argv: Sequence[str] | None = None) -> None:
     """Run scripts/train.py."""
 
-    def run(config: TrainingConfig) -> None:
+    def run(config: TrainCommandConfig) -> None:
         # Imported late so that --help and mistakes answer at once.
         from accelerate import PartialState
 
         from ddpm_cars.guard import RunError, RunStopped
         from ddpm_cars.training import train
 
+        hub_model_id = config.hub_model_id or Path(config.output_dir).resolve().name
+        if config.push_to_hub:
+            _check_access(hub_model_id)
         try:
             folder = train(config)
         except (FloatingPointError, RunError) as error:
@@ -137,8 +154,46 @@ def train(argv: Sequence[str] | None = None) -> None:
             _end(130, "interrupted; the same command continues")
         if not config.dry_run:
             PartialState().print(f"model: {folder}\nsamples: {folder / 'samples.png'}\nloss: {folder / 'loss.png'}")
+        if config.push_to_hub and not config.dry_run and PartialState().is_main_process:
+            _push(PushConfig(folder=str(folder), repo_id=hub_model_id, private=config.hub_private_repo))
 
-    _main(TrainingConfig, run, argv)
+    _main(TrainCommandConfig, run, argv)
+
+
+def _check_access(repo_id: str) -> None:
+    from ddpm_cars.hub import check_access
+
+    # Every process has the same token; one question is enough.
+    if os.environ.get("RANK", "0") == "0" and (problem := check_access(repo_id)):
+        _warn(f"{problem}; the model will be pushed when it is trained")
+
+
+def push_to_hub(argv: Sequence[str] | None = None) -> None:
+    """Run scripts/push_to_hub.py."""
+    _main(PushConfig, _push, argv, positional=True)
+
+
+def _push(config: PushConfig) -> None:
+    from ddpm_cars.hub import PublishError, collect, describe, push
+    from ddpm_cars.model_folder import open_model_folder
+
+    if config.dry_run:
+        print(describe(collect(config, open_model_folder(config.folder), config.repo_id)))
+        return
+    try:
+        published = push(config)
+    except PublishError as error:
+        _end(1, f"error: {error}")
+    if published.stale_metrics is not None:
+        _warn(f"{published.stale_metrics} is of other weights and was left out; evaluate again")
+    if published.kept_card:
+        command = f"push_to_hub.py {config.folder} {config.repo_id} --overwrite_card"
+        _warn(f"the card on the Hub has been edited there and was kept; {command} replaces it")
+    print(f"published: {published.url}" if published.is_new else f"nothing has changed: {published.url}")
+
+
+def _warn(message: str) -> None:
+    print(f"{Path(sys.argv[0]).name}: warning: {message}", file=sys.stderr)
 
 
 def _end(code: int, message: str) -> NoReturn:
@@ -297,3 +352,34 @@ def draw_toy_cars(argv: Sequence[str] | None = None) -> None:
         print(f"toy cars: {folder}")
 
     _main(ToyCarsConfig, run, argv)
+
+
+def demo(argv: Sequence[str] | None = None) -> None:
+    """Run scripts/demo.py."""
+    _main(DemoConfig, _demo, argv)
+
+
+def _demo(config: DemoConfig) -> None:
+    from accelerate import PartialState
+
+    try:
+        from ddpm_cars.demo import build_app, launch
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise ConfigError("the page needs gradio: pip install 'ddpm-cars[demo]'") from error
+
+    name = path = config.pretrained_model_name_or_path
+    if name is None or path is None:
+        import ddpm_cars
+
+        name, path = "Toy cars", str(ddpm_cars.pretrained())
+    elif Path(path).is_dir():
+        name = Path(path).resolve().name
+    app = build_app(_load_pipeline(path).to(PartialState().device), name, config.max_images)
+    try:
+        launch(app, server_name=config.server_name, server_port=config.server_port, share=config.share)
+    except OSError as error:
+        raise ConfigError(
+            f"the page cannot be served at {config.server_name}, port {config.server_port}; choose a free one, or null"
+        ) from error

@@ -1,12 +1,66 @@
 """What the commands besides training depend on, as frozen dataclasses. A field's docstring is its `--help` text."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from ddpm_cars.config import ConfigError, ImageConfig, NoiseConfig, PicturesConfig, Variance, at_least
+from ddpm_cars.config import (
+    ConfigError,
+    ImageConfig,
+    NoiseConfig,
+    PicturesConfig,
+    TrainingConfig,
+    Variance,
+    at_least,
+)
 
 MIN_EVALUATION_IMAGES = 40
 """The error of a Fréchet distance is told from 20 groups of pictures, which have to be two or more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommandConfig(TrainingConfig):
+    """One training run, and what becomes of its model."""
+
+    push_to_hub: bool = False
+    """Publish the model on the Hub when it is trained; the token is the one of `hf auth login` or HF_TOKEN."""
+    hub_model_id: str | None = None
+    """Where, as NAME or OWNER/NAME; null is the name of output_dir, below your own name."""
+    hub_private_repo: bool = False
+    """Make the repository private where it is new."""
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        for name, nothing in (("hub_model_id", None), ("hub_private_repo", False)):
+            value = getattr(self, name)
+            if value != nothing and not self.push_to_hub:
+                raise ConfigError(f"{name} is {value}; it goes with push_to_hub")
+
+
+@dataclass(frozen=True)
+class PushConfig:
+    """Publish a model on the Hub, or the demo with it as a Space; the token is that of `hf auth login` or HF_TOKEN."""
+
+    folder: str
+    """Folder with a model, as training leaves it."""
+    repo_id: str
+    """Where, as NAME or OWNER/NAME."""
+    _: KW_ONLY
+    space: bool = False
+    """Publish the demo, a page that draws with the model, instead of the model."""
+    private: bool = False
+    """Make the repository private where it is new."""
+    revision: str | None = None
+    """Branch, made where there is none; null is the main one."""
+    commit_message: str | None = None
+    """Of the commit; null says what is published."""
+    overwrite_card: bool = False
+    """Replace the card on the Hub even if somebody has edited it."""
+    model_license: str | None = None
+    """Licence of the model, as the Hub spells it (apache-2.0, cc-by-nc-4.0); null is that of the training run."""
+    data_license: str | None = None
+    """Licence of the training pictures, in words for the card; null is that of the training run."""
+    dry_run: bool = False
+    """List what would be published, and stop; nothing is asked of the Hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,3 +238,24 @@ class ToyCarsConfig:
     def __post_init__(self) -> None:
         at_least(self, 0, "num_train_images", "num_test_images", "seed")
         at_least(self, 8, "resolution")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """A page in the browser: drawing with a live preview, noising a picture of one's own, and the noise schedule."""
+
+    pretrained_model_name_or_path: str | None = None
+    """Folder of a saved pipeline, or its id on the Hub; null is the model inside the package."""
+    server_name: str = "127.0.0.1"
+    """Address to serve at; 0.0.0.0 lets other machines in."""
+    server_port: int | None = None
+    """Port; null is the first free one from 7860."""
+    share: bool = False
+    """Also serve the page at a public address of gradio, which needs a network."""
+    max_images: int = 16
+    """The most pictures of one drawing."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "server_port", "max_images")
+        if self.server_port is not None and self.server_port > 65535:
+            raise ConfigError(f"server_port is {self.server_port}; it must be 65535 or less")

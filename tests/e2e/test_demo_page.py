@@ -1,0 +1,296 @@
+"""The demo page in a real browser, on a tiny model that was never trained."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from diffusers import UNet2DModel
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+
+from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
+from ddpm_cars.demo_parts import enlarged
+from ddpm_cars.sampling import generate
+from ddpm_cars.toy_cars import draw_car
+
+from .training_helpers import SCRIPTS
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+T = 1000
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, make_unet: Callable[..., UNet2DModel]) -> Path:
+    folder = tmp_path_factory.mktemp("page") / "tiny cars & <vans>"
+    DDPMCarsPipeline(make_unet(), DDPMCarsScheduler(num_train_timesteps=T)).save_pretrained(folder)
+    return folder
+
+
+@dataclass
+class Server:
+    """scripts/demo.py in a process of its own."""
+
+    url: str
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    server = Server(f"http://127.0.0.1:{port}", folder.parent / "log")
+    flags = ("--pretrained_model_name_or_path", str(folder), "--server_port", port, "--max_images", "6")
+    settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder.parent / "files")}
+    with server.log.open("w") as log:
+        command = [sys.executable, str(SCRIPTS / "demo.py"), *flags]
+        process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, server.log.read_text()
+            if f"Running on local URL:  {server.url}" in server.log.read_text():
+                break
+            time.sleep(0.1)
+        yield server
+        # Mistakes of visitors are no errors of the server.
+        assert "Traceback" not in server.log.read_text(), server.log.read_text()
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: Server) -> Iterator[Callable[..., Page]]:
+    """Open the page; in the end, everything it asked for has to be local, and nothing may have gone wrong in it."""
+    pages, foreign, errors = [], [], []
+
+    def listen(request: Any) -> None:
+        if not request.url.startswith((server.url, "data:", "blob:" + server.url)):
+            foreign.append(request.url)
+
+    def open_page(width: int = 1280, height: int = 900) -> Page:
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(20_000)
+        page.on("request", listen)
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(server.url)
+        draw_button(page).wait_for()
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert not foreign
+    assert not errors
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Page]) -> Page:
+    return open_page()
+
+
+def draw_button(page: Page) -> Locator:
+    return page.get_by_role("button", name="Draw", exact=True)
+
+
+def fill(page: Page, name: str, value: int) -> None:
+    box = page.get_by_role("tabpanel").locator("visible=true").get_by_role("spinbutton", name=name)
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def shown(page: Page, name: str) -> np.ndarray:
+    """Return the pixels of a picture of the page, as the server sent them."""
+    source = page.get_by_role("img", name=name, exact=True).get_attribute("src")
+    with Image.open(BytesIO(page.request.get(source).body())) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def draw(page: Page, steps: int, num_images: int, seed: int) -> np.ndarray:
+    """Draw and return the grid."""
+    fill(page, "Steps", steps)
+    fill(page, "Pictures", num_images)
+    fill(page, "Seed of the first picture", seed)
+    draw_button(page).click()
+    last = seed + num_images - 1
+    page.get_by_text(f"{f'Seeds {seed} to {last}' if num_images > 1 else f'Seed {seed}'}, {steps} steps in").wait_for()
+    return shown(page, "Pictures")
+
+
+def drawn(folder: Path, steps: int, num_images: int, seed: int) -> np.ndarray:
+    """Return the grid of what scripts/sample.py draws."""
+    pipeline = DDPMCarsPipeline.from_pretrained(folder)
+    return np.asarray(enlarged(list(generate(pipeline, num_images, 16, seed, steps))))
+
+
+def test_the_page_draws_what_the_command_line_draws_and_hands_it_out(page: Page, folder: Path, tmp_path: Path):
+    expect(page).to_have_title(folder.name)
+    expect(page.get_by_role("heading", level=1)).to_have_text(folder.name)
+    expect(page.locator(".headline").first).to_contain_text("8x8 pixels")
+    grid = draw(page, 5, 3, seed=7)
+    assert grid.std() > 20
+    np.testing.assert_array_equal(grid, drawn(folder, 5, 3, 7))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download as PNG").click()
+    with Image.open(download.value.path()) as image:
+        assert image.format == "PNG"
+        np.testing.assert_array_equal(np.asarray(image), grid)
+    film = page.get_by_role("img", name="The way out of the noise").get_attribute("src")
+    with Image.open(BytesIO(page.request.get(film).body())) as image:
+        assert (image.format, image.n_frames, image.info["loop"]) == ("WEBP", 6, 0)
+        image.seek(5)
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), grid)
+    other = draw(page, 5, 3, seed=8)
+    np.testing.assert_array_equal(other, drawn(folder, 5, 3, 8))
+    assert (other != grid).any()
+
+
+def test_the_die_rolls_a_seed(page: Page):
+    seed = page.get_by_role("spinbutton", name="Seed of the first picture")
+    expect(seed).to_have_value("0")
+    page.get_by_role("button", name="New seed").locator("visible=true").click()
+    expect(seed).not_to_have_value("0")
+
+
+def test_other_samplers_have_no_choice_of_a_variance(page: Page, folder: Path):
+    sampler, variance = page.get_by_label("Sampler"), page.get_by_label("Variance of the noise")
+    expect(variance).to_be_visible()
+    sampler.click()
+    page.get_by_role("option", name="DPM-Solver++").click()
+    expect(variance).to_be_hidden()
+    grid = draw(page, 4, 1, seed=0)
+    assert grid.std() > 20
+    assert (grid != drawn(folder, 4, 1, 0)).any()
+
+
+def test_a_drawing_can_be_watched_and_stopped(page: Page, folder: Path):
+    fill(page, "Steps", T)
+    draw_button(page).click()
+    page.get_by_text(f"of {T}, ").wait_for()
+    early = shown(page, "Pictures")
+    page.wait_for_function("text => !document.body.innerText.includes(text)", arg="Noise of")
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped.").wait_for()
+    stopped = shown(page, "Pictures")
+    assert (early.std(), stopped.std()) > (20, 20)
+    time.sleep(0.5)
+    expect(page.get_by_text("Stopped.")).to_be_visible()
+    np.testing.assert_array_equal(shown(page, "Pictures"), stopped)
+    np.testing.assert_array_equal(draw(page, 3, 1, seed=1), drawn(folder, 3, 1, 1))
+
+
+def test_what_cannot_be_drawn_is_said_in_words(page: Page, folder: Path):
+    wrong: list[tuple[int, object, str]] = [
+        (0, T + 1, f"The number of steps is {T + 1}; choose a whole number from 1 to {T}."),
+        (1, -1, "The seed is -1; choose a whole number from 0 to"),
+        (1, float("nan"), "The seed is nan; choose a whole number from 0 to"),
+        (2, 10_000, "The number of pictures is 10000; choose a whole number from 1 to 6."),
+        (3, "<b>Karras</b>", "The scheduler is '<b>Karras</b>'; choose one of DDPMCarsScheduler, DDIMScheduler"),
+    ]
+    requests = iter(wrong)
+
+    # The controls do not let a visitor go that far, so the request is changed on its way.
+    def change(route: Route) -> None:
+        body, (place, value, _) = json.loads(route.request.post_data or ""), next(requests)
+        body["data"][place] = value
+        route.continue_(post_data=json.dumps(body))
+
+    page.route("**/queue/join*", change)
+    for _, _, message in wrong:
+        draw_button(page).click()
+        expect(page.locator(".toast-body").filter(has_text=message)).to_be_visible()
+    page.unroute("**/queue/join*")
+    np.testing.assert_array_equal(draw(page, 2, 1, seed=3), drawn(folder, 2, 1, 3))
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def test_the_slider_moves_along_one_path_into_the_noise(page: Page):
+    open_tab(page, "Noise")
+    expect(page.locator(".level")).to_contain_text("t = 250: ᾱ = 0.52")
+    picture, before, guess = (shown(page, name) for name in ("Picture x0", "Noisy xt", "Guess x̂0"))
+    slider = page.get_by_role("tabpanel").locator("visible=true").get_by_role("slider")
+    slider.press("ArrowRight")
+    expect(page.locator(".level")).to_contain_text("t = 251:")
+    after = shown(page, "Noisy xt")
+    assert (after != before).any()
+    # The noise is the same, so that one step changes little.
+    assert np.abs(after.astype(int) - before).mean() < 2
+    assert (shown(page, "Guess x̂0") != guess).any()
+    slider.press("End")
+    expect(page.locator(".level")).to_contain_text("Next to nothing of the picture is left.")
+    np.testing.assert_array_equal(shown(page, "Picture x0"), picture)
+    fill(page, "Seed of the noise", 1)
+    page.wait_for_timeout(300)
+    assert np.abs(shown(page, "Noisy xt").astype(int) - after).mean() > 20
+
+
+def test_a_visitor_brings_a_picture_and_a_file_that_is_none(page: Page, tmp_path: Path):
+    open_tab(page, "Noise")
+    car = shown(page, "Picture x0")
+    np.testing.assert_array_equal(car, np.asarray(enlarged([draw_car(0, 8)])))
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    upload = page.get_by_test_id("file-upload").or_(page.locator("input[type=file]")).first
+    upload.set_input_files(broken)
+    expect(page.locator(".toast-body").first).to_contain_text("choose a JPEG, PNG or WebP")
+    np.testing.assert_array_equal(shown(page, "Picture x0"), car)
+    mine = tmp_path / "mine.png"
+    Image.new("RGB", (40, 30), (200, 30, 60)).save(mine)
+    source = page.get_by_role("img", name="Picture x0", exact=True).get_attribute("src")
+    upload.set_input_files(mine)
+    expect(page.get_by_role("img", name="Picture x0", exact=True)).not_to_have_attribute("src", source or "")
+    assert (shown(page, "Picture x0")[2:-2, 2:-2] == (200, 30, 60)).all()
+
+
+def test_the_schedule_follows_the_number_of_steps(page: Page):
+    open_tab(page, "Schedule")
+    plots = page.locator(".plots svg")
+    expect(plots).to_have_count(3)
+    before = [plot.inner_html() for plot in plots.all()]
+    fill(page, "Steps", 7)
+    page.wait_for_function("old => document.querySelector('.plots svg').innerHTML !== old", arg=before[0])
+    after = [plot.inner_html() for plot in plots.all()]
+    assert all(a != b for a, b in zip(after, before, strict=True))
+
+
+def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Page]):
+    page = open_page(390, 844)
+    draw(page, 2, 5, seed=0)
+    for tab in ("Draw", "Noise", "Schedule"):
+        open_tab(page, tab)
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        # Nor is anything cut off.
+        assert (
+            page.evaluate(
+                "Math.max(...[...document.querySelectorAll('.headline span, button, svg, img')]"
+                ".filter(e => e.checkVisibility()).map(e => e.getBoundingClientRect().right))"
+            )
+            <= 390
+        )
