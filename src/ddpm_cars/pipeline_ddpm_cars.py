@@ -18,8 +18,10 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
+logger = logging.get_logger(__name__)
 OutputType = Literal["pil", "np", "pt", "raw", "numpy", "latent"]
 OUTPUT_TYPES = get_args(OutputType)
 
@@ -84,6 +86,45 @@ def _restored(scheduler: Any) -> Any:
     return own_class.from_config(scheduler.config) if is_scheduler else scheduler
 
 
+class _CompiledNetwork:
+    """A network behind torch.compile, and behind a captured graph on CUDA, in batches of few shapes.
+
+    Args:
+        unet: The network.
+        max_batch_size: Larger batches are run in parts of this size, the last one padded; None runs them whole.
+    """
+
+    def __init__(self, unet: UNet2DModel, max_batch_size: int | None):
+        self.unet = unet
+        self.max_batch_size = max_batch_size
+        mode = "reduce-overhead" if unet.device.type == "cuda" else None
+        self.compiled: Any = torch.compile(unet, dynamic=False, mode=mode)
+
+    def __call__(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        # As a tensor on the device, or every timestep would be a program of its own and a wait for the device.
+        t = t.to(x_t.device).expand(len(x_t))
+        n = self.max_batch_size
+        if n is None or len(x_t) <= n:
+            return self._run(x_t, t, labels)
+        rows = torch.arange(len(x_t) + -len(x_t) % n, device=x_t.device) % len(x_t)
+        parts = [self._run(x_t[i], t[i], None if labels is None else labels[i]) for i in rows.split(n)]
+        return torch.cat(parts)[: len(x_t)]
+
+    def _run(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        if self.compiled is not None:
+            try:
+                # A captured graph writes its next output into the same memory, and some samplers keep the last ones.
+                return self.compiled(x_t, t, class_labels=labels, return_dict=False)[0].clone()
+            except Exception as error:
+                # Whatever it is that a compiler lacks here, the network runs without it, or raises by itself.
+                reason = " ".join(str(error).split())[:200]
+                logger.warning(
+                    f"The network cannot be compiled here and runs as it is: {type(error).__name__}: {reason}"
+                )
+                self.compiled = None
+        return self.unet(x_t, t, class_labels=labels, return_dict=False)[0]
+
+
 class DDPMCarsPipeline(DiffusionPipeline):
     """Draw images from noise: x_T ~ N(0, I), then one scheduler step per timestep (Ho et al. 2020, algorithm 2).
 
@@ -119,6 +160,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(unet=unet, scheduler=_restored(scheduler))
         self.labels: dict[str, int] = {}
+        self._fast: _CompiledNetwork | None = None
         if id2label is not None:
             self._name_classes(id2label)
 
@@ -155,6 +197,30 @@ class DDPMCarsPipeline(DiffusionPipeline):
     def __repr__(self) -> str:
         # What it is, not what it is saved as.
         return f"{type(self).__name__} {super().to_json_string()}"
+
+    def enable_fast_sampling(self, max_batch_size: int | None = None) -> None:
+        """Compile the network, for many pictures or steps: the first call takes up to minutes, the others less.
+
+        The same seeds give the same pictures, up to rounding. The dtype is that of the UNet: `pipe.to(torch.bfloat16)`
+        goes with it. Where nothing can be compiled, a warning says so and the network runs as it is.
+
+        Args:
+            max_batch_size: Larger batches run in parts of this size, so that one program does for all of them; 1 or
+                more. None compiles one for every batch size.
+
+        Raises:
+            ValueError: If `max_batch_size` is below 1.
+        """
+        if max_batch_size is not None and max_batch_size < 1:
+            raise ValueError(f"max_batch_size is {max_batch_size}; it must be 1 or more.")
+        self.unet.to(memory_format=torch.channels_last)
+        self._fast = _CompiledNetwork(self.unet, max_batch_size)
+
+    def disable_fast_sampling(self) -> None:
+        """Undo `enable_fast_sampling`."""
+        if self._fast is not None:
+            self._fast.unet.to(memory_format=torch.contiguous_format)
+            self._fast = None
 
     @property
     def null_class(self) -> int | None:
@@ -214,6 +280,8 @@ class DDPMCarsPipeline(DiffusionPipeline):
             num_inference_steps = self.scheduler.config.num_train_timesteps
         self._check_inputs(batch_size, generator, num_inference_steps, output_type, callback_on_step_end_tensor_inputs)
         device = self._execution_device
+        if self._fast is not None and self._fast.unet is not self.unet:
+            self.enable_fast_sampling(self._fast.max_batch_size)
         self._check_guidance(guidance_scale, class_labels)
         labels = self._prepare_class_labels(class_labels, batch_size, device)
         # The timesteps stay on the CPU: schedulers look them up there, and reading one off a device would wait for it.
@@ -338,10 +406,10 @@ class DDPMCarsPipeline(DiffusionPipeline):
         model_input = self.scheduler.scale_model_input(x_t, t).to(self.unet.dtype)
         null_class = self.null_class
         if guidance_scale == 1 or labels is None or null_class is None:
-            model_output = self.unet(model_input, t, class_labels=labels).sample.to(x_t.dtype)
+            model_output = self._run_network(model_input, t, labels).to(x_t.dtype)
         else:
             both = torch.cat([labels, torch.full_like(labels, null_class)])
-            outputs = self.unet(torch.cat([model_input] * 2), t, class_labels=both).sample.to(x_t.dtype)
+            outputs = self._run_network(torch.cat([model_input] * 2), t, both).to(x_t.dtype)
             of_class, of_none = outputs.chunk(2)
             # A learned variance, the second half, is no direction to go further in.
             of_class, variance = of_class[:, : x_t.shape[1]], of_class[:, x_t.shape[1] :]
@@ -351,6 +419,11 @@ class DDPMCarsPipeline(DiffusionPipeline):
             # The second half is a variance that this scheduler has no use for.
             model_output = model_output[:, : x_t.shape[1]]
         return model_output
+
+    def _run_network(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        if self._fast is not None:
+            return self._fast(x_t, t, labels)
+        return self.unet(x_t, t, class_labels=labels).sample
 
     def _samples_with_learned_variance(self) -> bool:
         # Configs keep the keys of other classes, so "variance_type" alone does not tell.

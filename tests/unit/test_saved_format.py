@@ -199,7 +199,8 @@ def test_the_two_files_can_be_one():
     first, second = map(defined_names, files)
     assert "DDPMCarsScheduler" in first
     assert "DDPMCarsPipeline" in second
-    assert not first & second
+    # A logger by the name of the module is the same line in both.
+    assert first & second == {"logger"}
     imports = [imported_names(file) for file in files]
     assert not (first | second) & (imports[0].keys() | imports[1].keys())
     shared = imports[0].keys() & imports[1].keys()
