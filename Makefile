@@ -14,13 +14,16 @@ demo: $(VENV)/.installed
 	$(BIN)/python scripts/train.py --config scripts/configs/toy.yaml --train_data_dir $(DEMO)/toy-cars \
 		--output_dir $(DEMO)/model
 	$(BIN)/python scripts/sample.py --pretrained_model_name_or_path $(DEMO)/model --num_inference_steps 100 \
-		--num_images 36 --batch_size 36 --strip --output_dir $(DEMO)/samples
+		--num_images 36 --batch_size 36 --strip --output_dir $(DEMO)/samples --overwrite_output_dir
+	$(BIN)/python scripts/sample.py --pretrained_model_name_or_path src/ddpm_cars/pretrained \
+		--num_inference_steps 100 --num_images 36 --batch_size 36 --output_dir $(DEMO)/finished --overwrite_output_dir
 	@echo
 	@echo "What it learned from:   $(DEMO)/dataset.png"
 	@echo "How pictures drown:     $(DEMO)/noising.png"
 	@echo "How the loss fell:      $(DEMO)/model/loss.png"
 	@echo "What it draws now:      $(DEMO)/samples/grid.png"
 	@echo "How it gets there:      $(DEMO)/samples/denoising.png"
+	@echo "What hours would give:  $(DEMO)/finished/grid.png"
 
 # A page in the browser, with the model inside the package.
 app: $(VENV)/.installed

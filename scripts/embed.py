@@ -17,7 +17,7 @@ from ddpm_cars.model_folder import open_model_folder
 NAME = "toy-cars-32"
 MODEL_LICENSE = "apache-2.0"
 DATA_LICENSE = "Apache-2.0; the pictures are drawn by this project (ddpm_cars.toy_cars), and the model is free to use"
-MEASURE = "--num_images 1000 --num_inference_steps 100 --num_likelihood_images 50".split()
+MEASURE = "--num_images 500 --num_inference_steps 100 --num_likelihood_images 40".split()
 # Its code is the package; the curves are in the documentation.
 LEFT_OUT = ("pipeline.py", "loss.json", "loss.png", "validation.json")
 

@@ -209,46 +209,21 @@ def sample(argv: Sequence[str] | None = None) -> None:
 
 
 def _sample(config: SampleConfig) -> None:
-    from accelerate import PartialState
+    from ddpm_cars.sample_command import sample
 
-    from ddpm_cars.plots import make_grid, save_png
-    from ddpm_cars.sampling import as_class_ids, denoising_strip, generate
-
-    pipeline = _load_pipeline(config.pretrained_model_name_or_path)
-    if config.scheduler is not None or config.variance_type is not None:
-        name = config.scheduler or "DDPMCarsScheduler"
-        pipeline.scheduler = _with_variance(pipeline.scheduler.config, name, config.variance_type)
-    T = pipeline.scheduler.config.num_train_timesteps
-    if config.num_inference_steps is not None and config.num_inference_steps > T:
-        raise ConfigError(f"num_inference_steps is {config.num_inference_steps}; this model was trained with {T}")
     try:
-        pipeline.scheduler.set_timesteps(config.num_inference_steps or T)
-    except ValueError as error:
-        raise ConfigError(f"{config.pretrained_model_name_or_path}: {error}") from error
-    classes: dict[str, Any] = {
-        "class_labels": as_class_ids(pipeline, config.class_labels, config.guidance_scale),
-        "guidance_scale": config.guidance_scale,
-    }
-    pipeline.to(PartialState().device)
-    output_dir = Path(config.output_dir)
-    images: list[Any] = []
-    seed, num_inference_steps = config.seed, config.num_inference_steps
-    for image in generate(pipeline, config.num_images, config.batch_size, seed, num_inference_steps, **classes):
-        save_png(image, output_dir / f"{len(images):05d}.png")
-        images.append(image)
-    print(f"grid: {save_png(make_grid(images), output_dir / 'grid.png')}")
-    if config.strip:
-        strip = denoising_strip(pipeline, min(4, config.num_images), seed, num_inference_steps, **classes)
-        print(f"denoising: {save_png(strip, output_dir / 'denoising.png')}")
+        lines = sample(config)
+    except KeyboardInterrupt:
+        without = " without --overwrite_output_dir" if config.overwrite_output_dir else ""
+        _end(130, f"interrupted; the same command{without} goes on with the pictures that are missing")
+    for line in lines:
+        print(line)
 
 
 def _load_pipeline(name: str) -> Any:
-    from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+    from ddpm_cars.sampling import load_pipeline
 
-    try:
-        return DDPMCarsPipeline.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no pipeline can be loaded from {name}: {error}") from error
+    return load_pipeline(name)
 
 
 def _with_variance(config: Any, name: str, variance_type: str | None) -> Any:

@@ -70,11 +70,15 @@ class SampleConfig:
     pretrained_model_name_or_path: str
     """Folder of a saved pipeline, or its id on the Hub."""
     output_dir: str = "samples"
-    """Where the pictures are written."""
+    """Where the pictures are written; the same command goes on with those that are missing."""
+    overwrite_output_dir: bool = False
+    """Delete the pictures that this command has written in output_dir, and start again."""
     num_images: int = 16
-    """How many."""
+    """How many; a larger number later adds to those that are there."""
     batch_size: int = 16
-    """How many at a time; the pictures do not depend on it."""
+    """How many at a time and process; the pictures do not depend on it."""
+    compile: bool = False
+    """Compile the network, which takes a minute or so and pays for thousands of pictures; the same up to rounding."""
     seed: int = 0
     """Picture i is drawn from the seed `seed + i`."""
     num_inference_steps: int | None = None

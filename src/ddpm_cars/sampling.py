@@ -14,6 +14,21 @@ from ddpm_cars.plots import make_grid, to_pil
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, VarianceType
 
 
+def load_pipeline(name: str) -> DDPMCarsPipeline:
+    """Load a saved pipeline.
+
+    Args:
+        name: Its folder, or its id on the Hub.
+
+    Raises:
+        ConfigError: If there is none that loads.
+    """
+    try:
+        return DDPMCarsPipeline.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no pipeline can be loaded from {name}: {error}") from error
+
+
 def make_scheduler(name: str, config: Any, **options: Any) -> Any:
     """Build a scheduler by class name from the config of another.
 

@@ -66,6 +66,7 @@ RANKS = {
     "demo_parts": 1,
     "demo_plots": 1,
     "demo_markup": 1,
+    "sample_command": 2,
     "training": 2,
     "evaluation": 2,
     "hub": 2,

@@ -1,0 +1,270 @@
+"""What scripts/sample.py does: pictures from all processes that Accelerate has started, each drawn and written once.
+
+The folder says what has been drawn: the same command goes on with the pictures that are missing.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object, parse_flag_from_env
+from PIL import Image
+from tqdm import tqdm
+
+from ddpm_cars.checkpoints import write_text
+from ddpm_cars.command_configs import SampleConfig
+from ddpm_cars.config import ConfigError
+from ddpm_cars.features import weights_sha256
+from ddpm_cars.guard import FolderLock, prepare_folder
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.plots import make_grid, save_png
+from ddpm_cars.sampling import as_class_ids, denoising_strip, generate, load_pipeline, make_scheduler
+
+_SETTINGS = "sampling.json"
+_GRID = "grid.png"
+_STRIP = "denoising.png"
+_NUM_GRID_IMAGES = 64
+_PICTURE = re.compile(r"(\d{5}|[1-9]\d{5,})\.png")
+# What a process that was killed leaves of a picture that it was writing.
+_LEFTOVER = re.compile(rf"\.{_PICTURE.pattern}\.tmp")
+_CURE = "choose another output_dir, or pass --overwrite_output_dir to start again"
+
+
+def picture_path(folder: Path, i: int) -> Path:
+    """Return the path of picture i: 00000.png, ... , 99999.png, 100000.png, ..."""
+    return folder / f"{i:05d}.png"
+
+
+def unfinished_batches(found: set[int], num_images: int, batch_size: int) -> list[range]:
+    """Return the batches of which a picture is missing.
+
+    Batches are all of one size, so that a network sees one shape only, and do not depend on what is there: a picture
+    is drawn with the same others before and after a break. The last one may go beyond the pictures that are wanted.
+
+    Args:
+        found: Numbers of the pictures that are there.
+        num_images: How many are wanted, 1 or more.
+        batch_size: How many at a time, 1 or more; fewer where fewer are wanted.
+    """
+    size = min(batch_size, num_images)
+    batches = (range(start, start + size) for start in range(0, num_images, size))
+    return [batch for batch in batches if not found.issuperset(range(batch.start, min(batch.stop, num_images)))]
+
+
+def settings_of(pipeline: DDPMCarsPipeline, config: SampleConfig, class_labels: list[int] | None) -> dict[str, Any]:
+    """Return all that the pictures depend on but their number, as JSON values.
+
+    Args:
+        pipeline: The model, with the scheduler to draw with.
+        config: The settings of the command.
+        class_labels: The classes of the command, as numbers.
+    """
+    scheduler = pipeline.scheduler
+    scheduler_config = json.loads(scheduler.to_json_string())
+    scheduler_config.pop("_diffusers_version")
+    hashed = json.dumps(scheduler_config, sort_keys=True).encode()
+    return {
+        "model": config.pretrained_model_name_or_path,
+        "weights_sha256": weights_sha256(pipeline.unet)[:16],
+        "scheduler": type(scheduler).__name__,
+        "variance_type": scheduler.config.get("variance_type"),
+        "scheduler_config_sha256": hashlib.sha256(hashed).hexdigest()[:16],
+        "seed": config.seed,
+        "num_inference_steps": config.num_inference_steps or scheduler.config.num_train_timesteps,
+        "class_labels": class_labels,
+        "guidance_scale": config.guidance_scale,
+    }
+
+
+def open_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> set[int]:
+    """Make a folder ready for more pictures, and see that those in it were drawn with the same settings.
+
+    Args:
+        folder: It exists; sampling.json in it says what its pictures are.
+        settings: What `settings_of` returns.
+        overwrite: Delete what this command has written there before, and nothing else.
+
+    Returns:
+        The numbers of the pictures that are there.
+
+    Raises:
+        ConfigError: If the folder has pictures of other settings or of unknown ones.
+    """
+    path = folder / _SETTINGS
+    names = _names_in(folder)
+    pictures = {name for name in names if _PICTURE.fullmatch(name)}
+    if overwrite:
+        # sampling.json last: until then it is true of what is left.
+        for name in (*pictures, _GRID, _STRIP, _SETTINGS):
+            (folder / name).unlink(missing_ok=True)
+        pictures = set()
+    elif path.exists():
+        _check_same(path, settings)
+    elif pictures:
+        raise ConfigError(f"output_dir {folder} has pictures such as {min(pictures)}, but no {_SETTINGS}; {_CURE}")
+    for name in names:
+        if _LEFTOVER.fullmatch(name):
+            (folder / name).unlink()
+    if not path.exists():
+        write_text(path, json.dumps(settings, indent=1) + "\n")
+    return {int(name.removesuffix(".png")) for name in pictures}
+
+
+def _names_in(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries]
+
+
+def _check_same(path: Path, settings: dict[str, Any]) -> None:
+    try:
+        known = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); {_CURE}") from error
+    changed = [name for name, value in settings.items() if known.get(name) != value]
+    # Weights that have only moved are the same model.
+    if changed and changed != ["model"]:
+        listed = ", ".join(f"{name} {known.get(name)} (now {settings[name]})" for name in changed)
+        raise ConfigError(f"{path} belongs to pictures with {listed}; go back to that, {_CURE}")
+
+
+def _together(work: Callable[[], Any]) -> list[Any]:
+    """Do work on every process, and return what each returned; what it raises on one of them, all raise."""
+    result = error = None
+    try:
+        result = work()
+    except (ConfigError, OSError) as raised:
+        error = raised
+    parts = gather_object([(result, error)])
+    errors = [error for _, error in parts if error is not None]
+    if errors:
+        raise errors[0]
+    return [result for result, _ in parts]
+
+
+class Sampling:
+    """The pictures of one command, in as many processes as Accelerate has started.
+
+    Args:
+        config: What to draw.
+        state: Knows the processes, each of which makes the same calls in the same order.
+        lock: Of the output folder; the main process takes it, and who has made it gives it back.
+
+    Raises:
+        ConfigError: If the model and the settings do not fit together, or the folder cannot be used.
+    """
+
+    def __init__(self, config: SampleConfig, state: PartialState, lock: FolderLock):
+        self.config = config
+        self.state = state
+        self.lock = lock
+        self.folder = Path(config.output_dir)
+        _together(self._load)
+        self.found: set[int] = _together(self._open)[0]
+
+    def _load(self) -> None:
+        config = self.config
+        self.pipeline = load_pipeline(config.pretrained_model_name_or_path)
+        if config.scheduler is not None or config.variance_type is not None:
+            variance = {} if config.variance_type is None else {"variance_type": config.variance_type}
+            name = config.scheduler or "DDPMCarsScheduler"
+            self.pipeline.scheduler = make_scheduler(name, self.pipeline.scheduler.config, **variance)
+        T = self.pipeline.scheduler.config.num_train_timesteps
+        if config.num_inference_steps is not None and config.num_inference_steps > T:
+            raise ConfigError(f"num_inference_steps is {config.num_inference_steps}; this model was trained with {T}")
+        try:
+            self.pipeline.scheduler.set_timesteps(config.num_inference_steps or T)
+        except ValueError as error:
+            raise ConfigError(f"{config.pretrained_model_name_or_path}: {error}") from error
+        self.drawing: dict[str, Any] = {
+            "seed": config.seed,
+            "num_inference_steps": config.num_inference_steps,
+            "class_labels": as_class_ids(self.pipeline, config.class_labels, config.guidance_scale),
+            "guidance_scale": config.guidance_scale,
+        }
+        self.pipeline.to(self.state.device)
+        if config.compile:
+            self.pipeline.enable_fast_sampling()
+        # Its own bar counts the steps of one batch; None shows it on terminals only.
+        shown = {"disable": None if self.state.is_main_process else True}
+        self.pipeline.set_progress_bar_config(desc="denoising", leave=False, position=1, **shown)
+
+    def _open(self) -> set[int] | None:
+        if not self.state.is_main_process:
+            return None
+        prepare_folder(self.folder)
+        self.lock.acquire()
+        settings = settings_of(self.pipeline, self.config, self.drawing["class_labels"])
+        return open_folder(self.folder, settings, self.config.overwrite_output_dir)
+
+    def draw(self) -> None:
+        """Draw and write the pictures that are missing."""
+        num_images, processes = self.config.num_images, self.state.num_processes
+        batches = unfinished_batches(self.found, num_images, self.config.batch_size)
+        num_there = sum(i < num_images for i in self.found)
+        hidden = not (self.state.is_main_process and batches)
+        with tqdm(total=num_images, initial=num_there, desc="pictures", disable=hidden) as bar:
+            # In step: a process that is far ahead would wait at the end for longer than processes wait for each other.
+            for start in range(0, len(batches), processes):
+                mine = batches[start : start + processes][self.state.process_index :][:1]
+                bar.update(sum(_together(partial(self._draw, mine))))
+
+    def _draw(self, batches: list[range]) -> int:
+        num_written = 0
+        for batch in batches:
+            size = len(batch)
+            images = generate(self.pipeline, size, size, first_image=batch.start, **self.drawing)
+            for i, image in zip(batch, images, strict=True):
+                if i < self.config.num_images and i not in self.found:
+                    save_png(image, picture_path(self.folder, i))
+                    num_written += 1
+        return num_written
+
+    def show(self) -> list[str]:
+        """Write the grid of the first pictures and, if it is asked for, the strip; say where everything is."""
+        num_pictures = sum(_PICTURE.fullmatch(name) is not None for name in _names_in(self.folder))
+        first = range(min(_NUM_GRID_IMAGES, self.config.num_images))
+        grid = make_grid([_read(picture_path(self.folder, i)) for i in first])
+        lines = [f"pictures: {num_pictures} in {self.folder}", f"grid: {save_png(grid, self.folder / _GRID)}"]
+        if self.config.strip:
+            strip = denoising_strip(self.pipeline, min(4, self.config.num_images), **self.drawing)
+            lines.append(f"denoising: {save_png(strip, self.folder / _STRIP)}")
+        return lines
+
+
+def _read(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.copy()
+
+
+def sample(config: SampleConfig) -> list[str]:
+    """Draw the pictures that are missing from a folder, which depend neither on batches nor on processes.
+
+    Args:
+        config: What to draw.
+
+    Returns:
+        Lines that say what is where; none on processes but the main one.
+
+    Raises:
+        ConfigError: If the model and the settings do not fit together, or the folder cannot be used.
+        OSError: If a picture cannot be written.
+    """
+    # Processes without an accelerator would each take themselves for the only one.
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    state, lock = PartialState(cpu=on_cpu), FolderLock(Path(config.output_dir))
+    with ExitStack() as stack:
+        stack.callback(lock.release)
+        stack.callback(state.destroy_process_group)
+        sampling = Sampling(config, state, lock)
+        sampling.draw()
+        # What is left is the work of one process, for which the others need not wait.
+        state.destroy_process_group()
+        return sampling.show() if state.is_main_process else []

@@ -1,0 +1,120 @@
+"""scripts/sample.py on one and on two real processes (gloo): whole, killed, and where one fails."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusers import UNet2DModel
+from PIL import Image
+
+from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, cli
+
+from .training_helpers import LAUNCHER, SCRIPTS, Runs
+
+NUM_IMAGES = 60
+ARGUMENTS = (
+    *"--pretrained_model_name_or_path model --batch_size 4 --seed 7 --num_inference_steps 10".split(),
+    *f"--num_images {NUM_IMAGES}".split(),
+)
+# The second process can write no files, but the lines and the connections of a process are none.
+FAILING = """
+import os, resource
+from ddpm_cars import cli
+if os.environ["RANK"] == "1":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+cli.sample()
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict, make_unet: Callable[..., UNet2DModel]
+) -> Runs:
+    runs = Runs(tmp_path_factory.mktemp("sample"), tiny_unet_config, num_images=(1, 1))
+    DDPMCarsPipeline(make_unet(), DDPMCarsScheduler(num_train_timesteps=20)).save_pretrained(runs.folder / "model")
+    return runs
+
+
+def start(runs: Runs, output_dir: str, *launcher: str, script: Path = SCRIPTS / "sample.py") -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(script), *ARGUMENTS, "--output_dir", output_dir],
+        cwd=runs.folder,
+        env=runs.environment | ({"ACCELERATE_USE_CPU": "true"} if launcher else {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def sample_here(runs: Runs, output_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sample in this process, which has one thread like the others."""
+    monkeypatch.chdir(runs.folder)
+    cli.sample([*ARGUMENTS, "--output_dir", output_dir])
+
+
+def pixels(runs: Runs, output_dir: str) -> np.ndarray:
+    paths = sorted((runs.folder / output_dir).glob("[0-9]*.png"))
+    assert [path.name for path in paths] == [f"{i:05d}.png" for i in range(NUM_IMAGES)]
+    return np.stack([np.asarray(Image.open(path)) for path in paths]).astype(int)
+
+
+def written(runs: Runs, output_dir: str) -> dict[str, tuple[int, int]]:
+    """Tell the pictures of a folder from others of the same names."""
+    stats = {path.name: path.stat() for path in (runs.folder / output_dir).glob("[0-9]*.png")}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def wait_for_pictures(runs: Runs, output_dir: str, process: subprocess.Popen) -> None:
+    until = time.monotonic() + 120
+    while len(written(runs, output_dir)) < 5:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def whole(runs: Runs) -> np.ndarray:
+    """The pictures of one process without a break."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        sample_here(runs, "whole", monkeypatch)
+    return pixels(runs, "whole")
+
+
+def test_two_processes_go_on_where_one_was_killed_and_draw_what_one_does(runs: Runs, whole: np.ndarray):
+    process = start(runs, "killed")
+    wait_for_pictures(runs, "killed", process)
+    process.kill()
+    runs.finish(process)
+    before = written(runs, "killed")
+    assert len(before) < NUM_IMAGES
+    run = runs.finish(start(runs, "killed", *LAUNCHER))
+    assert run.returncode == 0, run.stderr[-3000:]
+    np.testing.assert_array_equal(pixels(runs, "killed"), whole)
+    assert before.items() <= written(runs, "killed").items()
+    files = {path.name: path.read_bytes() for path in (runs.folder / "killed").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (runs.folder / "whole").iterdir()}
+    assert run.stdout.splitlines() == [f"pictures: {NUM_IMAGES} in killed", "grid: killed/grid.png"]
+    # Nobody complains about the end of the other.
+    for words in ("Warning", "destroy_process_group", "Traceback"):
+        assert words not in run.stderr
+
+
+def test_what_one_of_two_processes_cannot_do_ends_both_with_one_line(
+    runs: Runs, whole: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    script = runs.folder / "failing.py"
+    script.write_text(FAILING)
+    run = runs.finish(start(runs, "failed", *LAUNCHER, script=script))
+    assert run.returncode != 0
+    lines = [line for line in run.stderr.replace("\r", "\n").splitlines() if "error: " in line]
+    assert lines == ["failing.py: error: a file cannot be written or read: File too large"]
+    # The first batch of the process that can write, and nothing of the other.
+    before = written(runs, "failed")
+    assert sorted(before) == [f"{i:05d}.png" for i in range(4)]
+    sample_here(runs, "failed", monkeypatch)
+    np.testing.assert_array_equal(pixels(runs, "failed"), whole)
+    assert before.items() <= written(runs, "failed").items()
