@@ -41,8 +41,8 @@ def with_pictures_of_run(config: EvaluateConfig, name: str) -> EvaluateConfig:
     names = {field.name for field in fields(PicturesConfig)} | {"label_column"}
     if config.validation_split is None:
         names.add("validation_split")
-    if config.cache_dir is not None:
-        names.discard("cache_dir")
+    # What the command line says of them, it means.
+    names -= {name for name in ("cache_dir", "split") if getattr(config, name) is not None}
     return replace(config, **{name: value for name, value in settings.items() if name in names})
 
 

@@ -169,7 +169,12 @@ def test_it_is_saved_as_it_was(pipe: DDPMCarsPipeline, not_compiled: None, tmp_p
 
 
 def test_the_real_compiler_where_there_is_one(make_unet: Callable[..., UNet2DModel], tmp_path: Any):
-    one_level = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
+    one_level = {
+        "down_block_types": ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",),
+        "block_out_channels": (8,),
+        "add_attention": False,
+    }
     pipe = DDPMCarsPipeline(make_unet(seed=1, **one_level), DDPMCarsScheduler(**SETTINGS))
     pipe.save_pretrained(tmp_path)
     np.save(tmp_path / "images.npy", draw(pipe))

@@ -57,8 +57,9 @@ def test_a_run_says_which_pictures_it_was_trained_on(tmp_path: Path):
     assert {name: getattr(got, name) for name in names} == {name: settings[name] for name in names}
     # Only the pictures are taken from there.
     assert (got.seed, got.mixed_precision) == (0, "no")
-    other = with_pictures_of_run(replace(asked, validation_split="validation", cache_dir="here"), str(tmp_path))
-    assert (other.validation_split, other.cache_dir) == ("validation", "here")
+    named = replace(asked, validation_split="validation", cache_dir="here", split="train[:9]")
+    other = with_pictures_of_run(named, str(tmp_path))
+    assert (other.validation_split, other.cache_dir, other.split) == ("validation", "here", "train[:9]")
 
 
 @pytest.mark.parametrize(

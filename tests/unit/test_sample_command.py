@@ -283,6 +283,8 @@ def test_the_grid_shows_the_first_64_from_the_disk(config: SampleConfig):
 def test_an_interrupted_command_says_how_to_go_on(
     config: SampleConfig, more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ):
+    # A process in the background of a shell inherits that it is to ignore the signal.
+    before_test = signal.signal(signal.SIGINT, signal.default_int_handler)
     calls = []
 
     def interrupt(module: torch.nn.Module, inputs: tuple) -> None:
@@ -299,6 +301,7 @@ def test_an_interrupted_command_says_how_to_go_on(
             cli.sample([*flags, *more])
     finally:
         hook.remove()
+        signal.signal(signal.SIGINT, before_test)
     assert stop.value.code == 130
     without = " without --overwrite_output_dir" if more else ""
     line = capsys.readouterr().err.strip().splitlines()[-1]

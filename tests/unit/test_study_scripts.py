@@ -1,9 +1,13 @@
 """The arithmetic of the scripts that measure: against closed forms, and against the scheduler itself."""
 
-import importlib.util
+import argparse
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -11,12 +15,16 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
-from diffusers import DDIMScheduler, SchedulerMixin, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, SchedulerMixin, UNet2DModel
+from diffusers.models.attention_processor import Attention
+from PIL import Image
+from torch.nn import functional
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, calibrate
-from ddpm_cars.config import ImageConfig
+from ddpm_cars.config import ImageConfig, TrainingConfig
 from ddpm_cars.data import load_pictures
 from ddpm_cars.features import load_extractor
+from ddpm_cars.model import create_unet
 
 from .scheduler_helpers import ALPHA_BAR, calibration_of, exact, gaussian_mse
 
@@ -24,10 +32,10 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        # Scripts import each other, as they do when Python runs one.
+        patch.setattr("sys.path", [str(SCRIPTS), *sys.path])
+        return importlib.import_module(name)
 
 
 class VarianceStudy:
@@ -136,11 +144,12 @@ def test_ideal_std_of_the_band_layouts_is_that_of_the_scheduler():
 @pytest.fixture(scope="module")
 def benchmark(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What the benchmark writes; its timings are for reading only."""
-    path = tmp_path_factory.mktemp("benchmark") / "results.json"
-    command = [sys.executable, SCRIPTS / "benchmark.py", "scheduler", "--output", path]
+    folder = tmp_path_factory.mktemp("benchmark")
+    command = [sys.executable, SCRIPTS / "benchmark.py", "scheduler", "--repeats", "1", "--output_dir", folder]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "| cpu | step | (16, 3, 64, 64) |" in printed
-    return json.loads(path.read_text())
+    assert printed.startswith((folder / "benchmark_scheduler.md").read_text())
+    return json.loads((folder / "benchmark_scheduler.json").read_text())
 
 
 def test_exact_sampling_agrees_with_stock_and_orders_the_variances(benchmark: dict):
@@ -162,8 +171,207 @@ def test_the_measured_start_restores_the_contrast(benchmark: dict):
 
 
 def test_natural_spectrum_has_the_power_it_says():
-    spectrum = script("benchmark").natural_spectrum(16)
+    spectrum = script("benchmark_scheduler").natural_spectrum(16)
     assert spectrum.mean() == pytest.approx(0.25)
     assert np.all(np.diff(spectrum[0, 0, 1:]) < 0)
     scheduler = DDPMCarsScheduler()
-    scheduler.set_calibration(script("benchmark").gaussian_calibration(spectrum))
+    scheduler.set_calibration(script("benchmark_scheduler").gaussian_calibration(spectrum))
+
+
+def run_benchmark(suite: str, folder: Path, options: str) -> dict:
+    """Run a suite once, in this process, and return what it writes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", f"benchmark.py {suite} --repeats 1 --output_dir {folder} {options}".split())
+        script("benchmark").main()
+    return json.loads((folder / f"benchmark_{suite}.json").read_text())
+
+
+def test_the_benchmark_measures_alternately_and_compares_within_rounds():
+    tools, calls = script("benchmark_tools"), []
+    figures = {"stock": iter([2.0, 9.0, 4.0]), "ours": iter([1.0, 3.0, 4.0])}
+
+    def measure(name: str) -> float:
+        calls.append(name)
+        return next(figures[name])
+
+    measured = tools.alternate({name: partial(measure, name) for name in figures}, 3, "measuring")
+    assert calls == ["stock", "ours"] * 3
+    assert measured == {"stock": [2, 9, 4], "ours": [1, 3, 4]}
+    assert tools.ratio(measured["stock"], measured["ours"]) == {"median": 2, "min": 1, "max": 3}
+    rows = [{"a": "x", "b": tools.spread([3, 1.004, 2])}, {"a": "y", "c": 1}]
+    assert tools.table(rows).splitlines()[2:] == ["| x | 2 (1.0..3) |  |", "| y |  | 1 |"]
+
+
+@pytest.mark.parametrize("size", [(50, 37), (37, 50)])
+def test_the_benchmark_gives_stock_the_pictures_of_its_example(size: tuple[int, int]):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    whole = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    # 50 : 37 = 21.6 : 16, of which torchvision keeps the integer part.
+    long_side = {50: 21, 37: 16}
+    shape = [long_side[side] for side in size[::-1]]
+    small = functional.interpolate(whole, shape, mode="bilinear", antialias=True)[0] / 127.5 - 1
+    # (21 - 16) / 2 = 2.5, rounded to the even neighbour.
+    top, left = (2 if side == 21 else 0 for side in shape)
+    square = small[:, top : top + 16, left : left + 16]
+    torch.manual_seed(0)
+    mirrored = []
+    for _ in range(20):
+        got = script("benchmark_stock").stock_picture(Image.fromarray(pixels), 16)
+        assert (got.dtype, got.shape) == (torch.float32, (3, 16, 16))
+        mirrored.append(bool((got - square.flip(-1)).abs().max() < 2 / 127.5))
+        assert mirrored[-1] or (got - square).abs().max() < 2 / 127.5
+    assert 4 <= sum(mirrored) <= 16
+
+
+def clipped_adamw(unet: UNet2DModel, batches: list[tuple], rates: list[float]) -> list[float]:
+    """AdamW of Loshchilov & Hutter 2019 with the betas of the example; return the losses."""
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    moments, losses = [[torch.zeros_like(p), torch.zeros_like(p)] for p in unet.parameters()], []
+    for i, ((x_0, eps, t), rate) in enumerate(zip(batches, rates, strict=True), start=1):
+        a = alpha_bar[t].float().view(-1, 1, 1, 1)
+        loss = (unet(a.sqrt() * x_0 + (1 - a).sqrt() * eps, t).sample - eps).square().mean()
+        grads = torch.autograd.grad(loss, list(unet.parameters()))
+        norm = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
+        losses.append(loss.item())
+        with torch.no_grad():
+            for p, g, (m, v) in zip(unet.parameters(), grads, moments, strict=True):
+                g = g / norm.clamp(min=1)
+                m.mul_(0.95).add_(0.05 * g)
+                v.mul_(0.999).add_(0.001 * g.square())
+                p.mul_(1 - rate * 1e-6)
+                p.sub_(rate * m / (1 - 0.95**i) / ((v / (1 - 0.999**i)).sqrt() + 1e-8))
+    return losses
+
+
+@pytest.fixture
+def benchmark_config(tmp_path: Path, fresh_accelerate: None) -> TrainingConfig:
+    """The settings of the suite `train` on eight JPEGs at 8x8, with a learning rate that moves at once."""
+    suite = script("benchmark_train")
+    suite.write_jpegs(tmp_path / "cars", 8)
+    parser = argparse.ArgumentParser()
+    suite.add_arguments(parser)
+    arguments = parser.parse_args("--resolution 8 --train_batch_size 2 --preset tiny --mixed_precision no".split())
+    return replace(suite.make_config(arguments, tmp_path), lr_warmup_steps=2, max_train_steps=10)
+
+
+def test_the_stock_loop_of_the_benchmark_trains_as_documented(benchmark_config: TrainingConfig):
+    stock = script("benchmark_stock").StockTraining(benchmark_config)
+    torch.manual_seed(benchmark_config.seed)
+    unet = create_unet("tiny", 8).train()
+    x_0 = torch.rand(3, 2, 3, 8, 8) * 2 - 1
+    torch.manual_seed(1)
+    batches = [(x, torch.randn(x.shape), torch.randint(1000, (2,))) for x in x_0]
+    torch.manual_seed(1)
+    losses = [stock.step(x) for x in x_0]
+    # Two steps of warmup; the third is the first of a cosine.
+    assert losses == pytest.approx(clipped_adamw(unet, batches, [0.0, 5e-5, 1e-4]), rel=1e-4)
+    for ours, stocks in zip(unet.parameters(), stock.model.parameters(), strict=True):
+        torch.testing.assert_close(stocks, ours, rtol=0, atol=2e-6)
+    assert stock.average.decay**7000 == pytest.approx(0.5)
+    before = [shadow.clone() for shadow in stock.average.shadow_params]
+    stock.epoch()
+    assert (stock.num_images, stock.average.optimization_step) == (8, 7)
+    assert any(not torch.equal(a, b) for a, b in zip(before, stock.average.shadow_params, strict=True))
+
+
+def multiply_adds(unet: UNet2DModel) -> int:
+    """Count those of the layers with weights in a forward pass of one picture; "tiny" has attention in its middle."""
+    total = 0
+
+    def count(layer: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, Attention):
+            n, width = inputs[0].shape[-2] * inputs[0].shape[-1], layer.inner_dim
+            total += 2 * n * n * width
+        else:
+            total += output.numel() * layer.weight[0].numel()
+
+    for layer in unet.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear | Attention):
+            layer.register_forward_hook(count)
+    unet(torch.zeros(1, 3, 8, 8), 0)
+    return total
+
+
+def test_the_train_suite(tmp_path: Path, fresh_accelerate: None):
+    options = "--num_images 8 --train_batch_size 4 --resolution 8 --preset tiny --mixed_precision no"
+    results = run_benchmark("train", tmp_path, f"{options} --num_compared_steps 4 --peak_tflops 2")
+    assert results["settings of all loops"][0]["pictures"] == 8
+    rows = {row["loop"]: row for row in results["training"]}
+    assert list(rows)[:2] == ["stock, from files", "ours, from files"]
+    assert "stock, the step alone" in rows
+    assert "ours, the step alone" in rows
+    row = rows["ours, from files"]
+    stock = rows["stock, from files"]["images/s"]["median"]
+    assert row["to stock"]["median"] == pytest.approx(row["images/s"]["median"] / stock, abs=0.02)
+    flops = 3 * 2 * multiply_adds(create_unet("tiny", 8))
+    used = row["model FLOP utilisation"]["median"] * 2e12
+    assert used == pytest.approx(flops * row["images/s"]["median"], rel=0.02, abs=0.5e-4 * 2e12)
+    assert len(results["pictures of one epoch"]) == 3
+    (numerics,) = results["the same steps in two ways"]
+    assert numerics["plain float32 loop"] < numerics["held-out loss before"] - 0.01
+    assert abs(numerics["difference in percent"]) < 1e-3
+
+
+def test_the_train_suite_sees_steps_that_are_others(benchmark_config: TrainingConfig):
+    (row,) = script("benchmark_train").numeric_rows(replace(benchmark_config, snr_gamma=0.01), 4)
+    assert row["difference in percent"] == pytest.approx(100 * (row["ours"] / row["plain float32 loop"] - 1), rel=0.01)
+    assert abs(row["difference in percent"]) > 0.1
+
+
+def test_the_flops_of_the_train_suite_are_those_of_its_layers():
+    unet = create_unet("tiny", 8)
+    assert script("benchmark_train").forward_flops(unet) == pytest.approx(2 * multiply_adds(unet), rel=1e-6)
+
+
+def test_the_sample_suite(tmp_path: Path, make_unet: Callable[..., UNet2DModel]):
+    options = "--no-fast --preset tiny --resolution 8 --steps 3 --batch_sizes 1 2"
+    rows = run_benchmark("sample", tmp_path, options)["sampling"]
+    assert [(row["batch"], row["pipeline"]) for row in rows] == [(b, p) for b in (1, 2) for p in ("stock", "ours")]
+    difference = "largest difference to stock in grey levels"
+    assert all(row[difference] < 0.01 for row in rows)
+    suite = script("benchmark_sample")
+    pipelines = {"stock": DDPMPipeline(make_unet(), DDPMScheduler())}
+    pipelines["another"] = DDPMCarsPipeline(make_unet(seed=1), DDPMCarsScheduler())
+    arguments = argparse.Namespace(steps=3, repeats=1)
+    _, row = suite.rows_of_batch(pipelines, 2, arguments, torch.device("cpu"))
+    images = [p(2, torch.Generator().manual_seed(0), 3, output_type="np").images for p in pipelines.values()]
+    assert row[difference] == pytest.approx(255 * np.abs(images[0] - images[1]).max(), rel=0.01)
+    assert row[difference] > 1
+    seconds_per_image = 3 * row["ms a step"]["median"] / 1000 / 2
+    assert row["images/s"]["median"] == pytest.approx(1 / seconds_per_image, rel=0.01)
+
+
+def test_the_startup_suite_compares_within_rounds(monkeypatch: pytest.MonkeyPatch):
+    suite = script("benchmark_startup")
+    # Other imports, to be quick.
+    monkeypatch.setattr(suite, "STOCK_IMPORT", "import json")
+    monkeypatch.setattr(suite, "OUR_IMPORT", "import wave")
+    codes = [row["code"].split(":")[0] for row in suite.import_rows(1)]
+    assert codes == ["stock", "ours", "ours, in a process that has imported stock"]
+    stock, ours = suite.rows_of_times({"a": [1.0, 2.0, 4.0], "b": [1.5, 2.25, 3.0]}, "a")
+    assert stock["seconds beyond stock"] == {"median": 0, "min": 0, "max": 0}
+    assert ours["seconds beyond stock"] == {"median": 0.25, "min": -1, "max": 0.5}
+    assert ours["to stock"] == {"median": 1.125, "min": 0.75, "max": 1.5}
+
+
+def test_code_of_the_startup_suite_is_timed_in_a_process_of_its_own():
+    seconds_of_code = script("benchmark_startup").seconds_of_code
+    assert seconds_of_code("import sys, time; assert 'torch' not in sys.modules; time.sleep(x)", "x = 0.2") >= 0.2
+    with pytest.raises(subprocess.CalledProcessError):
+        seconds_of_code("raise SystemExit(1)")
+
+
+def test_both_first_images_of_the_startup_suite_are_of_the_same_network(tmp_path: Path):
+    images = []
+    codes = script("benchmark_startup").first_images(tmp_path, 2)
+    for (name, code), pipeline in zip(codes.items(), (DDPMPipeline, DDPMCarsPipeline), strict=True):
+        names: dict = {}
+        torch.manual_seed(0)
+        exec(code, names)
+        assert name.endswith(pipeline.__name__)
+        assert type(names["pipeline"]) is pipeline
+        assert len(names["pipeline"].scheduler.timesteps) == 2
+        images.append(np.asarray(names["image"]).astype(int))
+    assert np.abs(images[0] - images[1]).max() <= 1
+    assert images[0].std() > 10

@@ -1,0 +1,106 @@
+"""Sampling with the same weights and seeds: diffusers' DDPMPipeline, ours, and ours made fast."""
+
+import argparse
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from benchmark_tools import SEED, Rows, alternate, default_device, ratio, seconds_of, spread
+from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
+from tqdm import tqdm
+
+from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
+from ddpm_cars.model import PRESETS, create_unet
+
+NUM_REPEATS = 7
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this suite."""
+    on_gpu = default_device().type == "cuda"
+    parser.add_argument("--preset", choices=list(PRESETS), default="peer64" if on_gpu else "tiny", help="network")
+    parser.add_argument("--resolution", type=int, default=64 if on_gpu else 32, help="height and width")
+    parser.add_argument("--steps", type=int, default=100 if on_gpu else 20, help="denoising steps of an image")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 16], help="images at a time")
+    parser.add_argument(
+        "--fast", action=argparse.BooleanOptionalAction, default=True, help="also ours with enable_fast_sampling()"
+    )
+
+
+@contextmanager
+def open_pipelines(unet: UNet2DModel, fast: bool) -> Iterator[dict[str, DiffusionPipeline]]:
+    """Make the pipelines by name, stock first, all around the same weights."""
+    pipelines: dict[str, DiffusionPipeline] = {
+        "stock": DDPMPipeline(unet, DDPMScheduler()),
+        "ours": DDPMCarsPipeline(unet, DDPMCarsScheduler()),
+    }
+    fast_ones = {}
+    if fast:
+        # The others must not see what making it fast does to a network.
+        fast_ones["ours, fast"] = DDPMCarsPipeline(copy.deepcopy(unet), DDPMCarsScheduler())
+    if fast and unet.device.type == "cuda":
+        half = copy.deepcopy(unet).to(torch.bfloat16)
+        fast_ones["ours, fast, bfloat16"] = DDPMCarsPipeline(half, DDPMCarsScheduler())
+    for pipeline in fast_ones.values():
+        pipeline.enable_fast_sampling()
+    pipelines |= fast_ones
+    for pipeline in pipelines.values():
+        pipeline.set_progress_bar_config(disable=True)
+    try:
+        yield pipelines
+    finally:
+        for pipeline in fast_ones.values():
+            pipeline.disable_fast_sampling()
+
+
+def draw(pipeline: Any, batch_size: int, num_inference_steps: int) -> np.ndarray:
+    """Draw images, float32 (batch, H, W, C) in [0, 1], from the same noise for every pipeline."""
+    generator = torch.Generator().manual_seed(SEED)
+    return pipeline(batch_size, generator, num_inference_steps, output_type="np").images
+
+
+def rows_of_batch(
+    pipelines: dict[str, DiffusionPipeline], batch_size: int, arguments: argparse.Namespace, device: torch.device
+) -> Rows:
+    """Return a row per pipeline at one batch size."""
+    steps, images, first = arguments.steps, {}, {}
+
+    def call(name: str) -> None:
+        images[name] = draw(pipelines[name], batch_size, steps)
+
+    for name in tqdm(pipelines, desc=f"first calls, batch {batch_size}", unit="call"):
+        first[name] = seconds_of(partial(call, name), device)
+    measures = {name: partial(seconds_of, partial(call, name), device) for name in pipelines}
+    seconds = alternate(measures, arguments.repeats, f"sampling, batch {batch_size}")
+    return [
+        {
+            "batch": batch_size,
+            "pipeline": name,
+            "ms a step": spread([1000 * value / steps for value in values], 3),
+            "images/s": spread([batch_size / value for value in values]),
+            "stock / this": ratio(seconds["stock"], values),
+            "seconds of the first call": round(first[name], 2),
+            "largest difference to stock in grey levels": float(
+                f"{255 * np.abs(images[name] - images['stock']).max():.3g}"
+            ),
+        }
+        for name, values in seconds.items()
+    ]
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Rows]:
+    """Measure, and return the tables by their titles."""
+    device = default_device()
+    torch.manual_seed(SEED)
+    unet = create_unet(arguments.preset, arguments.resolution).to(device).eval()
+    with open_pipelines(unet, arguments.fast) as pipelines:
+        # What the process does once, at the first call of anything, is nobody's.
+        draw(pipelines["stock"], 1, 1)
+        rows = [row for size in arguments.batch_sizes for row in rows_of_batch(pipelines, size, arguments, device)]
+    names = ("preset", "resolution", "steps")
+    settings = {**{name: getattr(arguments, name) for name in names}, "parameters": unet.num_parameters()}
+    return {"settings of all pipelines": [settings], "sampling": rows}
