@@ -15,7 +15,10 @@ from ddpm_cars.demo import serve_folder
 serve_folder("model")
 '''
 # What the page needs of the package's dependencies. Spaces bring gradio themselves, in the version of the README.
-_REQUIREMENTS = ("torch", "diffusers", "transformers", "accelerate", "datasets", "safetensors", "matplotlib", "pyyaml")
+_REQUIREMENTS = (
+    *("torch", "numpy", "diffusers", "transformers", "accelerate", "safetensors"),
+    *("datasets", "fsspec", "pillow", "matplotlib", "tqdm"),
+)
 _ABOUT = """
 # {title}
 

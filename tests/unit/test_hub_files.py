@@ -1,5 +1,6 @@
 """What a push would upload, without a Hub."""
 
+import ast
 import json
 import shutil
 import sys
@@ -121,6 +122,31 @@ def test_a_space_has_the_page_the_package_and_the_model(run: Path, tmp_path: Pat
     assert {"ddpm_cars/__init__.py", "ddpm_cars/demo.py", "model/model_index.json"} <= set(files)
     assert not any(name.startswith("model/README") for name in files)
     assert DDPMCarsPipeline.from_pretrained(put(files, tmp_path) / "model").unet.config.sample_size == 8
+
+
+def modules_behind(name: str, package: Path, seen: set[str]) -> set[str]:
+    """Return the names of the top-level modules that a module of the package needs, with those behind its own."""
+    found: set[str] = set()
+    seen.add(name)
+    for node in ast.walk(ast.parse((package / f"{name}.py").read_text(encoding="utf-8"))):
+        imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            imported = [str(node.module)]
+        for module in imported:
+            first, _, rest = module.partition(".")
+            if first != "ddpm_cars":
+                found.add(first)
+            elif (rest or "__init__") not in seen:
+                found |= modules_behind(rest or "__init__", package, seen)
+    return found - set(sys.stdlib_module_names)
+
+
+def test_a_space_requires_what_its_page_imports(run: Path):
+    required = set(collected(run, space=True)["requirements.txt"].decode().split())
+    needed = modules_behind("demo", Path(cli.__file__).parent, set())
+    assert "torch" in needed
+    # The Hub brings gradio, in the version that the README names; Pillow is imported by another name.
+    assert {{"PIL": "pillow"}.get(name, name) for name in needed} - {"gradio"} <= required
 
 
 def test_a_dry_run_lists_the_files_and_asks_nobody(
