@@ -10,7 +10,7 @@ import ddpm_cars
 from ddpm_cars import cli
 from ddpm_cars.card import make_card
 from ddpm_cars.checkpoints import atomic_path
-from ddpm_cars.hub import model_files, run_files
+from ddpm_cars.hub import content_of, model_files, run_files
 from ddpm_cars.model_folder import open_model_folder
 
 NAME = "toy-cars-32"
@@ -50,7 +50,7 @@ def main(run: Path) -> None:
         for name, data in files.items():
             if name not in LEFT_OUT:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
-                (target / name).write_bytes(data if isinstance(data, bytes) else data.read_bytes())
+                (target / name).write_bytes(content_of(data))
     print(f"embedded: {ddpm_cars.pretrained()}")
 
 

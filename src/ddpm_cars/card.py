@@ -52,7 +52,7 @@ def make_card(
         data_license: Of the training pictures, in words; None likewise.
 
     Raises:
-        ConfigError: If a licence is none that YAML can hold.
+        ConfigError: If the template is missing.
     """
     pipeline = folder.pipeline
     unet, T = pipeline.unet, pipeline.scheduler.config.num_train_timesteps

@@ -220,18 +220,6 @@ def _sample(config: SampleConfig) -> None:
         print(line)
 
 
-def _load_pipeline(name: str) -> Any:
-    from ddpm_cars.sampling import load_pipeline
-
-    return load_pipeline(name)
-
-
-def _with_variance(config: Any, name: str, variance_type: str | None) -> Any:
-    from ddpm_cars.sampling import make_scheduler
-
-    return make_scheduler(name, config, **({} if variance_type is None else {"variance_type": variance_type}))
-
-
 def calibrate(argv: Sequence[str] | None = None) -> None:
     """Run scripts/calibrate.py."""
     _main(CalibrateConfig, _calibrate, argv)
@@ -246,12 +234,12 @@ def _calibrate(config: CalibrateConfig) -> None:
     from ddpm_cars.checkpoints import write_text
     from ddpm_cars.data import load_pictures, to_samples
     from ddpm_cars.references import check_classes
-    from ddpm_cars.sampling import class_names_of
+    from ddpm_cars.sampling import class_names_of, load_pipeline, make_scheduler
 
     folder = Path(config.pretrained_model_name_or_path)
     if not (folder / "model_index.json").exists():
         raise ConfigError(f"pretrained_model_name_or_path {folder} is not a folder with a saved pipeline")
-    pipeline = _load_pipeline(str(folder)).to(PartialState().device)
+    pipeline = load_pipeline(str(folder)).to(PartialState().device)
     size = pipeline.unet.config.sample_size
     if not isinstance(size, int):
         raise ConfigError(f"{folder} draws pictures of {size}; only squares can be made of the training pictures")
@@ -262,7 +250,7 @@ def _calibrate(config: CalibrateConfig) -> None:
     check_classes(pictures, class_names)
     samples = to_samples(np.array(pictures.images))
     labels = None if pictures.labels is None else torch.from_numpy(pictures.labels)
-    scheduler = _with_variance(pipeline.scheduler.config, "DDPMCarsScheduler", config.variance_type)
+    scheduler = make_scheduler("DDPMCarsScheduler", pipeline.scheduler.config, config.variance_type)
     options = {k: getattr(config, k) for k in ("num_timesteps", "num_images", "batch_size", "num_bands", "seed")}
     calibrate(pipeline.unet, samples, scheduler, **options, class_labels=labels)
     if config.fit_init_noise:
@@ -344,6 +332,8 @@ def _demo(config: DemoConfig) -> None:
             raise
         raise ConfigError("the page needs gradio: pip install 'ddpm-cars[demo]'") from error
 
+    from ddpm_cars.sampling import load_pipeline
+
     name = path = config.pretrained_model_name_or_path
     if name is None or path is None:
         import ddpm_cars
@@ -351,7 +341,7 @@ def _demo(config: DemoConfig) -> None:
         name, path = "Toy cars", str(ddpm_cars.pretrained())
     elif Path(path).is_dir():
         name = Path(path).resolve().name
-    app = build_app(_load_pipeline(path).to(PartialState().device), name, config.max_images)
+    app = build_app(load_pipeline(path).to(PartialState().device), name, config.max_images)
     try:
         launch(app, server_name=config.server_name, server_port=config.server_port, share=config.share)
     except OSError as error:

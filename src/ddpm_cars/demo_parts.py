@@ -26,8 +26,8 @@ from ddpm_cars.demo_requests import (
 )
 from ddpm_cars.images import PictureError, decode_image, resize_image
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.plots import make_grid, to_pil
-from ddpm_cars.sampling import make_scheduler, seeded_generators
+from ddpm_cars.plots import make_grid, noisy_to_pil, to_pil
+from ddpm_cars.sampling import cycled, make_scheduler, seeded_generators
 
 Item = TypeVar("Item")
 
@@ -76,10 +76,8 @@ def own_pipeline(pipeline: DDPMCarsPipeline, scheduler: str, variance_type: str 
         scheduler: As `make_scheduler` takes it.
         variance_type: Of `DDPMCarsScheduler`; None leaves it as it is in the config.
     """
-    options = {} if variance_type is None else {"variance_type": variance_type}
-    own = DDPMCarsPipeline(
-        pipeline.unet, make_scheduler(scheduler, pipeline.scheduler.config, **options), pipeline.config.get("id2label")
-    )
+    own_scheduler = make_scheduler(scheduler, pipeline.scheduler.config, variance_type)
+    own = DDPMCarsPipeline(pipeline.unet, own_scheduler, pipeline.config.get("id2label"))
     own.set_progress_bar_config(disable=True)
     return own
 
@@ -161,15 +159,15 @@ def draw(pipeline: DDPMCarsPipeline, request: DrawRequest) -> Iterator[Frame]:
                 raise ConfigError(f"{request.scheduler} loses the picture in {steps} steps; choose another number")
             if i + 1 in shown:
                 guess = tensors["pred_original_sample"]
-                report(Frame(i + 1, _visible(tensors["latents"]), None if guess is None else to_pil(guess)))
+                report(Frame(i + 1, noisy_to_pil(tensors["latents"]), None if guess is None else to_pil(guess)))
             return {}
 
-        report(Frame(0, _visible(_initial_noise(own, request)), None))
+        report(Frame(0, noisy_to_pil(_initial_noise(own, request)), None))
         images = own(
             count,
             seeded_generators(request.seed, 0, count),
             steps,
-            class_labels=None if labels is None else [labels[i % len(labels)] for i in range(count)],
+            class_labels=cycled(labels, 0, count),
             guidance_scale=request.guidance_scale,
             callback_on_step_end=watch,
             callback_on_step_end_tensor_inputs=("latents", "pred_original_sample"),
@@ -185,11 +183,6 @@ def _initial_noise(pipeline: DDPMCarsPipeline, request: DrawRequest) -> torch.Te
     shape = (request.num_images, pipeline.unet.config.in_channels, *pipeline._image_size())
     noise = randn_tensor(shape, seeded_generators(request.seed, 0, request.num_images), dtype=torch.float32)
     return pipeline._match_init_noise(noise) * pipeline.scheduler.init_noise_sigma
-
-
-def _visible(x_t: torch.Tensor) -> list[Image.Image]:
-    # Some schedulers carry x_t / sqrt(alpha_bar_t); brought back to unit range, noise looks like noise.
-    return to_pil(x_t / max(1.0, float(x_t.std())))
 
 
 def enlarged(images: Sequence[Image.Image]) -> Image.Image:

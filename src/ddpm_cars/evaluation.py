@@ -23,7 +23,6 @@ from ddpm_cars.data import Pictures, to_samples
 from ddpm_cars.features import load_extractor, weights_sha256
 from ddpm_cars.held_out_likelihood import bounds_to_measure, measure_bounds
 from ddpm_cars.metrics_file import MetricsFile
-from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.quality import Reference, look_for_copies
 from ddpm_cars.references import (
     check_held_out,
@@ -33,7 +32,7 @@ from ddpm_cars.references import (
     mirrored,
     with_pictures_of_run,
 )
-from ddpm_cars.sampling import class_names_of, denoising_strip, generate, sampler_from_config
+from ddpm_cars.sampling import class_names_of, denoising_strip, generate, load_pipeline, sampler_from_config
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
 from ddpm_cars.team import Team
 
@@ -61,10 +60,7 @@ class Evaluation:
         except ValueError as error:
             raise ConfigError(f"mixed_precision is {config.mixed_precision}: {error}") from error
         self.team = Team(self.accelerator)
-        try:
-            self.pipeline = DDPMCarsPipeline.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"no pipeline can be loaded from {name}: {error}") from error
+        self.pipeline = load_pipeline(name)
         self.saved_config = self.pipeline.scheduler.config
         self._check_settings()
         unet = self.pipeline.unet

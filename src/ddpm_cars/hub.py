@@ -219,7 +219,7 @@ def _push_once(config: PushConfig, folder: ModelFolder) -> Published:
         if kept_card:
             del files[_CARD]
         else:
-            _validate(_content(files[_CARD]).decode(), kind)
+            _validate(content_of(files[_CARD]).decode(), kind)
         commit = api.create_commit(
             repo_id,
             _operations(files, present),
@@ -241,7 +241,8 @@ def _validate(card: str, kind: str) -> None:
         raise ConfigError(f"the Hub refuses the metadata of the card: {' '.join(str(error).split())}") from error
 
 
-def _content(data: Path | bytes) -> bytes:
+def content_of(data: Path | bytes) -> bytes:
+    """Return what a file of `Files` holds."""
     return data if isinstance(data, bytes) else data.read_bytes()
 
 

@@ -10,6 +10,7 @@ import yaml
 from ddpm_cars.config import ConfigError
 from ddpm_cars.features import weights_sha256
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.sampling import load_pipeline
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,7 @@ def open_model_folder(folder: str | Path) -> ModelFolder:
     path = Path(folder)
     if not (path / "model_index.json").is_file():
         raise ConfigError(f"{path} is not a folder with a saved pipeline: there is no model_index.json")
-    try:
-        pipeline = DDPMCarsPipeline.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no pipeline can be loaded from {path}: {error}") from error
+    pipeline = load_pipeline(str(path))
     metrics_path = path / "evaluation" / "metrics.json"
     metrics = _read(metrics_path)
     # Results are written anew by every run in the folder; an evaluation may be of those before.

@@ -21,6 +21,14 @@ def to_pil(samples: torch.Tensor) -> list[Image.Image]:
     return arrays_to_pil(array)
 
 
+def noisy_to_pil(x_t: torch.Tensor) -> list[Image.Image]:
+    """Turn samples on their way out of the noise into PIL images, as `to_pil` does.
+
+    Some schedulers carry x_t / sqrt(alpha_bar_t); brought back to unit range, noise looks like noise.
+    """
+    return to_pil(x_t / max(1.0, float(x_t.std())))
+
+
 def arrays_to_pil(images: np.ndarray) -> list[Image.Image]:
     """Turn pictures, uint8 (batch, height, width, 1 or 3), into PIL images."""
     return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]

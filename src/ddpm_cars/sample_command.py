@@ -173,9 +173,8 @@ class Sampling:
         config = self.config
         self.pipeline = load_pipeline(config.pretrained_model_name_or_path)
         if config.scheduler is not None or config.variance_type is not None:
-            variance = {} if config.variance_type is None else {"variance_type": config.variance_type}
             name = config.scheduler or "DDPMCarsScheduler"
-            self.pipeline.scheduler = make_scheduler(name, self.pipeline.scheduler.config, **variance)
+            self.pipeline.scheduler = make_scheduler(name, self.pipeline.scheduler.config, config.variance_type)
         T = self.pipeline.scheduler.config.num_train_timesteps
         if config.num_inference_steps is not None and config.num_inference_steps > T:
             raise ConfigError(f"num_inference_steps is {config.num_inference_steps}; this model was trained with {T}")

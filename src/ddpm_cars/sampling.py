@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddpm_cars.config import ConfigError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.plots import make_grid, to_pil
+from ddpm_cars.plots import make_grid, noisy_to_pil
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, VarianceType
 
 
@@ -29,17 +29,18 @@ def load_pipeline(name: str) -> DDPMCarsPipeline:
         raise ConfigError(f"no pipeline can be loaded from {name}: {error}") from error
 
 
-def make_scheduler(name: str, config: Any, **options: Any) -> Any:
+def make_scheduler(name: str, config: Any, variance_type: str | None = None) -> Any:
     """Build a scheduler by class name from the config of another.
 
     Args:
         name: `DDPMCarsScheduler` or a scheduler class of diffusers, such as `DDIMScheduler`.
         config: The config to take over.
-        options: Settings that replace those of the config.
+        variance_type: Of the steps; None leaves it as it is in the config.
 
     Raises:
         ConfigError: If there is no such class, or it does not work with these models.
     """
+    options = {} if variance_type is None else {"variance_type": variance_type}
     names = [e.name for e in diffusers.schedulers.KarrasDiffusionSchedulers]
     if name == "DDPMCarsScheduler":
         return DDPMCarsScheduler.from_config(config, **options)
@@ -113,7 +114,7 @@ def as_class_ids(
     return None if ids is None or labels is None else labels.tolist()
 
 
-def _cycled(class_labels: Sequence[int | str] | None, start: int, stop: int) -> list[int | str] | None:
+def cycled(class_labels: Sequence[int | str] | None, start: int, stop: int) -> list[int | str] | None:
     """Return the classes of pictures `start` to `stop - 1`, which take them in turn."""
     return None if class_labels is None else [class_labels[i % len(class_labels)] for i in range(start, stop)]
 
@@ -155,7 +156,7 @@ def generate(
             stop - start,
             seeded_generators(seed, start, stop),
             num_inference_steps,
-            class_labels=_cycled(class_labels, start, stop),
+            class_labels=cycled(class_labels, start, stop),
             guidance_scale=guidance_scale,
             callback_on_step_end=callback_on_step_end,
             return_dict=False,
@@ -186,8 +187,7 @@ def denoising_strip(
 
     def keep(pipe: Any, step_index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> dict:
         x_t = tensors["latents"]
-        # Some schedulers carry x_t / sqrt(alpha_bar_t); brought back to unit range, noise looks like noise.
-        frames.append((int(timestep), to_pil(x_t / max(1.0, float(x_t.std())))))
+        frames.append((int(timestep), noisy_to_pil(x_t)))
         return {}
 
     pipeline(
@@ -196,7 +196,7 @@ def denoising_strip(
         num_inference_steps,
         output_type="raw",
         callback_on_step_end=keep,
-        class_labels=_cycled(class_labels, 0, num_images),
+        class_labels=cycled(class_labels, 0, num_images),
         guidance_scale=guidance_scale,
     )
     chosen = sorted(set(np.linspace(0, len(frames) - 1, num_frames).round().astype(int).tolist()))

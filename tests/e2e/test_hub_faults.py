@@ -27,12 +27,6 @@ FAULTS = [
 
 
 @pytest.fixture(scope="module")
-def hub() -> Iterator[LocalHub]:
-    with LocalHub() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
 def client(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with start_client(hub, tmp_path_factory.mktemp("home")) as client:
         yield client

@@ -82,12 +82,6 @@ class Client:
 
 
 @pytest.fixture(scope="module")
-def hub() -> Iterator[LocalHub]:
-    with LocalHub() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
 def client(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     client = Client(hub, tmp_path_factory.mktemp("home"))
     yield client

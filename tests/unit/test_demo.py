@@ -37,6 +37,7 @@ from ddpm_cars.demo_requests import (
     variance_choices,
     whole_number,
 )
+from ddpm_cars.sampling import make_scheduler
 
 T = 20
 ALPHA_BAR = np.cumprod(1 - np.linspace(0.0001, 0.02, T))
@@ -205,7 +206,7 @@ def test_variances_that_a_model_can_be_drawn_with(make_unet: Callable[..., UNet2
 
 def test_the_saved_scheduler_comes_first(pipeline: DDPMCarsPipeline):
     assert list(scheduler_choices(pipeline)) == list(SCHEDULERS)
-    pipeline.scheduler = SCHEDULER = cli._with_variance(pipeline.scheduler.config, "EulerDiscreteScheduler", None)
+    pipeline.scheduler = SCHEDULER = make_scheduler("EulerDiscreteScheduler", pipeline.scheduler.config)
     assert list(scheduler_choices(pipeline))[:2] == [type(SCHEDULER).__name__, "DDPMCarsScheduler"]
 
 
