@@ -192,6 +192,8 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Steps with a loss or gradient that is not finite that may be left out before the run stops."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """Precision of the network's arithmetic; null is what accelerate was configured with."""
+    compile: bool = False
+    """Compile the network, which takes minutes and pays on a GPU; the same up to rounding."""
     use_ema: bool = True
     """Keep a moving average of the weights, and sample with it."""
     ema_half_life_steps: tuple[int, ...] = (7000,)

@@ -38,6 +38,8 @@ class SeededDropout(nn.Module):
         self.layer = layer
         self.seeds = seeds
 
+    # A compiler would take the seeds for constants, and compile again at every step.
+    @torch.compiler.disable
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Drop values of x, (batch, ...), float of any width; outside training return x itself."""
         if not self.training:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, gather_object
+from accelerate.utils import ProjectConfiguration, TorchDynamoPlugin, gather_object
 from diffusers import UNet2DModel
 from tqdm import tqdm
 
@@ -72,6 +72,8 @@ def _make_accelerator(config: TrainingConfig) -> Accelerator:
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             mixed_precision=config.mixed_precision,
             log_with=config.logger,
+            # Batches have one shape; without the option it is compiled where accelerate is configured to.
+            dynamo_plugin=TorchDynamoPlugin(backend="inductor", dynamic=False) if config.compile else None,
             project_config=ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")),
         )
     except ValueError as error:

@@ -40,6 +40,7 @@ _FREE_BETWEEN_PARTS = {
     "model_license",
     "data_license",
     "gradient_checkpointing",
+    "compile",
     # Their product with the number of processes is what counts; it is a fact of its own.
     "train_batch_size",
     "gradient_accumulation_steps",

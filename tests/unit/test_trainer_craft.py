@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +84,45 @@ def test_ways_to_save_memory_train_the_same(make_config: MakeConfig, changes: di
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=1e-6)
     without, _ = weights_after(plain, 3)
     assert bool(kept) == (not torch.allclose(without, expected, atol=1e-4))
+
+
+# Where the seeded dropout cuts a traced network in two, PyTorch asks for the gradient of what goes from part to part.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("settings", [{}, {"dropout": 0.3}])
+def test_a_compiled_network_trains_the_same_and_is_compiled_once(
+    make_config: MakeConfig, settings: dict, monkeypatch: pytest.MonkeyPatch
+):
+    compile_for_real, asked, compiled = torch.compile, [], []
+
+    def trace(model: torch.nn.Module, backend: str, **options: Any) -> Any:
+        """Trace as the compiler does, and run what was traced as it is, which takes seconds less."""
+
+        def backend_of_graphs(graph: torch.fx.GraphModule, _: list) -> Any:
+            compiled.append(graph)
+            return graph.forward
+
+        asked.append((backend, options["dynamic"]))
+        return compile_for_real(model, **{**options, "backend": backend_of_graphs})
+
+    config = make_config(validation_split="test", adam_epsilon=1e-2, **settings)
+    expected, losses = weights_after(config, 3)
+    monkeypatch.setattr(torch, "compile", trace)
+    torch.compiler.reset()
+    trainer = by_hand(replace(config, compile=True))
+    other_losses = [trainer.train_step().item()]
+    num_graphs = len(compiled)
+    other_losses += [trainer.train_step().item() for _ in range(2)]
+    assert asked == [("inductor", False)]
+    assert len(compiled) == num_graphs > 0
+    np.testing.assert_allclose(other_losses, losses, rtol=1e-6)
+    actual = torch.cat([p.detach().flatten() for p in trainer.state.unet.parameters()])
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7)
+    # What is measured, kept and published is the network itself.
+    trainer.validate()
+    assert trainer.save_checkpoint()
+    plain = by_hand(config)
+    plain.keeper.resume()
+    assert torch.equal(torch.cat([p.detach().flatten() for p in plain.state.unet.parameters()]), actual)
 
 
 def test_dropout_weights_and_averages_of_a_resumed_run_are_the_same_bits(make_config: MakeConfig):

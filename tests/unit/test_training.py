@@ -243,6 +243,7 @@ FREE = {
     "dry_run": True,
     "max_skipped_steps": 3,
     "gradient_checkpointing": True,
+    "compile": True,
     # The two next decide the global batch, and the next two the network, which are compared themselves.
     "train_batch_size": 5,
     "gradient_accumulation_steps": 2,
