@@ -58,7 +58,7 @@ class StockTraining:
         )
         self.num_images = len(pictures)
         torch.manual_seed(config.seed)
-        unet = create_unet(config.preset, config.resolution)
+        unet = create_unet(config.preset, config.resolution, config.model_config)
         self.noise_scheduler = DDPMScheduler(config.num_train_timesteps, beta_schedule=config.beta_schedule)
         optimizer = torch.optim.AdamW(
             unet.parameters(),
