@@ -107,24 +107,25 @@ class EqualTime:
         self.runs = [run for run in self.spec["runs"] if run["name"] in (arguments.names or [run["name"]])]
         self.threads = {"OMP_NUM_THREADS": "1"} if arguments.jobs > 1 else {}
 
-    def folder(self, name: str) -> Path:
-        """Return where a run is."""
-        return Path(self.arguments.output_dir) / name.replace(" ", "-").replace("/", "-")
+    def folder(self, name: str, suffix: str = "") -> Path:
+        """Return where a run is, or the file beside it with a suffix."""
+        return Path(self.arguments.output_dir) / (name.replace(" ", "-").replace("/", "-") + suffix)
 
     def known(self, name: str) -> dict[str, Any]:
         """Return what is known of a run; a file for each, so that several commands can share the folder."""
-        path = self.folder(name).with_suffix(".json")
+        path = self.folder(name, ".json")
         return json.loads(path.read_text()) if path.exists() else {}
 
     def record(self, name: str, **values: Any) -> None:
         """Keep what is known of a run."""
-        path = self.folder(name).with_suffix(".json")
+        path = self.folder(name, ".json")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(self.known(name) | values, indent=1))
 
-    def call(self, log: Path, *command: str) -> None:
-        """Run a script, and say where its output is if it fails."""
-        log.parent.mkdir(parents=True, exist_ok=True)
+    def call(self, folder: Path, *command: str) -> None:
+        """Run a script for the run in a folder, and say where its output is if it fails."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        log = folder.with_name(f"{folder.name}.log")
         with log.open("a", encoding="utf-8") as file:
             file.write(f"{shlex.join(command)}\n")
             file.flush()
@@ -138,7 +139,7 @@ class EqualTime:
         texts = (run.get("train", "scripts/train.py"), self.spec["arguments"], run.get("arguments", ""), more)
         command = [word for text in texts for word in text.split()]
         places = ["--train_data_dir", self.arguments.train_data_dir, "--output_dir", str(folder)]
-        self.call(folder.with_suffix(".log"), *command, *places)
+        self.call(folder, *command, *places)
         return json.loads((folder / "loss.json").read_text())
 
     def pilot(self, run: dict[str, Any]) -> None:
@@ -165,7 +166,7 @@ class EqualTime:
         if "evaluate" not in self.spec:
             return
         model = ["scripts/evaluate.py", "--pretrained_model_name_or_path", str(folder), "--validation_split", "test"]
-        self.call(folder.with_suffix(".log"), *model, *self.spec["evaluate"].split())
+        self.call(folder, *model, *self.spec["evaluate"].split())
         metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
         bounds = {bound["variance_type"]: bound["bpd"] for bound in metrics.get("likelihood", [])}
         self.record(name, floor=metrics["floor"]["metrics"], bpd=bounds, **metrics["samples"][0]["metrics"])

@@ -11,12 +11,15 @@ import yaml
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
-from ddpm_cars.config import ImageConfig
+from ddpm_cars.cli import parse
+from ddpm_cars.command_configs import EvaluateConfig
+from ddpm_cars.config import ImageConfig, TrainingConfig
 from ddpm_cars.data import load_pictures
+from ddpm_cars.model import create_unet
 from ddpm_cars.toy_cars import write_toy_cars
 from ddpm_cars.validation import HeldOut
 
-from .test_study_scripts import script
+from .test_study_scripts import SCRIPTS, script
 
 FIGURES = ("precision", "recall", "contrast")
 
@@ -68,6 +71,22 @@ def test_another_schedule_is_asked_between_its_timesteps(
     assert measured == pytest.approx(np.mean(errors), rel=1e-4)
 
 
+@pytest.mark.parametrize("path", sorted((SCRIPTS / "configs" / "studies").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_runs_of_a_study_can_be_trained_and_measured(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(SCRIPTS.parent)
+    spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    names = [run["name"] for run in spec["runs"]]
+    assert len(set(names)) == len(names)
+    for run in spec["runs"]:
+        argv = f"{spec['arguments']} {run.get('arguments', '')} --train_data_dir cars32".split()
+        config, _ = parse(TrainingConfig, argv)
+        create_unet(config.preset, config.resolution, config.model_config)
+        assert (SCRIPTS.parent / run.get("train", "scripts/train.py")).exists()
+        assert run.get("steps_of", names[0]) in names
+    if "evaluate" in spec:
+        parse(EvaluateConfig, ["--pretrained_model_name_or_path", "model", *spec["evaluate"].split()])
+
+
 def test_time_is_what_the_log_says(equal_time: ModuleType):
     history = [{"step": 50, "images_per_second": 100.0}, {"step": 80, "images_per_second": 20.0}]
     # 50 steps of 4 at 100 a second are 2 s, 30 at 20 are 6 s.
@@ -90,7 +109,7 @@ def test_runs_of_equal_time_and_no_work_twice(
         "--checkpointing_steps null --save_images_steps null --eval_batch_size 1",
         "runs": [
             {"name": "stock", "train": "scripts/train_stock.py"},
-            {"name": "ours, slowly", "steps_of": "stock", "expected": "worse", "arguments": "--learning_rate 1e-9"},
+            {"name": "ours at 1e-9.0", "steps_of": "stock", "expected": "worse", "arguments": "--learning_rate 1e-9"},
         ],
     }
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -104,13 +123,13 @@ def test_runs_of_equal_time_and_no_work_twice(
         return capsys.readouterr().out
 
     out = run()
-    stock, ours = (json.loads((folder / f"{name}.json").read_text()) for name in ("stock", "ours,-slowly"))
+    stock, ours = (json.loads((folder / f"{name}.json").read_text()) for name in ("stock", "ours-at-1e-9.0"))
     assert stock["steps"] == ours["steps"] == max(1, round(1.2 / stock["seconds_per_step"]))
     assert "seconds_per_step" not in ours
     assert stock["eps_mse"] < ours["eps_mse"] - 0.05
     assert type(DDPMPipeline.from_pretrained(folder / "stock").scheduler) is DDPMScheduler
     assert f"| stock |  | {stock['steps']} |" in out
-    assert f"| ours, slowly | worse | {ours['steps']} |" in out
+    assert f"| ours at 1e-9.0 | worse | {ours['steps']} |" in out
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert run() == out
     assert written == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
