@@ -1,7 +1,7 @@
 """Train several recipes for the same time each on this machine, and measure what each has reached.
 
-    python scripts/equal_time.py scripts/configs/experiments.yaml --minutes 5 --train_data_dir DIR \
-        --output_dir runs/experiments
+    python scripts/equal_time.py scripts/configs/studies/recipe.yaml --minutes 5 --train_data_dir DIR \
+        --output_dir runs/recipe
 
 The file names the runs. Each is timed for some steps, trained for as many as fit into the minutes, and measured. What
 is done is kept: the same command goes on.
@@ -47,7 +47,6 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@torch.no_grad()
 def common_eps_mse(folder: Path, train_data_dir: str) -> float:
     """Return the mean of |eps - eps_hat|^2 per dimension on the split test, at noise that every recipe knows.
 
@@ -62,19 +61,16 @@ def common_eps_mse(folder: Path, train_data_dir: str) -> float:
     pictures = load_pictures(
         ImageConfig(train_data_dir=train_data_dir, split="test", resolution=pipeline.unet.config.sample_size)
     )
-    held_out = HeldOut(pictures.images, None, DDPMCarsScheduler(num_train_timesteps=300), seed=0)
-    levels, own = (np.asarray(s.alphas_cumprod, np.float64) for s in (held_out.scheduler, pipeline.scheduler))
+    # The network may predict something else than eps; which noise levels there are does not depend on it.
+    scheduler = DDPMCarsScheduler(num_train_timesteps=300, prediction_type=pipeline.scheduler.config.prediction_type)
+    levels, own = (np.asarray(s.alphas_cumprod, np.float64) for s in (scheduler, pipeline.scheduler))
     # np.interp wants what it looks up in to rise.
-    t = np.interp(-_log_snr(levels), -_log_snr(own), np.arange(len(own)))
-    alpha_bar = torch.from_numpy(levels)[held_out.t].float().view(-1, 1, 1, 1)
-    total = 0.0
-    for rows in torch.arange(len(held_out)).split(50):
-        x_t, eps, a = held_out.x_t[rows], held_out.eps[rows], alpha_bar[rows]
-        output = pipeline.unet(x_t, torch.from_numpy(t)[held_out.t[rows]].float()).sample
-        if pipeline.scheduler.config.prediction_type == "v_prediction":
-            output = a.sqrt() * output + (1 - a).sqrt() * x_t
-        total += (output - eps).square().double().mean((1, 2, 3)).sum().item()
-    return total / len(held_out)
+    own_t = torch.from_numpy(np.interp(-_log_snr(levels), -_log_snr(own), np.arange(len(own)))).float()
+
+    def network(x_t: torch.Tensor, t: torch.Tensor, **kwargs: Any) -> Any:
+        return pipeline.unet(x_t, own_t[t], **kwargs)
+
+    return HeldOut(pictures.images, None, scheduler, seed=0).eps_mse(network, torch.device("cpu"), batch_size=50)
 
 
 def batch_size_of(folder: Path) -> int:
@@ -193,7 +189,8 @@ def main() -> None:
     runs = study.runs
     others = {run["steps_of"] for run in runs if "steps_of" in run}
     timed = [run for run in study.spec["runs"] if run["name"] in others or (run in runs and "steps_of" not in run)]
-    torch.set_num_threads(1 if study.threads else torch.get_num_threads())
+    if study.threads:
+        torch.set_num_threads(1)
     with ThreadPoolExecutor(study.arguments.jobs) as pool:
         for work, on, title in ((study.pilot, timed, "timing"), (study.train_and_measure, runs, "training")):
             list(tqdm(pool.map(work, on), desc=title, total=len(on), unit="run"))

@@ -39,7 +39,7 @@ def main() -> None:
         stock.average.copy_to(unet.parameters())
     DDPMPipeline(unet, stock.noise_scheduler).save_pretrained(folder)
     write_text(folder / "loss.json", json.dumps(history, indent=1))
-    write_text(folder / "config.yaml", yaml.safe_dump(asdict(config) | {"ema_half_life_steps": None}, sort_keys=False))
+    write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """How well a network knows the noise in pictures that it was not trained on."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ddpm_cars.data import step_seed, to_samples
 from ddpm_cars.losses import predicted_noise
@@ -42,7 +42,7 @@ class HeldOut:
     @torch.no_grad()
     def eps_mse(
         self,
-        model: nn.Module,
+        model: Callable[..., Any],
         device: torch.device,
         batch_size: int,
         process_index: int = 0,

@@ -34,12 +34,17 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
+@pytest.fixture
+def held_out(_own_cache: None, twelve_and_four_cars: Path) -> HeldOut:
+    """The test split at the noise levels of T = 300."""
+    pictures = load_pictures(ImageConfig(train_data_dir=str(twelve_and_four_cars), split="test", resolution=8))
+    return HeldOut(pictures.images, None, DDPMCarsScheduler(num_train_timesteps=300), 0)
+
+
 def test_a_schedule_of_300_steps_is_measured_as_it_is(
-    equal_time: ModuleType, tmp_path: Path, unet: UNet2DModel, twelve_and_four_cars: Path
+    equal_time: ModuleType, tmp_path: Path, unet: UNet2DModel, twelve_and_four_cars: Path, held_out: HeldOut
 ):
     DDPMCarsPipeline(unet, DDPMCarsScheduler(num_train_timesteps=300)).save_pretrained(tmp_path / "model")
-    pictures = load_pictures(ImageConfig(train_data_dir=str(twelve_and_four_cars), split="test", resolution=8))
-    held_out = HeldOut(pictures.images, None, DDPMCarsScheduler(num_train_timesteps=300), 0)
     expected = held_out.eps_mse(unet, torch.device("cpu"), 4)
     assert equal_time.common_eps_mse(tmp_path / "model", str(twelve_and_four_cars)) == pytest.approx(
         expected, rel=1e-6
@@ -48,12 +53,15 @@ def test_a_schedule_of_300_steps_is_measured_as_it_is(
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_another_schedule_is_asked_between_its_timesteps(
-    equal_time: ModuleType, tmp_path: Path, unet: UNet2DModel, twelve_and_four_cars: Path, prediction_type: str
+    equal_time: ModuleType,
+    tmp_path: Path,
+    unet: UNet2DModel,
+    twelve_and_four_cars: Path,
+    held_out: HeldOut,
+    prediction_type: str,
 ):
     scheduler = DDPMScheduler(1000, prediction_type=prediction_type)
     DDPMPipeline(unet, scheduler).save_pretrained(tmp_path / "model")
-    pictures = load_pictures(ImageConfig(train_data_dir=str(twelve_and_four_cars), split="test", resolution=8))
-    held_out = HeldOut(pictures.images, None, DDPMCarsScheduler(num_train_timesteps=300), 0)
     alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     errors = []
     for x_t, eps, t in zip(held_out.x_t, held_out.eps, held_out.t.tolist(), strict=True):

@@ -21,10 +21,14 @@ from .trainer_helpers import by_hand, forget_accelerate
 MakeConfig = Callable[..., TrainingConfig]
 
 
+def flat_weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.state.unet.parameters()])
+
+
 def weights_after(config: TrainingConfig, steps: int) -> tuple[torch.Tensor, list[float]]:
     trainer = by_hand(config)
     losses = [trainer.train_step().item() for _ in range(steps)]
-    return torch.cat([p.detach().flatten() for p in trainer.state.unet.parameters()]), losses
+    return flat_weights(trainer), losses
 
 
 def test_a_record_has_the_means_of_its_steps_and_of_each_quarter_of_the_timesteps(make_config: MakeConfig):
@@ -115,14 +119,14 @@ def test_a_compiled_network_trains_the_same_and_is_compiled_once(
     assert asked == [("inductor", False)]
     assert len(compiled) == num_graphs > 0
     np.testing.assert_allclose(other_losses, losses, rtol=1e-6)
-    actual = torch.cat([p.detach().flatten() for p in trainer.state.unet.parameters()])
+    actual = flat_weights(trainer)
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7)
     # What is measured, kept and published is the network itself.
     trainer.validate()
     assert trainer.save_checkpoint()
     plain = by_hand(config)
     plain.keeper.resume()
-    assert torch.equal(torch.cat([p.detach().flatten() for p in plain.state.unet.parameters()]), actual)
+    assert torch.equal(flat_weights(plain), actual)
 
 
 def test_dropout_weights_and_averages_of_a_resumed_run_are_the_same_bits(make_config: MakeConfig):
