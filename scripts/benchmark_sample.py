@@ -2,7 +2,7 @@
 
 import argparse
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,24 +27,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=100 if on_gpu else 20, help="denoising steps of an image")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 16], help="images at a time")
     parser.add_argument(
-        "--fast", action=argparse.BooleanOptionalAction, default=True, help="also ours with enable_fast_sampling()"
+        "--fast_dtypes",
+        nargs="*",
+        choices=["float32", "bfloat16", "float16"],
+        default=["float32", "bfloat16"] if on_gpu else ["float32"],
+        help="also ours with enable_fast_sampling(), the network in each of these",
     )
 
 
 @contextmanager
-def open_pipelines(unet: UNet2DModel, fast: bool) -> Iterator[dict[str, DiffusionPipeline]]:
+def open_pipelines(unet: UNet2DModel, fast_dtypes: Sequence[str]) -> Iterator[dict[str, DiffusionPipeline]]:
     """Make the pipelines by name, stock first, all around the same weights."""
     pipelines: dict[str, DiffusionPipeline] = {
         "stock": DDPMPipeline(unet, DDPMScheduler()),
         "ours": DDPMCarsPipeline(unet, DDPMCarsScheduler()),
     }
-    fast_ones = {}
-    if fast:
-        # The others must not see what making it fast does to a network.
-        fast_ones["ours, fast"] = DDPMCarsPipeline(copy.deepcopy(unet), DDPMCarsScheduler())
-    if fast and unet.device.type == "cuda":
-        half = copy.deepcopy(unet).to(torch.bfloat16)
-        fast_ones["ours, fast, bfloat16"] = DDPMCarsPipeline(half, DDPMCarsScheduler())
+    # The others must not see what making it fast does to a network.
+    fast_ones = {
+        f"ours, fast, {dtype}": DDPMCarsPipeline(copy.deepcopy(unet).to(getattr(torch, dtype)), DDPMCarsScheduler())
+        for dtype in fast_dtypes
+    }
     for pipeline in fast_ones.values():
         pipeline.enable_fast_sampling()
     pipelines |= fast_ones
@@ -97,7 +99,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
     device = default_device()
     torch.manual_seed(SEED)
     unet = create_unet(arguments.preset, arguments.resolution).to(device).eval()
-    with open_pipelines(unet, arguments.fast) as pipelines:
+    with open_pipelines(unet, arguments.fast_dtypes) as pipelines:
         # What the process does once, at the first call of anything, is nobody's.
         draw(pipelines["stock"], 1, 1)
         rows = [row for size in arguments.batch_sizes for row in rows_of_batch(pipelines, size, arguments, device)]

@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--use_ema", action=argparse.BooleanOptionalAction, default=True, help="average the weights, in both"
     )
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=on_gpu, help="train ours with --compile"
+    )
     parser.add_argument("--num_compared_steps", type=int, default=30, help="steps before held-out losses are compared")
     parser.add_argument("--peak_tflops", type=float, help="dense peak of the device, for the model FLOP utilisation")
 
@@ -78,6 +81,7 @@ def make_config(arguments: argparse.Namespace, folder: Path) -> TrainingConfig:
         adam_weight_decay=1e-6,
         mixed_precision=arguments.mixed_precision,
         use_ema=arguments.use_ema,
+        compile=arguments.compile,
         seed=SEED,
     )
 
@@ -282,7 +286,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
             speeds, notes = loops(stock, trainer, arguments.repeats)
             decoding = decode_rows(stock, trainer, arguments.repeats)
         numerics = numeric_rows(config, arguments.num_compared_steps)
-    names = ("preset", "resolution", "train_batch_size", "mixed_precision", "use_ema")
+    names = ("preset", "resolution", "train_batch_size", "mixed_precision", "use_ema", "compile")
     settings = {name: getattr(arguments, name) for name in names}
     settings |= {"parameters": unet.num_parameters(), "GFLOPs forward an image": round(flops / 1e9, 3)}
     results = {

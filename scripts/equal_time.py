@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from benchmark_tools import Rows, table
+from benchmark_tools import Rows, default_device, table
 from tqdm import tqdm
 
 from ddpm_cars import DDPMCarsScheduler
@@ -57,7 +57,8 @@ def common_eps_mse(folder: Path, train_data_dir: str) -> float:
         folder: Of the saved pipeline.
         train_data_dir: With the split test.
     """
-    pipeline = load_pipeline(str(folder))
+    device, pipeline = default_device(), load_pipeline(str(folder))
+    pipeline.unet.to(device)
     pictures = load_pictures(
         ImageConfig(train_data_dir=train_data_dir, split="test", resolution=pipeline.unet.config.sample_size)
     )
@@ -65,12 +66,12 @@ def common_eps_mse(folder: Path, train_data_dir: str) -> float:
     scheduler = DDPMCarsScheduler(num_train_timesteps=300, prediction_type=pipeline.scheduler.config.prediction_type)
     levels, own = (np.asarray(s.alphas_cumprod, np.float64) for s in (scheduler, pipeline.scheduler))
     # np.interp wants what it looks up in to rise.
-    own_t = torch.from_numpy(np.interp(-_log_snr(levels), -_log_snr(own), np.arange(len(own)))).float()
+    own_t = torch.from_numpy(np.interp(-_log_snr(levels), -_log_snr(own), np.arange(len(own)))).float().to(device)
 
     def network(x_t: torch.Tensor, t: torch.Tensor, **kwargs: Any) -> Any:
         return pipeline.unet(x_t, own_t[t], **kwargs)
 
-    return HeldOut(pictures.images, None, scheduler, seed=0).eps_mse(network, torch.device("cpu"), batch_size=50)
+    return HeldOut(pictures.images, None, scheduler, seed=0).eps_mse(network, device, batch_size=50)
 
 
 def batch_size_of(folder: Path) -> int:
@@ -125,7 +126,7 @@ class EqualTime:
         with log.open("a", encoding="utf-8") as file:
             file.write(f"{shlex.join(command)}\n")
             file.flush()
-            environment = os.environ | {"ACCELERATE_USE_CPU": "true"} | self.threads
+            environment = os.environ | self.threads
             process = subprocess.run([sys.executable, *command], stdout=file, stderr=file, env=environment)
         if process.returncode:
             raise RuntimeError(f"{shlex.join(command)} exited with {process.returncode}; see {log}")

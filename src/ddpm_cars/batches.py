@@ -29,8 +29,8 @@ class Source(Protocol):
     def bad_images(self) -> list[dict[str, str]]:
         """Return {"path", "reason"} of the pictures that this process could not decode on the way."""
 
-    def batch(self, step: int, micro_step: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return this process's pictures, uint8 (rows, H, W, C), and their classes, int64 (rows,)."""
+    def batch(self, step: int, micro_step: int) -> tuple[torch.Tensor, np.ndarray | None]:
+        """Return this process's pictures, uint8 (rows, H, W, C) on any device, and their classes, int64 (rows,)."""
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """Return what is needed to go on at `step`, besides the step."""
@@ -42,6 +42,19 @@ class Source(Protocol):
         """Let go of files and threads."""
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Bring a tensor from memory to a device without waiting for what the device is doing."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # From other memory the copy would wait.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def has_room(device: torch.device, num_bytes: int) -> bool:
+    """Return whether a device with its own memory has four times as much of it free as pictures take."""
+    return device.type == "cuda" and 4 * num_bytes <= torch.cuda.mem_get_info(device)[0]
+
+
 class MemorySource:
     """Pictures that are decoded already.
 
@@ -49,20 +62,28 @@ class MemorySource:
         pictures: All of them.
         order: Which of them each step sees.
         rows: Of the global batch, those of this process, for each micro step.
+        device: Where all of them are kept; None reads each batch from the memory map.
     """
 
-    def __init__(self, pictures: Pictures, order: BatchOrder, rows: Sequence[range]):
+    def __init__(
+        self, pictures: Pictures, order: BatchOrder, rows: Sequence[range], device: torch.device | None = None
+    ):
         self.pictures = pictures
         self.order = order
         self.rows = rows
+        self._images = None if device is None else torch.from_numpy(np.array(pictures.images)).to(device)
         # Bad ones are known before a run, and reported then.
         self.bad_images: list[dict[str, str]] = []
 
-    def batch(self, step: int, micro_step: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def batch(self, step: int, micro_step: int) -> tuple[torch.Tensor, np.ndarray | None]:
         """Return this process's pictures, uint8 (rows, H, W, C), and their classes, int64 (rows,)."""
         chosen = self.order(step)[self.rows[micro_step]]
+        if self._images is None:
+            images = torch.from_numpy(self.pictures.images[chosen])
+        else:
+            images = self._images[to_device(torch.from_numpy(chosen), self._images.device)]
         labels = self.pictures.labels
-        return self.pictures.images[chosen], None if labels is None else labels[chosen]
+        return images, None if labels is None else labels[chosen]
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """Return nothing: the order is a function of the step."""
@@ -113,7 +134,8 @@ class BatchMaker:
         """Return this process's part of a step's batch."""
         config, B, device, rows = self.config, self.global_batch_size, self.device, self.rows[micro_step]
         images, labels = self.source.batch(step, micro_step)
-        x_0 = to_samples(images).to(device, non_blocking=True).contiguous(memory_format=self.memory_format)
+        # Bytes travel, and become numbers there.
+        x_0 = to_samples(to_device(images, device)).contiguous(memory_format=self.memory_format)
         generator = torch.Generator(device).manual_seed(step_seed(config.seed, step))
         mine = slice(rows.start, rows.stop)
         t = self._timesteps(generator)[mine]
@@ -123,7 +145,7 @@ class BatchMaker:
         eps = torch.randn((B, *x_0.shape[1:]), generator=generator, device=device)[mine]
         class_labels = None
         if self.num_classes is not None and labels is not None:
-            class_labels = torch.from_numpy(labels).to(device, non_blocking=True)
+            class_labels = to_device(torch.from_numpy(labels), device)
             hidden = torch.rand(B, generator=generator, device=device)[mine] < config.class_dropout_prob
             class_labels = torch.where(hidden, self.num_classes, class_labels)
         return Batch(x_0, eps, t, class_labels)

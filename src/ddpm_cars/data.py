@@ -131,16 +131,17 @@ def _check_bad(report: dict[str, Any], limit: float, report_path: Path | None) -
         print(f"left out of {place}: {'; '.join(left_out)}{in_full}", file=sys.stderr)
 
 
-def to_samples(images: np.ndarray) -> torch.Tensor:
+def to_samples(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Turn pictures into what the network sees.
 
     Args:
-        images: uint8 (batch, height, width, channels).
+        images: uint8 (batch, height, width, channels), a tensor on any device.
 
     Returns:
-        float32 (batch, channels, height, width) in [-1, 1], laid out channels-last.
+        float32 (batch, channels, height, width) in [-1, 1] on the same device, laid out channels-last.
     """
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = images if isinstance(images, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(images))
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def step_seed(seed: int, step: int, *path: int) -> int:

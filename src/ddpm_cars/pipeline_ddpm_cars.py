@@ -86,6 +86,52 @@ def _restored(scheduler: Any) -> Any:
     return own_class.from_config(scheduler.config) if is_scheduler else scheduler
 
 
+class CapturedFunction:
+    """A function of tensors on a GPU, captured in a graph: one call where there were thousands of small ones.
+
+    The first calls run as they are, and prepare what is prepared once. Shapes, dtypes and the memory of whatever else
+    the function works on must stay.
+
+    Args:
+        function: Takes tensors and returns one. It must not wait for the device.
+    """
+
+    _num_plain_calls = 3
+
+    def __init__(self, function: Callable[..., torch.Tensor]):
+        self.function = function
+        self._num_calls = 0
+        self._arguments: list[torch.Tensor] = []
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
+        """Return what the function returns, in memory of its own."""
+        if not self._arguments:
+            self._arguments = [argument.clone() for argument in arguments]
+        for kept, given in zip(self._arguments, arguments, strict=True):
+            kept.copy_(given)
+        self._num_calls += 1
+        if self._num_calls <= self._num_plain_calls:
+            return self._run_plainly()
+        if self._graph is None:
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may go on using the device.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._result = self.function(*self._arguments)
+            self._graph = graph
+        self._graph.replay()
+        return self._result.clone()
+
+    def _run_plainly(self) -> torch.Tensor:
+        # On another stream, as graphs are captured on one.
+        ours, other = torch.cuda.current_stream(), torch.cuda.Stream()
+        other.wait_stream(ours)
+        with torch.cuda.stream(other):
+            result = self.function(*self._arguments)
+        ours.wait_stream(other)
+        return result.clone()
+
+
 class _CompiledNetwork:
     """A network behind torch.compile, and behind a captured graph on CUDA, in batches of few shapes.
 
@@ -97,12 +143,21 @@ class _CompiledNetwork:
     def __init__(self, unet: UNet2DModel, max_batch_size: int | None):
         self.unet = unet
         self.max_batch_size = max_batch_size
-        mode = "reduce-overhead" if unet.device.type == "cuda" else None
-        self.compiled: Any = torch.compile(unet, dynamic=False, mode=mode)
+        # By itself the compiler leaves channels-last where a convolution halves its channels, as half of a UNet does.
+        options: Any = {"force_layout_optimization": True} if unet.device.type == "cuda" else None
+        self.compiled: Any = torch.compile(unet, dynamic=False, options=options)
+        self._programs: dict[tuple[Any, ...], Callable[..., torch.Tensor]] = {}
+        self._places: list[int] = []
+
+    def begin(self) -> None:
+        """Forget what was captured around weights that have moved since."""
+        places = [tensor.data_ptr() for tensor in (*self.unet.parameters(), *self.unet.buffers())]
+        if places != self._places:
+            self._programs, self._places = {}, places
 
     def __call__(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        # As a tensor on the device, or every timestep would be a program of its own and a wait for the device.
-        t = t.to(x_t.device).expand(len(x_t))
+        # As a tensor, or every timestep would be a program of its own.
+        t = t.expand(len(x_t))
         n = self.max_batch_size
         if n is None or len(x_t) <= n:
             return self._run(x_t, t, labels)
@@ -111,10 +166,15 @@ class _CompiledNetwork:
         return torch.cat(parts)[: len(x_t)]
 
     def _run(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        arguments = (x_t, t) if labels is None else (x_t, t, labels)
         if self.compiled is not None:
             try:
-                # A captured graph writes its next output into the same memory, and some samplers keep the last ones.
-                return self.compiled(x_t, t, class_labels=labels, return_dict=False)[0].clone()
+                key = (x_t.shape, x_t.dtype, len(arguments))
+                if key not in self._programs:
+                    # Weights that are moved in and out, as for a small GPU, cannot be captured.
+                    captured = x_t.is_cuda and not hasattr(self.unet, "_hf_hook")
+                    self._programs[key] = CapturedFunction(self._call_compiled) if captured else self._call_compiled
+                return self._programs[key](*arguments)
             except Exception as error:
                 # Whatever it is that a compiler lacks here, the network runs without it, or raises by itself.
                 reason = " ".join(str(error).split())[:200]
@@ -123,6 +183,9 @@ class _CompiledNetwork:
                 )
                 self.compiled = None
         return self.unet(x_t, t, class_labels=labels, return_dict=False)[0]
+
+    def _call_compiled(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        return self.compiled(x_t, t, class_labels=labels, return_dict=False)[0]
 
 
 class DDPMCarsPipeline(DiffusionPipeline):
@@ -282,6 +345,8 @@ class DDPMCarsPipeline(DiffusionPipeline):
         device = self._execution_device
         if self._fast is not None and self._fast.unet is not self.unet:
             self.enable_fast_sampling(self._fast.max_batch_size)
+        if self._fast is not None:
+            self._fast.begin()
         self._check_guidance(guidance_scale, class_labels)
         labels = self._prepare_class_labels(class_labels, batch_size, device)
         # The timesteps stay on the CPU: schedulers look them up there, and reading one off a device would wait for it.
@@ -421,6 +486,9 @@ class DDPMCarsPipeline(DiffusionPipeline):
         return model_output
 
     def _run_network(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        if t.device != x_t.device:
+            # Written there: to copy it there would wait for the device at every step.
+            t = torch.full((), t.item(), dtype=t.dtype, device=x_t.device)
         if self._fast is not None:
             return self._fast(x_t, t, labels)
         return self.unet(x_t, t, class_labels=labels).sample

@@ -720,7 +720,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         x_0_hat = self._predict_x_0(step, model_output.to(mixing_dtype), x_t)
         # Noise is drawn wherever stock draws it, so that equal seeds give equal images.
         if varies or int(timestep) > 0:
-            noise = randn_tensor(model_output.shape, generator, model_output.device, model_output.dtype)
+            noise = _white_noise(model_output, generator)
             if predicted_variance is not None:
                 predicted_variance = predicted_variance.to(mixing_dtype)
             # A fresh tensor costs more than the arithmetic: the sum grows in the memory of the noise.
@@ -769,6 +769,16 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         """
         a, b = self._marginal_at(timesteps, sample)
         return (a * noise).addcmul_(b, sample.to(a.dtype), value=-1).to(sample.dtype)
+
+
+def _white_noise(like: torch.Tensor, generator: Any) -> torch.Tensor:
+    """Draw z ~ N(0, I) of the shape, dtype and device of a tensor, as diffusers does, without waiting for a GPU."""
+    first = generator[0] if isinstance(generator, list) and generator else generator
+    if like.is_cuda and isinstance(first, torch.Generator) and first.device.type == "cpu":
+        # From pinned memory the copy goes on by itself.
+        noise = randn_tensor(like.shape, generator, torch.device("cpu"), like.dtype).pin_memory()
+        return noise.to(like.device, non_blocking=True)
+    return randn_tensor(like.shape, generator, like.device, like.dtype)
 
 
 def _plus(x: torch.Tensor, weight: Any, y: torch.Tensor) -> torch.Tensor:

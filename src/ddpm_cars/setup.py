@@ -16,7 +16,7 @@ from diffusers import UNet2DModel
 from tqdm import tqdm
 
 from ddpm_cars import results
-from ddpm_cars.batches import BatchMaker, MemorySource, Source, rows_of_process
+from ddpm_cars.batches import BatchMaker, MemorySource, Source, has_room, rows_of_process
 from ddpm_cars.config import ConfigError, TrainingConfig
 from ddpm_cars.data import BatchOrder, Pictures, load_pictures
 from ddpm_cars.dropout import RowSeeds, seed_dropout
@@ -54,11 +54,14 @@ def make_noise_scheduler(config: TrainingConfig) -> DDPMCarsScheduler:
     )
 
 
-def _make_optimizer(config: TrainingConfig, unet: UNet2DModel, device: torch.device) -> torch.optim.Optimizer:
+def _make_optimizer(
+    config: TrainingConfig, unet: UNet2DModel, device: torch.device, captured: bool
+) -> torch.optim.Optimizer:
     optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return optimizer_class(
         unet.parameters(),
-        lr=config.learning_rate,
+        # A captured step reads it from the device.
+        lr=torch.tensor(config.learning_rate, device=device) if captured else config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
@@ -78,6 +81,9 @@ def _make_accelerator(config: TrainingConfig) -> Accelerator:
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision is {config.mixed_precision}: {error}") from error
+    if config.compile and accelerator.device.type == "cuda":
+        # By itself the compiler leaves channels-last where a convolution halves its channels, as half of a UNet does.
+        accelerator.state.dynamo_plugin.options = {"force_layout_optimization": True}
     if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:
         raise ConfigError(
             f"mixed_precision is fp16, which {accelerator.device.type} computes without scaling small gradients up; "
@@ -153,7 +159,9 @@ class Setup:
             config, self.source, rows, self.global_batch_size, self._num_classes(), self.device, self.memory_format
         )
         self.total_steps = num_steps(config, 0 if self.pictures is None else len(self.pictures.images), processes)
-        self.model, self.optimizer = self.accelerator.prepare(unet, _make_optimizer(config, unet, self.device))
+        self.captured = self._can_capture()
+        optimizer = _make_optimizer(config, unet, self.device, self.captured)
+        self.model, self.optimizer = self.accelerator.prepare(unet, optimizer)
         unet = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         network = {name: value for name, value in unet.config.items() if not name.startswith("_")}
         network_sha256 = hashlib.sha256(json.dumps(network, sort_keys=True).encode()).hexdigest()
@@ -166,6 +174,12 @@ class Setup:
             total_steps=self.total_steps,
             run_id=uuid.uuid4().hex[:8],
         )
+
+    def _can_capture(self) -> bool:
+        """Return whether a compiled step may be captured in a graph: nothing in it is decided on the host."""
+        accelerator, on_host = self.accelerator, self.config.max_skipped_steps > 0 or self.dropout_seeds.num_layers > 0
+        one_gpu = self.device.type == "cuda" and accelerator.num_processes == 1
+        return self.config.compile and one_gpu and accelerator.scaler is None and not on_host
 
     def _create_unet(self, num_classes: int | None) -> UNet2DModel:
         config = self.config
@@ -239,7 +253,8 @@ class Setup:
         config = self.config
         if self.pictures is not None:
             order = BatchOrder(len(self.pictures.images), self.global_batch_size, config.seed)
-            return MemorySource(self.pictures, order, rows), {"pictures": self.pictures.sha256[:16]}
+            device = self.device if has_room(self.device, self.pictures.images.nbytes) else None
+            return MemorySource(self.pictures, order, rows, device), {"pictures": self.pictures.sha256[:16]}
         stream = ShardStream(config, self.num_channels, self.global_batch_size, rows)
         return stream, {"shards": stream.fingerprint[:16]}
 

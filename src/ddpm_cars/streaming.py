@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ddpm_cars.config import ConfigError, TrainingConfig
 from ddpm_cars.shards import BadImages, Decoder, Row, Shards, open_shards
@@ -180,7 +181,7 @@ class ShardStream:
         """Pictures that this object met in steps already drawn and could not use: {"path", "reason"}, each once."""
         return [{"path": path, "reason": reason} for path, reason in self._bad.reasons.items()]
 
-    def batch(self, step: int, micro_step: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def batch(self, step: int, micro_step: int) -> tuple[torch.Tensor, np.ndarray | None]:
         """Return this process's pictures of a micro step, each of which is asked for once and in order.
 
         Args:
@@ -204,7 +205,7 @@ class ShardStream:
                 raise
         last = micro_step == len(self._micro_sizes) - 1
         self._next = (step + 1, 0) if last else (step, micro_step + 1)
-        return self._current.images[micro_step], self._current.labels[micro_step]
+        return torch.from_numpy(self._current.images[micro_step]), self._current.labels[micro_step]
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """Return where the lanes of this process stand, for JSON.

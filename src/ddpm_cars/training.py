@@ -7,6 +7,7 @@ rate is a function of the step. What a run has to remember is therefore small: `
 import math
 import signal
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -15,12 +16,14 @@ from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
 from ddpm_cars import checkpoints, plan
+from ddpm_cars.batches import Batch
 from ddpm_cars.config import TrainingConfig
 from ddpm_cars.finite import FiniteWatch
 from ddpm_cars.guard import RunError, RunStopped, StopNotice
 from ddpm_cars.keeping import Keeper
 from ddpm_cars.losses import diffusion_losses
 from ddpm_cars.setup import Setup
+from ddpm_cars.step_graph import CapturedStep
 from ddpm_cars.train_state import RAW, full_tensor
 
 # Processes agree to stop by exchanging a number, which every step would be too often.
@@ -50,13 +53,17 @@ class Trainer(Setup):
         )
         # A function of the step; the object around it has a state to lose, and steps once per process.
         self.lr_factor = lr_scheduler.lr_lambdas[0]
+        self.learning_rate = config.learning_rate
+        self.captured_step: CapturedStep | None = None
+        if self.captured:
+            averages, parameters = list(self.state.averages.values()), list(self.state.unet.parameters())
+            self.captured_step = CapturedStep(
+                lambda batches: self._step(batches)[0], self.optimizer, averages, parameters, self.device
+            )
 
-    def _forward_backward(self, micro_step: int) -> torch.Tensor:
+    def _forward_backward(self, batch: Batch) -> torch.Tensor:
         """Add the gradient of one micro step; return its mean loss, then sum and count of each quarter of T."""
-        config, step = self.config, self.state.step
-        x_0, eps, t, class_labels = self.draw_batch(step, micro_step)
-        if self.dropout_seeds.num_layers:
-            self.dropout_seeds.values = self.draw_batch.row_seeds(step, micro_step)
+        config, (x_0, eps, t, class_labels) = self.config, batch
         x_t = self.noise_scheduler.add_noise(x_0, eps, t)
         with self.accelerator.accumulate(self.model):
             output = self.model(x_t, t, class_labels=class_labels).sample
@@ -72,28 +79,43 @@ class Trainer(Setup):
 
     def train_step(self) -> torch.Tensor:
         """Take one optimiser step and return this process's mean loss, a tensor that nobody has waited for."""
-        state, config = self.state, self.config
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * self.lr_factor(state.step)
-        parts = torch.stack([self._forward_backward(i) for i in range(self.accumulation)])
-        loss, norm = parts[:, 0].mean(), self._gradient_norm()
+        state, taken = self.state, True
+        self.learning_rate = self.config.learning_rate * self.lr_factor(state.step)
+        if self.captured_step is not None:
+            seen = self.captured_step(list(self._batches()), self.learning_rate)
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate
+            seen, taken = self._step(self._batches())
+            for average in state.averages.values() if taken else ():
+                average.step(state.unet.parameters())
         state.step += 1
+        if taken:
+            self.watch.remember(state.step, seen)
+        return seen[0]
+
+    def _batches(self) -> Iterator[Batch]:
+        for micro_step in range(self.accumulation):
+            if self.dropout_seeds.num_layers:
+                self.dropout_seeds.values = self.draw_batch.row_seeds(self.state.step, micro_step)
+            yield self.draw_batch(self.state.step, micro_step)
+
+    def _step(self, batches: Iterable[Batch]) -> tuple[torch.Tensor, bool]:
+        """Take the optimiser's step; return loss and gradient norm, (2,), and whether it was not left out."""
+        parts = torch.stack([self._forward_backward(batch) for batch in batches])
+        loss, norm = parts[:, 0].mean(), self._gradient_norm()
         seen = torch.stack([loss, norm])
-        skip = config.max_skipped_steps > 0 and self._must_skip(seen)
+        skip = self.config.max_skipped_steps > 0 and self._must_skip(seen)
         # The scaler of fp16 leaves such a step out by itself, and wants to know of it.
         if not skip or self.accelerator.scaler is not None:
             self.optimizer.step()
         self.optimizer.zero_grad()
-        if skip:
-            return loss
-        self.watch.remember(state.step, seen)
-        for average in state.averages.values():
-            average.step(state.unet.parameters())
-        # Half precision may leave a step out, of which the norm is not finite.
-        has_norm = torch.isfinite(norm)
-        means = torch.stack([loss, torch.ones_like(loss), torch.where(has_norm, norm, 0.0), has_norm.double()])
-        state.sums += torch.cat([means, parts[:, 1:].sum(0)])
-        return loss
+        if not skip:
+            # Half precision may leave a step out, of which the norm is not finite.
+            has_norm = torch.isfinite(norm)
+            means = torch.stack([loss, torch.ones_like(loss), norm.masked_fill(~has_norm, 0.0), has_norm.double()])
+            self.state.sums += torch.cat([means, parts[:, 1:].sum(0)])
+        return seen, not skip
 
     def _gradient_norm(self) -> torch.Tensor:
         """Return the norm of the gradients, float64 on the device, and scale them down to `max_grad_norm`."""
@@ -109,12 +131,12 @@ class Trainer(Setup):
         bad = self.watch.is_bad(seen)
         if bad is None:
             return False
-        state, limit = self.state, self.config.max_skipped_steps
+        state, limit, step = self.state, self.config.max_skipped_steps, self.state.step + 1
         state.skipped_steps += 1
         what = "loss {:.4g}, gradient norm {:.4g}".format(*bad)
         if state.skipped_steps > limit:
-            raise self._diverged(what, state.step)
-        self.warn(f"step {state.step} is left out: {what} ({state.skipped_steps} of {limit})")
+            raise self._diverged(what, step)
+        self.warn(f"step {step} is left out: {what} ({state.skipped_steps} of {limit})")
         return True
 
     def check_finite(self) -> None:
@@ -164,7 +186,7 @@ class Trainer(Setup):
         record |= {f"loss_q{i + 1}": quarters[i] / quarters[4 + i] for i in range(4) if quarters[4 + i]}
         if num_norms:
             record["gradient_norm"] = norm / num_norms
-        record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        record["learning_rate"] = self.learning_rate
         if state.skipped_steps:
             record["skipped_steps"] = state.skipped_steps
         record["images_per_second"] = round(num_steps * self.global_batch_size / seconds, 2)
@@ -180,7 +202,8 @@ class Trainer(Setup):
         def measure() -> float:
             self._forget_gathered_weights()
             return self.held_out.eps_mse(  # type: ignore[union-attr]
-                self.model,
+                # Not the compiled one: another program for this alone would take longer than it saves.
+                self.state.unet,
                 self.device,
                 self.batch_size,
                 accelerator.process_index,
@@ -188,7 +211,7 @@ class Trainer(Setup):
                 lambda total: accelerator.reduce(total, "sum"),
             )
 
-        self.model.eval()
+        self.state.unet.eval()
         eps_mse = {RAW: measure()}
         for name, average in state.averages.items():
             average.store(parameters)
@@ -196,7 +219,7 @@ class Trainer(Setup):
             eps_mse[name] = measure()
             average.restore(parameters)
         self._forget_gathered_weights()
-        self.model.train()
+        self.state.unet.train()
         state.validation.append({"step": state.step, "eps_mse": eps_mse})
         accelerator.log({f"validation_eps_mse/{k}": v for k, v in eps_mse.items()}, step=state.step)
         chosen = self.chosen_average()

@@ -29,6 +29,7 @@ RANKS = {
     "memory": 1,
     "results": 1,
     "setup": 1,
+    "step_graph": 1,
     "guard": 1,
     "plan": 1,
     "data": 1,

@@ -325,7 +325,7 @@ def test_the_flops_of_the_train_suite_are_those_of_its_layers():
 
 
 def test_the_sample_suite(tmp_path: Path, make_unet: Callable[..., UNet2DModel]):
-    options = "--no-fast --preset tiny --resolution 8 --steps 3 --batch_sizes 1 2"
+    options = "--fast_dtypes --preset tiny --resolution 8 --steps 3 --batch_sizes 1 2"
     rows = run_benchmark("sample", tmp_path, options)["sampling"]
     assert [(row["batch"], row["pipeline"]) for row in rows] == [(b, p) for b in (1, 2) for p in ("stock", "ours")]
     difference = "largest difference to stock in grey levels"

@@ -1,0 +1,67 @@
+"""A whole training step in one captured graph: gradients, clipping, optimiser, averages and records."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from diffusers.training_utils import EMAModel
+
+from ddpm_cars.batches import Batch
+from ddpm_cars.pipeline_ddpm_cars import CapturedFunction
+
+
+class CapturedStep:
+    """Takes optimiser steps on one GPU that need no more of the host than batches, a learning rate and decays.
+
+    Args:
+        work: Adds the gradients of some batches, takes the optimiser's step and clears them; returns a tensor. It must
+            not wait for the device.
+        optimizer: Its learning rates are tensors on the device.
+        averages: Of the weights.
+        parameters: The weights, which stay where they are.
+        device: Where all of this is.
+        capture: Makes the function that replays another.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[list[Batch]], torch.Tensor],
+        optimizer: torch.optim.Optimizer,
+        averages: Sequence[EMAModel],
+        parameters: list[torch.nn.Parameter],
+        device: torch.device,
+        capture: Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]] = CapturedFunction,
+    ):
+        self.work = work
+        self.optimizer = optimizer
+        self.averages = averages
+        self.parameters = parameters
+        self._num_batches = 0
+        # 1 - decay of each, which changes from step to step.
+        self._weights = [torch.zeros((), device=device) for _ in averages]
+        self._captured = capture(self._run)
+
+    def __call__(self, batches: Sequence[Batch], learning_rate: float) -> torch.Tensor:
+        """Take a step and return what `work` returns, which nobody has waited for."""
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(learning_rate)
+        for average, weight in zip(self.averages, self._weights, strict=True):
+            average.optimization_step += 1
+            average.cur_decay_value = average.get_decay(average.optimization_step)
+            weight.fill_(1 - average.cur_decay_value)
+        self._num_batches = len(batches)
+        return self._captured(*(tensor for batch in batches for tensor in batch if tensor is not None))
+
+    def _run(self, *tensors: torch.Tensor) -> torch.Tensor:
+        n = len(tensors) // self._num_batches
+        parts = [tensors[i : i + n] for i in range(0, len(tensors), n)]
+        batches = [Batch(part[0], part[1], part[2], part[3] if n == 4 else None) for part in parts]
+        for group in self.optimizer.param_groups:
+            # The optimiser insists on knowing, and otherwise warns of it.
+            group["capturable"] = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        result = self.work(batches)
+        with torch.no_grad():
+            for average, weight in zip(self.averages, self._weights, strict=True):
+                difference = torch._foreach_sub(average.shadow_params, list[torch.Tensor](self.parameters))
+                torch._foreach_mul_(difference, weight)
+                torch._foreach_sub_(average.shadow_params, difference)
+        return result
