@@ -106,8 +106,14 @@ class CapturedFunction:
 
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
         """Return what the function returns, in memory of its own."""
+        with torch.cuda.device(arguments[0].device):
+            return self._call(*arguments)
+
+    def _call(self, *arguments: torch.Tensor) -> torch.Tensor:
         if not self._arguments:
             self._arguments = [argument.clone() for argument in arguments]
+            # One for all first calls: each stream keeps memory of its own.
+            self._stream = torch.cuda.Stream()
         for kept, given in zip(self._arguments, arguments, strict=True):
             kept.copy_(given)
         self._num_calls += 1
@@ -123,12 +129,12 @@ class CapturedFunction:
         return self._result.clone()
 
     def _run_plainly(self) -> torch.Tensor:
-        # On another stream, as graphs are captured on one.
-        ours, other = torch.cuda.current_stream(), torch.cuda.Stream()
-        other.wait_stream(ours)
-        with torch.cuda.stream(other):
+        # Beside the usual stream, as graphs are captured.
+        ours = torch.cuda.current_stream()
+        self._stream.wait_stream(ours)
+        with torch.cuda.stream(self._stream):
             result = self.function(*self._arguments)
-        ours.wait_stream(other)
+        ours.wait_stream(self._stream)
         return result.clone()
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from diffusers.training_utils import EMAModel
 
 from ddpm_cars.batches import Batch
 from ddpm_cars.pipeline_ddpm_cars import CapturedFunction
+from ddpm_cars.train_state import TrainState
 
 
 class CapturedStep:
@@ -15,9 +15,7 @@ class CapturedStep:
     Args:
         work: Adds the gradients of some batches, takes the optimiser's step and clears them; returns a tensor. It must
             not wait for the device.
-        optimizer: Its learning rates are tensors on the device.
-        averages: Of the weights.
-        parameters: The weights, which stay where they are.
+        state: Of the run. The learning rates of its optimiser are tensors on the device.
         device: Where all of this is.
         capture: Makes the function that replays another.
     """
@@ -25,19 +23,17 @@ class CapturedStep:
     def __init__(
         self,
         work: Callable[[list[Batch]], torch.Tensor],
-        optimizer: torch.optim.Optimizer,
-        averages: Sequence[EMAModel],
-        parameters: list[torch.nn.Parameter],
+        state: TrainState,
         device: torch.device,
         capture: Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]] = CapturedFunction,
     ):
         self.work = work
-        self.optimizer = optimizer
-        self.averages = averages
-        self.parameters = parameters
+        self.optimizer = state.optimizer
+        self.averages = list(state.averages.values())
+        self.parameters: list[torch.Tensor] = list(state.unet.parameters())
         self._num_batches = 0
         # 1 - decay of each, which changes from step to step.
-        self._weights = [torch.zeros((), device=device) for _ in averages]
+        self._weights = [torch.zeros((), device=device) for _ in self.averages]
         self._captured = capture(self._run)
 
     def __call__(self, batches: Sequence[Batch], learning_rate: float) -> torch.Tensor:
@@ -61,7 +57,7 @@ class CapturedStep:
         result = self.work(batches)
         with torch.no_grad():
             for average, weight in zip(self.averages, self._weights, strict=True):
-                difference = torch._foreach_sub(average.shadow_params, list[torch.Tensor](self.parameters))
+                difference = torch._foreach_sub(average.shadow_params, self.parameters)
                 torch._foreach_mul_(difference, weight)
                 torch._foreach_sub_(average.shadow_params, difference)
         return result

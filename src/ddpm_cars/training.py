@@ -56,10 +56,7 @@ class Trainer(Setup):
         self.learning_rate = config.learning_rate
         self.captured_step: CapturedStep | None = None
         if self.captured:
-            averages, parameters = list(self.state.averages.values()), list(self.state.unet.parameters())
-            self.captured_step = CapturedStep(
-                lambda batches: self._step(batches)[0], self.optimizer, averages, parameters, self.device
-            )
+            self.captured_step = CapturedStep(lambda batches: self._step(batches)[0], self.state, self.device)
 
     def _forward_backward(self, batch: Batch) -> torch.Tensor:
         """Add the gradient of one micro step; return its mean loss, then sum and count of each quarter of T."""
@@ -106,13 +103,12 @@ class Trainer(Setup):
         loss, norm = parts[:, 0].mean(), self._gradient_norm()
         seen = torch.stack([loss, norm])
         skip = self.config.max_skipped_steps > 0 and self._must_skip(seen)
-        # The scaler of fp16 leaves such a step out by itself, and wants to know of it.
+        # The scaler leaves such a step out by itself, and wants to know of it.
         if not skip or self.accelerator.scaler is not None:
             self.optimizer.step()
         self.optimizer.zero_grad()
         if not skip:
-            # Half precision may leave a step out, of which the norm is not finite.
-            has_norm = torch.isfinite(norm)
+            has_norm = torch.isfinite(norm)  # not where the scaler has left a step out
             means = torch.stack([loss, torch.ones_like(loss), norm.masked_fill(~has_norm, 0.0), has_norm.double()])
             self.state.sums += torch.cat([means, parts[:, 1:].sum(0)])
         return seen, not skip
@@ -131,12 +127,12 @@ class Trainer(Setup):
         bad = self.watch.is_bad(seen)
         if bad is None:
             return False
-        state, limit, step = self.state, self.config.max_skipped_steps, self.state.step + 1
-        state.skipped_steps += 1
+        limit, step = self.config.max_skipped_steps, self.state.step + 1
+        self.state.skipped_steps += 1
         what = "loss {:.4g}, gradient norm {:.4g}".format(*bad)
-        if state.skipped_steps > limit:
+        if self.state.skipped_steps > limit:
             raise self._diverged(what, step)
-        self.warn(f"step {step} is left out: {what} ({state.skipped_steps} of {limit})")
+        self.warn(f"step {step} is left out: {what} ({self.state.skipped_steps} of {limit})")
         return True
 
     def check_finite(self) -> None:

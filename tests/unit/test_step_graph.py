@@ -25,9 +25,7 @@ def make_capturable(trainer: Trainer) -> None:
         group["lr"] = torch.tensor(group["lr"], device=trainer.device)
     trainer.captured_step = CapturedStep(
         lambda batches: trainer._step(batches)[0],
-        trainer.optimizer,
-        list(trainer.state.averages.values()),
-        list(trainer.state.unet.parameters()),
+        trainer.state,
         trainer.device,
         capture=lambda function: function,
     )
