@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ddpm_cars.batches import Batch
+from ddpm_cars.guard import RunError
 from ddpm_cars.pipeline_ddpm_cars import CapturedFunction
 from ddpm_cars.train_state import TrainState
 
@@ -37,7 +38,11 @@ class CapturedStep:
         self._captured = capture(self._run)
 
     def __call__(self, batches: Sequence[Batch], learning_rate: float) -> torch.Tensor:
-        """Take a step and return what `work` returns, which nobody has waited for."""
+        """Take a step and return what `work` returns, which nobody has waited for.
+
+        Raises:
+            RunError: If the GPU cannot take it.
+        """
         for group in self.optimizer.param_groups:
             group["lr"].fill_(learning_rate)
         for average, weight in zip(self.averages, self._weights, strict=True):
@@ -45,7 +50,14 @@ class CapturedStep:
             average.cur_decay_value = average.get_decay(average.optimization_step)
             weight.fill_(1 - average.cur_decay_value)
         self._num_batches = len(batches)
-        return self._captured(*(tensor for batch in batches for tensor in batch if tensor is not None))
+        try:
+            return self._captured(*(tensor for batch in batches for tensor in batch if tensor is not None))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(
+                f"a compiled step cannot be taken here ({type(error).__name__}: {reason}); the same command without "
+                "--compile goes on from the last checkpoint"
+            ) from error
 
     def _run(self, *tensors: torch.Tensor) -> torch.Tensor:
         n = len(tensors) // self._num_batches

@@ -9,6 +9,7 @@ import torch
 from ddpm_cars.batches import MemorySource, has_room
 from ddpm_cars.config import TrainingConfig
 from ddpm_cars.data import BatchOrder, load_pictures
+from ddpm_cars.guard import RunError
 from ddpm_cars.pipeline_ddpm_cars import CapturedFunction
 from ddpm_cars.step_graph import CapturedStep
 from ddpm_cars.training import Trainer
@@ -75,6 +76,23 @@ def test_a_run_goes_on_captured_from_a_plain_checkpoint(make_config: MakeConfig)
         whole.train_step()
         other.train_step()
     torch.testing.assert_close(everything(other), everything(whole), rtol=1e-5, atol=1e-7)
+
+
+def test_what_a_gpu_cannot_do_ends_with_one_line_and_the_cure(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+):
+    trainer = by_hand(make_config())
+    make_capturable(trainer)
+
+    def backward(loss: torch.Tensor) -> None:
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    monkeypatch.setattr(trainer.accelerator, "backward", backward)
+    expected = (
+        r"compiled step .*RuntimeError: operation not permitted when stream is capturing\); .* without --compile"
+    )
+    with pytest.raises(RunError, match=expected):
+        trainer.train_step()
 
 
 def test_pictures_kept_on_a_device_are_those_of_the_memory_map(make_config: MakeConfig):
