@@ -253,8 +253,10 @@ class Setup:
         config = self.config
         if self.pictures is not None:
             order = BatchOrder(len(self.pictures.images), self.global_batch_size, config.seed)
-            device = self.device if has_room(self.device, self.pictures.images.nbytes) else None
-            return MemorySource(self.pictures, order, rows, device), {"pictures": self.pictures.sha256[:16]}
+            # Where a batch that just fits has been looked for, there is no memory left.
+            kept = not config.auto_find_batch_size and has_room(self.device, self.pictures.images.nbytes)
+            source = MemorySource(self.pictures, order, rows, self.device if kept else None)
+            return source, {"pictures": self.pictures.sha256[:16]}
         stream = ShardStream(config, self.num_channels, self.global_batch_size, rows)
         return stream, {"shards": stream.fingerprint[:16]}
 
