@@ -22,6 +22,7 @@ from benchmark_tools import SEED, Rows, alternate, default_device, ratio, second
 from diffusers import UNet2DModel
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -34,6 +35,7 @@ from ddpm_cars.training import Trainer
 NUM_REPEATS = 5
 # Far enough away that the learning rate, a cosine, is that of the middle of a run.
 _TOTAL_STEPS = 100_000
+_NUM_PROFILED = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +204,29 @@ def decode_rows(stock: StockTraining, trainer: Trainer, num_repeats: int) -> Row
     ]
 
 
+def profile_rows(trainer: Trainer, num_steps: int = 3) -> Rows:
+    """Return what the device does during a step of ours, longest first, and how long the step takes by the clock."""
+    on_gpu = trainer.device.type == "cuda"
+    activities = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
+    # Watching costs time as well, so the clock is read without.
+    seconds = seconds_of(lambda: [trainer.train_step() for _ in range(num_steps)], trainer.device)
+    with profile(activities=activities, acc_events=True) as watch:
+        seconds_of(lambda: [trainer.train_step() for _ in range(num_steps)], trainer.device)
+    spent = [
+        (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.count, event.key)
+        for event in watch.key_averages()
+    ]
+    spent.sort(reverse=True)
+    named, others = spent[:_NUM_PROFILED], spent[_NUM_PROFILED:]
+    named.append((sum(t for t, _, _ in others), sum(n for _, n, _ in others), "everything else"))
+    rows: Rows = [{"work": "the step, by the clock", "ms a step": round(1e3 * seconds / num_steps, 3)}]
+    rows += [
+        {"work": key[:80].replace("|", "/"), "times a step": n / num_steps, "ms a step": round(t / 1e3 / num_steps, 3)}
+        for t, n, key in named
+    ]
+    return rows
+
+
 def exact_float32() -> AbstractContextManager:
     """Keep convolutions from rounding their factors to TF32, which PyTorch allows on GPUs; products it does not."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
@@ -285,6 +310,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
             flops = forward_flops(unet)
             speeds, notes = loops(stock, trainer, arguments.repeats)
             decoding = decode_rows(stock, trainer, arguments.repeats)
+            profiled = profile_rows(trainer)
         numerics = numeric_rows(config, arguments.num_compared_steps)
     names = ("preset", "resolution", "train_batch_size", "mixed_precision", "use_ema", "compile")
     settings = {name: getattr(arguments, name) for name in names}
@@ -293,6 +319,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
         "settings of all loops": [{**settings, "pictures": stock.num_images}],
         "training": loop_rows(speeds, flops, arguments.peak_tflops),
         "pictures of one epoch": decoding,
+        "where the time of our step goes": profiled,
         "the same steps in two ways": numerics,
     }
     return results | ({"notes": [{"note": note} for note in notes]} if notes else {})
