@@ -98,8 +98,6 @@ def open_trainer(config: TrainingConfig) -> Iterator[Trainer]:
         yield trainer
     finally:
         trainer.close()
-        # A captured graph keeps the memory of its activations, which the next run needs.
-        trainer.captured_step = None
 
 
 def our_epoch(trainer: Trainer, num_steps: int) -> None:

@@ -138,6 +138,12 @@ class CapturedFunction:
         return result.clone()
 
 
+def compiler_options(device: torch.device) -> dict[str, Any] | None:
+    """Return what torch.compile has to be told of a UNet on a device, None where it is nothing."""
+    # By itself the compiler leaves channels-last where a convolution halves its channels, as half of a UNet does.
+    return {"force_layout_optimization": True} if device.type == "cuda" else None
+
+
 class _CompiledNetwork:
     """A network behind torch.compile, and behind a captured graph on CUDA, in batches of few shapes.
 
@@ -149,9 +155,7 @@ class _CompiledNetwork:
     def __init__(self, unet: UNet2DModel, max_batch_size: int | None):
         self.unet = unet
         self.max_batch_size = max_batch_size
-        # By itself the compiler leaves channels-last where a convolution halves its channels, as half of a UNet does.
-        options: Any = {"force_layout_optimization": True} if unet.device.type == "cuda" else None
-        self.compiled: Any = torch.compile(unet, dynamic=False, options=options)
+        self.compiled: Any = torch.compile(unet, dynamic=False, options=compiler_options(unet.device))
         self._programs: dict[tuple[Any, ...], Callable[..., torch.Tensor]] = {}
         self._places: list[int] = []
 
@@ -349,9 +353,9 @@ class DDPMCarsPipeline(DiffusionPipeline):
             num_inference_steps = self.scheduler.config.num_train_timesteps
         self._check_inputs(batch_size, generator, num_inference_steps, output_type, callback_on_step_end_tensor_inputs)
         device = self._execution_device
-        if self._fast is not None and self._fast.unet is not self.unet:
-            self.enable_fast_sampling(self._fast.max_batch_size)
         if self._fast is not None:
+            if self._fast.unet is not self.unet:
+                self.enable_fast_sampling(self._fast.max_batch_size)
             self._fast.begin()
         self._check_guidance(guidance_scale, class_labels)
         labels = self._prepare_class_labels(class_labels, batch_size, device)

@@ -24,7 +24,7 @@ from ddpm_cars.guard import FolderLock, RunError, prepare_folder
 from ddpm_cars.hardware import describe_hardware
 from ddpm_cars.memory import step_fits
 from ddpm_cars.model import create_unet
-from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, compiler_options
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.shards import open_shards
 from ddpm_cars.streaming import ShardStream, first_pictures
@@ -81,9 +81,8 @@ def _make_accelerator(config: TrainingConfig) -> Accelerator:
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision is {config.mixed_precision}: {error}") from error
-    if config.compile and accelerator.device.type == "cuda":
-        # By itself the compiler leaves channels-last where a convolution halves its channels, as half of a UNet does.
-        accelerator.state.dynamo_plugin.options = {"force_layout_optimization": True}
+    if config.compile:
+        accelerator.state.dynamo_plugin.options = compiler_options(accelerator.device)
     if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:
         raise ConfigError(
             f"mixed_precision is fp16, which {accelerator.device.type} computes without scaling small gradients up; "

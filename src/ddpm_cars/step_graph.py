@@ -17,7 +17,6 @@ class CapturedStep:
         work: Adds the gradients of some batches, takes the optimiser's step and clears them; returns a tensor. It must
             not wait for the device.
         state: Of the run. The learning rates of its optimiser are tensors on the device.
-        device: Where all of this is.
         capture: Makes the function that replays another.
     """
 
@@ -25,7 +24,6 @@ class CapturedStep:
         self,
         work: Callable[[list[Batch]], torch.Tensor],
         state: TrainState,
-        device: torch.device,
         capture: Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]] = CapturedFunction,
     ):
         self.work = work
@@ -34,7 +32,7 @@ class CapturedStep:
         self.parameters: list[torch.Tensor] = list(state.unet.parameters())
         self._num_batches = 0
         # 1 - decay of each, which changes from step to step.
-        self._weights = [torch.zeros((), device=device) for _ in self.averages]
+        self._weights = [torch.zeros((), device=state.sums.device) for _ in self.averages]
         self._captured = capture(self._run)
 
     def __call__(self, batches: Sequence[Batch], learning_rate: float) -> torch.Tensor:

@@ -54,9 +54,14 @@ class Trainer(Setup):
         # A function of the step; the object around it has a state to lose, and steps once per process.
         self.lr_factor = lr_scheduler.lr_lambdas[0]
         self.learning_rate = config.learning_rate
-        self.captured_step: CapturedStep | None = None
-        if self.captured:
-            self.captured_step = CapturedStep(lambda batches: self._step(batches)[0], self.state, self.device)
+        self.captured_step = (
+            CapturedStep(lambda batches: self._step(batches)[0], self.state) if self.captured else None
+        )
+
+    def close(self) -> None:
+        """Let go of everything that `Setup.close` does, and of the memory that a captured step holds."""
+        self.captured_step = None
+        super().close()
 
     def _forward_backward(self, batch: Batch) -> torch.Tensor:
         """Add the gradient of one micro step; return its mean loss, then sum and count of each quarter of T."""

@@ -1,6 +1,7 @@
 """Steps that can be captured in a graph, against steps as they are; with a GPU they are captured."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -27,7 +28,6 @@ def make_capturable(trainer: Trainer) -> None:
     trainer.captured_step = CapturedStep(
         lambda batches: trainer._step(batches)[0],
         trainer.state,
-        trainer.device,
         capture=lambda function: function,
     )
 
@@ -103,6 +103,42 @@ def test_pictures_kept_on_a_device_are_those_of_the_memory_map(make_config: Make
     for step, micro_step in ((0, 0), (0, 1), (1, 1), (7, 0)):
         assert torch.equal(kept.batch(step, micro_step)[0].cpu(), read.batch(step, micro_step)[0])
     assert not has_room(torch.device("cpu"), 1)
+
+
+class GraphOfNothing:
+    """Stands for a graph of CUDA where there is none: a replay runs the function again, into the same memory."""
+
+    captured: CapturedFunction
+
+    def replay(self) -> None:
+        self.captured._result.copy_(self.captured.function(*self.captured._arguments))
+
+
+def test_results_outlive_the_memory_that_a_graph_writes_them_to(monkeypatch: pytest.MonkeyPatch):
+    class Stream:
+        def wait_stream(self, other: object) -> None:
+            """Wait for nothing: there is one stream."""
+
+    replaced = {"device": nullcontext, "stream": nullcontext, "Stream": Stream, "current_stream": Stream}
+    replaced |= {"CUDAGraph": GraphOfNothing, "graph": lambda graph, capture_error_mode: nullcontext()}
+    for name, stand_in in replaced.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    calls: list[float] = []
+
+    def double(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        calls.append(float(x[0]))
+        return 2 * x + y
+
+    captured = CapturedFunction(double)
+    monkeypatch.setattr(GraphOfNothing, "captured", captured, raising=False)
+    given = [torch.full((3,), float(i)) for i in range(6)]
+    results = [captured(x, torch.ones(3)) for x in given]
+    assert torch.stack(results)[:, 0].tolist() == [2.0 * i + 1 for i in range(6)]
+    assert [float(x[0]) for x in given] == [0, 1, 2, 3, 4, 5]
+    # Three as they are, the fourth captured and replayed, then replays alone.
+    assert calls == [0, 1, 2, 3, 3, 4, 5]
+    with pytest.raises(ValueError, match="zip"):
+        captured(given[0])
 
 
 @needs_gpu
