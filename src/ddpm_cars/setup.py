@@ -20,6 +20,7 @@ from ddpm_cars.batches import BatchMaker, MemorySource, Source, has_room, rows_o
 from ddpm_cars.config import ConfigError, TrainingConfig
 from ddpm_cars.data import BatchOrder, Pictures, load_pictures
 from ddpm_cars.dropout import RowSeeds, seed_dropout
+from ddpm_cars.group_norm import replace_group_norms
 from ddpm_cars.guard import FolderLock, RunError, prepare_folder
 from ddpm_cars.hardware import describe_hardware
 from ddpm_cars.memory import step_fits
@@ -75,14 +76,10 @@ def _make_accelerator(config: TrainingConfig) -> Accelerator:
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             mixed_precision=config.mixed_precision,
             log_with=config.logger,
-            # Batches have one shape; without the option it is compiled where accelerate is configured to.
-            dynamo_plugin=TorchDynamoPlugin(backend="inductor", dynamic=False) if config.compile else None,
             project_config=ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")),
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision is {config.mixed_precision}: {error}") from error
-    if config.compile:
-        accelerator.state.dynamo_plugin.options = compiler_options(accelerator.device)
     if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:
         raise ConfigError(
             f"mixed_precision is fp16, which {accelerator.device.type} computes without scaling small gradients up; "
@@ -113,8 +110,10 @@ class Setup:
         self.output_dir = Path(config.output_dir)
         self.accelerator = _make_accelerator(config)
         self.device = self.accelerator.device
-        # Channels-last is what tensor cores read; CPU convolutions in bfloat16 are slower with it.
-        self.memory_format = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+        # Channels-last is what tensor cores read. Group normalisation that is not compiled goes back and forth, and a
+        # CPU's convolutions are slower with it.
+        channels_last = self.device.type == "cuda" and config.compile
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.hardware = describe_hardware(self.device, self.accelerator.num_processes)
         if emulates_bfloat16(self.accelerator):
             self.warn("this CPU has no arithmetic for bf16 and imitates it; mixed_precision no is many times faster")
@@ -147,6 +146,8 @@ class Setup:
         torch.manual_seed(config.seed)
         unet = self._create_unet(self._num_classes())
         self.dropout_seeds: RowSeeds = seed_dropout(unet)
+        if config.compile:
+            replace_group_norms(unet)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         unet.to(self.device, memory_format=self.memory_format)
@@ -160,7 +161,7 @@ class Setup:
         self.total_steps = num_steps(config, 0 if self.pictures is None else len(self.pictures.images), processes)
         self.captured = self._can_capture()
         optimizer = _make_optimizer(config, unet, self.device, self.captured)
-        self.model, self.optimizer = self.accelerator.prepare(unet, optimizer)
+        self.model, self.optimizer = self._prepare_for_accelerator(unet, optimizer)
         unet = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         network = {name: value for name, value in unet.config.items() if not name.startswith("_")}
         network_sha256 = hashlib.sha256(json.dumps(network, sort_keys=True).encode()).hexdigest()
@@ -173,6 +174,20 @@ class Setup:
             total_steps=self.total_steps,
             run_id=uuid.uuid4().hex[:8],
         )
+
+    def _prepare_for_accelerator(self, unet: UNet2DModel, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+        if not self.config.compile:
+            # It is compiled all the same where accelerate is configured to.
+            return self.accelerator.prepare(unet, optimizer)
+        # A process has one state for all its accelerators, and the first of them has set it.
+        state, options = self.accelerator.state, compiler_options(self.device)
+        before = state.dynamo_plugin
+        # Batches have one shape.
+        state.dynamo_plugin = TorchDynamoPlugin(backend="inductor", dynamic=False, options=options)
+        try:
+            return self.accelerator.prepare(unet, optimizer)
+        finally:
+            state.dynamo_plugin = before
 
     def _can_capture(self) -> bool:
         """Return whether a compiled step may be captured in a graph: nothing in it is decided on the host."""

@@ -65,10 +65,13 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
     return full_tensor(tensor).cpu() if isinstance(tensor, DTensor) else tensor
 
 
-def _spread_like(like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+def _placed_like(like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.shape != like.shape:
         return tensor
-    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+    if isinstance(like, DTensor):
+        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+    # A fused optimiser wants moments to lie in memory as weights do, and files know one order only.
+    return torch.empty_like(like, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 def make_averages(config: TrainingConfig, unet: UNet2DModel) -> dict[str, EMAModel]:
@@ -168,14 +171,14 @@ class TrainState:
         tensors, state = checkpoints.load_checkpoint(path)
         _check_same_run(path, state, config, self.facts)
         named = dict(self.unet.named_parameters())
-        spread = {k: _spread_like(named[k], v) if k in named else v for k, v in tensors["unet"].items()}
-        self.unet.load_state_dict(spread)
+        placed = {k: _placed_like(named[k], v) if k in named else v for k, v in tensors["unet"].items()}
+        self.unet.load_state_dict(placed)
         parameters = list(named.values())
-        moments = {k: _spread_like(parameters[int(k.split(".")[0])], v) for k, v in tensors["optimizer"].items()}
+        moments = {k: _placed_like(parameters[int(k.split(".")[0])], v) for k, v in tensors["optimizer"].items()}
         checkpoints.restore_optimizer(self.optimizer, moments)
         for half_life, average in self.averages.items():
             for shadow, name in zip(average.shadow_params, named, strict=True):
-                shadow.copy_(_spread_like(shadow, tensors[f"average-{half_life}"][name]))
+                shadow.copy_(_placed_like(shadow, tensors[f"average-{half_life}"][name]))
             # Steps that were left out are not averaged.
             average.optimization_step = state["step"] - state["skipped_steps"]
         self.step, self.skipped_steps, self.history = state["step"], state["skipped_steps"], state["history"]

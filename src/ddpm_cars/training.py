@@ -150,8 +150,8 @@ class Trainer(Setup):
         if bad is not None:
             raise self._diverged("loss {1:.4g}, gradient norm {2:.4g}".format(*bad), bad[0])
         # The loss of a step is that of the weights before it.
-        finite = [full_tensor(torch.isfinite(p.detach()).all()) for p in self.state.unet.parameters()]
-        if not bool(torch.stack(finite).all()):
+        norm = torch.nn.utils.get_total_norm([p.detach() for p in self.state.unet.parameters()])
+        if not math.isfinite(full_tensor(norm)):
             raise self._diverged("a weight is not finite", self.state.step)
 
     def _diverged(self, what: str, step: int) -> FloatingPointError:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate.utils import is_compiled_module
 
 from ddpm_cars.batches import MemorySource, has_room
 from ddpm_cars.config import TrainingConfig
@@ -15,7 +16,7 @@ from ddpm_cars.pipeline_ddpm_cars import CapturedFunction
 from ddpm_cars.step_graph import CapturedStep
 from ddpm_cars.training import Trainer
 
-from .trainer_helpers import by_hand
+from .trainer_helpers import by_hand, forget_accelerate
 
 MakeConfig = Callable[..., TrainingConfig]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are captured on NVIDIA GPUs only")
@@ -76,6 +77,35 @@ def test_a_run_goes_on_captured_from_a_plain_checkpoint(make_config: MakeConfig)
         whole.train_step()
         other.train_step()
     torch.testing.assert_close(everything(other), everything(whole), rtol=1e-5, atol=1e-7)
+
+
+def test_a_run_that_goes_on_lies_in_memory_as_before(make_config: MakeConfig):
+    config = make_config()
+
+    def channels_last() -> Trainer:
+        trainer = by_hand(config)
+        trainer.state.unet.to(memory_format=torch.channels_last)
+        for average in trainer.state.averages.values():
+            average.shadow_params = [p.detach().clone() for p in trainer.state.unet.parameters()]
+        return trainer
+
+    whole, other = channels_last(), channels_last()
+    whole.train_step()
+    assert whole.save_checkpoint()
+    other.keeper.resume()
+    for p in other.state.unet.parameters():
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert other.optimizer.optimizer.state[p][name].stride() == p.stride()
+    assert torch.equal(everything(other), everything(whole))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_every_run_decides_for_itself_whether_it_is_compiled(make_config: MakeConfig):
+    forget_accelerate()
+    for wanted in (False, True, False):
+        trainer = Trainer(make_config(compile=wanted))
+        assert is_compiled_module(trainer.model) == wanted
+        trainer.close()
 
 
 def test_what_a_gpu_cannot_do_ends_with_one_line_and_the_cure(
