@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from ddpm_cars import results
 from ddpm_cars.batches import BatchMaker, MemorySource, Source, has_room, rows_of_process
+from ddpm_cars.compiled_layers import replace_layers
 from ddpm_cars.config import ConfigError, TrainingConfig
 from ddpm_cars.data import BatchOrder, Pictures, load_pictures
 from ddpm_cars.dropout import RowSeeds, seed_dropout
-from ddpm_cars.group_norm import replace_group_norms
 from ddpm_cars.guard import FolderLock, RunError, prepare_folder
 from ddpm_cars.hardware import describe_hardware
 from ddpm_cars.memory import step_fits
@@ -147,7 +147,7 @@ class Setup:
         unet = self._create_unet(self._num_classes())
         self.dropout_seeds: RowSeeds = seed_dropout(unet)
         if config.compile:
-            replace_group_norms(unet)
+            replace_layers(unet)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         unet.to(self.device, memory_format=self.memory_format)

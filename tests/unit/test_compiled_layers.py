@@ -1,0 +1,141 @@
+"""Layers as a compiler sees them, against the operators of PyTorch and the layers of diffusers."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from diffusers.models.upsampling import Upsample2D
+from safetensors.torch import save_file
+
+from ddpm_cars.compiled_layers import CompiledGroupNorm, CompiledUpsample2D, replace_layers
+
+
+def traced(module: torch.nn.Module) -> Callable[..., torch.Tensor]:
+    """Return what a compiler would be given, run operator by operator."""
+    return torch.compile(module, backend="eager", fullgraph=True)
+
+
+def make_norm(num_channels: int = 8, num_groups: int = 4, **settings: float) -> CompiledGroupNorm:
+    torch.manual_seed(0)
+    norm = CompiledGroupNorm(num_groups, num_channels, **settings)
+    torch.nn.init.normal_(norm.weight, 1.0)
+    torch.nn.init.normal_(norm.bias)
+    return norm
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 5, 6), (2, 8, 7), (1, 8, 1, 1)], ids=str)
+@pytest.mark.parametrize("mean", [0.0, 300.0])
+def test_outputs_and_gradients_are_those_of_the_operator(shape: tuple[int, ...], mean: float):
+    norm, reference = make_norm(eps=1e-3), torch.nn.GroupNorm(4, 8, eps=1e-3).double()
+    reference.load_state_dict({name: value.double() for name, value in norm.state_dict().items()})
+    # Channels of a group that differ, and a mean which squares would drown the deviations in.
+    offsets = torch.arange(8.0).view(8, *[1] * (len(shape) - 2))
+    x = (torch.randn(shape) + offsets + mean).requires_grad_()
+    weights = torch.randn(shape)
+
+    def results(module: torch.nn.Module, x: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:
+        y = module(x)
+        gradients = torch.autograd.grad((y * weights).sum(), [x, *norm_parameters(module)])
+        return [tensor.detach().double() for tensor in (y, *gradients)]
+
+    def norm_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+        return [norm.weight, norm.bias] if module is not reference else [reference.weight, reference.bias]
+
+    expected = results(reference, x.detach().double().requires_grad_(), weights.double())
+    actual = results(traced(norm), x, weights)  # type: ignore[arg-type]
+    for got, wanted in zip(actual, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-3 if mean else 1e-5)
+
+
+def test_bfloat16_stays_bfloat16_with_float32_inside():
+    norm = make_norm().bfloat16()
+    x = 100 + torch.randn(4, 8, 16, 16)
+    expected = torch.nn.functional.group_norm(x.bfloat16().float(), 4, norm.weight.float(), norm.bias.float())
+    actual = traced(norm)(x.bfloat16())
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.float(), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_not_compiled_it_is_the_operator_itself():
+    norm, x = make_norm(), torch.randn(2, 8, 4, 4)
+    assert torch.equal(norm(x), torch.nn.functional.group_norm(x, 4, norm.weight, norm.bias, norm.eps))
+
+
+def test_a_network_with_it_is_the_network(make_unet: Callable[..., UNet2DModel]):
+    unet = make_unet().eval()
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([3, 7])
+    with torch.no_grad():
+        expected = unet(x, t).sample
+        replace_layers(unet)
+        kinds = {type(module) for module in unet.modules()}
+        torch.testing.assert_close(torch.compile(unet, backend="eager")(x, t).sample, expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(unet(x, t).sample, expected)
+    assert kinds >= {CompiledGroupNorm, CompiledUpsample2D}
+    assert not kinds & {torch.nn.GroupNorm, Upsample2D}
+
+
+@pytest.mark.parametrize("settings", [{"use_conv": True}, {"use_conv": True, "name": "Conv2d_0"}, {}], ids=str)
+def test_upsampling_and_its_gradients_are_those_of_diffusers(settings: dict):
+    torch.manual_seed(0)
+    layer = Upsample2D(3, **settings)
+    x, weights = torch.randn(2, 3, 4, 5, requires_grad=True), torch.randn(2, 3, 8, 10)
+
+    def results(layer: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+        y = layer(x)
+        return [y.detach(), torch.autograd.grad((y * weights).sum(), x)[0]]
+
+    expected = results(layer)
+    replace_layers(layer)
+    assert type(layer) is CompiledUpsample2D
+    assert torch.equal(results(layer)[0], expected[0])
+    for got, wanted in zip(results(traced(layer)), expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_upsampling_to_a_size_is_left_to_diffusers():
+    layer, x = Upsample2D(3, use_conv=True), torch.randn(1, 3, 4, 4)
+    expected = layer(x, output_size=(7, 9))
+    replace_layers(layer)
+    assert torch.equal(torch.compile(layer, backend="eager")(x, output_size=(7, 9)), expected)
+
+
+def test_only_layers_of_the_classes_themselves_are_replaced():
+    class Own(torch.nn.GroupNorm):
+        """Somebody else's."""
+
+    transposed, normalised = Upsample2D(4, use_conv_transpose=True), Upsample2D(4, norm_type="rms_norm", eps=1e-5)
+    layers = [torch.nn.GroupNorm(2, 4), Own(2, 4), torch.nn.Conv2d(4, 4, 1), transposed, normalised]
+    replace_layers(torch.nn.Sequential(*layers))
+    assert [type(layer) for layer in layers] == [CompiledGroupNorm, Own, torch.nn.Conv2d, Upsample2D, Upsample2D]
+
+
+def test_the_real_compiler_finds_the_same_gradients(make_unet: Callable[..., UNet2DModel], tmp_path: Path):
+    no_attention = {
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+        "add_attention": False,
+    }
+    unet = make_unet(seed=1, **no_attention)
+    unet.save_pretrained(tmp_path)
+    x, t = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8), torch.tensor([3, 7])
+    (unet(x, t).sample - x).square().mean().backward()
+    save_file({name: p.grad for name, p in unet.named_parameters()}, tmp_path / "gradients.safetensors")
+    # A compiler warns of its own parts.
+    script = (
+        "import sys, torch\n"
+        "from diffusers import UNet2DModel\n"
+        "from safetensors.torch import load_file\n"
+        "from ddpm_cars.compiled_layers import replace_layers\n"
+        "unet = UNet2DModel.from_pretrained(sys.argv[1])\n"
+        "replace_layers(unet.train())\n"
+        "x, t = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8), torch.tensor([3, 7])\n"
+        "(torch.compile(unet, dynamic=False)(x, t).sample - x).square().mean().backward()\n"
+        "for name, gradient in load_file(sys.argv[1] + '/gradients.safetensors').items():\n"
+        "    torch.testing.assert_close(unet.get_parameter(name).grad, gradient, rtol=1e-3, atol=1e-6)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
