@@ -146,8 +146,8 @@ class Setup:
         torch.manual_seed(config.seed)
         unet = self._create_unet(self._num_classes())
         self.dropout_seeds: RowSeeds = seed_dropout(unet)
-        if config.compile:
-            replace_layers(unet)
+        # Also where accelerate compiles what is prepared; not compiled, they are what they replace.
+        replace_layers(unet)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         unet.to(self.device, memory_format=self.memory_format)

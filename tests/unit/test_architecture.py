@@ -36,6 +36,7 @@ RANKS = {
     "toy_cars": 1,
     "toy_car_shapes": 1,
     "model": 1,
+    "compiled_layers": 1,
     "plots": 1,
     "checkpoints": 1,
     "sampling": 1,
