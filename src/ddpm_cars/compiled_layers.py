@@ -71,7 +71,7 @@ class CompiledUpsample2D(Upsample2D):
 def replace_layers(network: torch.nn.Module) -> None:
     """Make the layers of a network those of this module, where they are of the classes that these replace."""
     for module in network.modules():
-        if type(module) is torch.nn.GroupNorm:
+        if type(module) is torch.nn.GroupNorm and module.affine:
             module.__class__ = CompiledGroupNorm
         elif type(module) is Upsample2D and _only_doubles(module):
             module.__class__ = CompiledUpsample2D

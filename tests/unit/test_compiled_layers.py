@@ -108,9 +108,11 @@ def test_only_layers_of_the_classes_themselves_are_replaced():
         """Somebody else's."""
 
     transposed, normalised = Upsample2D(4, use_conv_transpose=True), Upsample2D(4, norm_type="rms_norm", eps=1e-5)
-    layers = [torch.nn.GroupNorm(2, 4), Own(2, 4), torch.nn.Conv2d(4, 4, 1), transposed, normalised]
-    replace_layers(torch.nn.Sequential(*layers))
-    assert [type(layer) for layer in layers] == [CompiledGroupNorm, Own, torch.nn.Conv2d, Upsample2D, Upsample2D]
+    others = [Own(2, 4), torch.nn.GroupNorm(2, 4, affine=False), torch.nn.Conv2d(4, 4, 1), transposed, normalised]
+    before, norm, upsampling = [type(layer) for layer in others], torch.nn.GroupNorm(2, 4), Upsample2D(4)
+    replace_layers(torch.nn.Sequential(norm, upsampling, *others))
+    assert (type(norm), type(upsampling)) == (CompiledGroupNorm, CompiledUpsample2D)
+    assert [type(layer) for layer in others] == before
 
 
 def test_the_real_compiler_finds_the_same_gradients(make_unet: Callable[..., UNet2DModel], tmp_path: Path):
