@@ -1,8 +1,6 @@
 """Sampling with a compiled network: the same pictures, batches of one shape, and undone by one call."""
 
 import copy
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +11,8 @@ from diffusers import DPMSolverMultistepScheduler, UNet2DModel
 from diffusers.utils import logging as of_diffusers
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
+
+from .fresh_process import run_alone
 
 SETTINGS = {"num_train_timesteps": 20, "beta_start": 0.01, "beta_end": 0.5}
 compile_for_real = torch.compile
@@ -171,8 +171,7 @@ def test_the_real_compiler_where_there_is_one(make_unet: Callable[..., UNet2DMod
         "images = pipe(2, torch.Generator().manual_seed(0), num_inference_steps=4, output_type='np').images\n"
         "np.testing.assert_allclose(images, np.load(sys.argv[1] + '/images.npy'), rtol=0, atol=1e-5)\n"
     )
-    run = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    run_alone(script, tmp_path)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are captured on NVIDIA GPUs only")
