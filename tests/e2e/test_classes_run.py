@@ -72,19 +72,11 @@ def test_a_model_with_classes_is_evaluated_with_them(runs: Runs):
     shutil.copytree(runs.folder / "folders" / "test", runs.folder / "many" / "test")
     runs.train("measured", **{**FOLDERS, "train_data_dir": "many"}, max_train_steps=2)
     settings = "--extractor torch.nn:Flatten --num_images 40 --num_inference_steps 2 --num_likelihood_images 4"
-    run = python(runs, SCRIPTS / "evaluate.py", "--pretrained_model_name_or_path", "measured", *settings.split())
-    assert run.returncode == 0, run.stderr
+    runs.run(SCRIPTS / "evaluate.py", "--pretrained_model_name_or_path", "measured", *settings.split())
     metrics = json.loads((runs.folder / "measured" / "evaluation" / "metrics.json").read_text())
     assert [bound["variance_type"] for bound in metrics["likelihood"]] == ["fixed_small", "fixed_large", "analytic"]
     assert [len(bound["image_bpd"]) for bound in metrics["likelihood"]] == [4] * 3
     assert [sample["num_images"] for sample in metrics["samples"]] == [40]
-
-
-def python(runs: Runs, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=runs.folder, env=runs.environment, capture_output=True, text=True, timeout=240, check=False
-    )
 
 
 def assert_knows_classes(folder: Path) -> None:
@@ -104,7 +96,8 @@ def assert_measured_with_classes(folder: Path) -> None:
 def test_the_names_of_folders_become_classes_and_are_drawn_in_a_fresh_process(runs: Runs, model: Path):
     assert_knows_classes(model)
     assert_measured_with_classes(model)
-    run = python(runs, "-c", FRESH_PROCESS, "model", "fresh.npy", *CLASSES)
+    command = [sys.executable, "-c", FRESH_PROCESS, "model", "fresh.npy", *CLASSES]
+    run = subprocess.run(command, cwd=runs.folder, env=runs.environment, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr
     pipe = DDPMCarsPipeline.from_pretrained(model)
 
@@ -127,8 +120,7 @@ def test_all_that_belongs_to_a_class_is_trained(model: Path):
 def test_sampling_from_the_command_line_takes_names_and_numbers(runs: Runs, model: Path):
     options = ["--pretrained_model_name_or_path", "model", *"--num_inference_steps 4 --guidance_scale 2".split()]
     drawing = [*options, *"--num_images 3 --seed 5 --output_dir drawn --class_labels".split()]
-    run = python(runs, SCRIPTS / "sample.py", *drawing, CLASSES[0], 1)
-    assert run.returncode == 0, run.stderr
+    run = runs.run(SCRIPTS / "sample.py", *drawing, CLASSES[0], 1)
     assert run.stdout.splitlines() == ["pictures: 3 in drawn", "grid: drawn/grid.png"]
     pictures = {path.name for path in (runs.folder / "drawn").glob("*.png")}
     assert pictures == {"00000.png", "00001.png", "00002.png", "grid.png"}
@@ -138,8 +130,7 @@ def test_sampling_from_the_command_line_takes_names_and_numbers(runs: Runs, mode
         with Image.open(runs.folder / "drawn" / f"{i:05d}.png") as image:
             # The size of the batch may change how a sum is rounded.
             assert np.abs(np.asarray(image, dtype=int) - np.asarray(alone, dtype=int)).max() <= 1
-    refused = python(runs, SCRIPTS / "sample.py", *options, "--class_labels", "hearse")
-    assert refused.returncode == 2
+    refused = runs.run(SCRIPTS / "sample.py", *options, "--class_labels", "hearse", code=2)
     line = runs.last_line(refused)
     assert line.startswith("sample.py: error: ['hearse'] is not among the names of classes; choose from")
     assert all(name in line for name in CLASSES)

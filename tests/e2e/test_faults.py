@@ -23,7 +23,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict) -> Ru
 
 
 def test_killed_again_and_again_the_run_ends_as_if_left_alone():
-    script = [sys.executable, str(SCRIPTS / "fault_injection.py"), "--kills", "3", "--steps", "400"]
+    script = [sys.executable, str(SCRIPTS / "fault_injection.py"), "--kills", "3", "--steps", "200"]
     run = subprocess.run(script, capture_output=True, text=True, timeout=400)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.splitlines()[-1] == "3 kills, 0 damaged checkpoints met"
@@ -54,7 +54,7 @@ def test_a_second_run_on_the_same_folder_is_refused_and_harms_nothing(runs: Runs
     first = runs.start("locked", **LONG)
     try:
         runs.wait_for_checkpoint("locked", first)
-        second = runs.train("locked", code=2, overwrite_output_dir="true", **LONG)
+        second = runs.train_apart("locked", code=2, overwrite_output_dir="true", **LONG)
         assert f"output_dir locked is in use by another run (process {first.pid} on" in runs.last_line(second)
         assert first.poll() is None
         assert list((runs.folder / "locked" / "checkpoints").glob("step-*"))
@@ -179,7 +179,7 @@ def test_a_batch_that_does_not_fit_is_split_and_the_run_stays_the_same(runs: Run
     script = tmp_path / "train.py"
     script.write_text(OUT_OF_MEMORY)
     settings = {"train_batch_size": 8192, "max_train_steps": 1, "checkpointing_steps": 1}
-    tight = runs.train("tight", script=script, auto_find_batch_size="true", **settings)
+    tight = runs.train_apart("tight", script=script, auto_find_batch_size="true", **settings)
     assert "memory is short: 4096 pictures at a time, 2 times per step; the run stays the same" in tight.stdout
     runs.train("wide", **settings)
     expected, actual = runs.records("wide")[0], runs.records("tight")[0]

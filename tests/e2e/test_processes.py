@@ -47,7 +47,7 @@ def assert_close_to_one_process(runs: Runs, output_dir: str) -> None:
 
 
 def test_two_processes_under_accelerate_train_like_one_and_each_file_is_written_once(runs: Runs):
-    run = runs.train("two", *ACCELERATE, **{**RICH, "train_batch_size": 4})
+    run = runs.train_apart("two", *ACCELERATE, **{**RICH, "train_batch_size": 4})
     assert_close_to_one_process(runs, "two")
     assert run.stdout.count("model: two") == 1
     assert not [path for path in (runs.folder / "two").rglob("*") if path.name.endswith((".tmp", ".old"))]
@@ -58,16 +58,16 @@ def test_two_processes_under_accelerate_train_like_one_and_each_file_is_written_
 
 def test_two_processes_resume_to_the_same_bits(runs: Runs):
     settings = {**RICH, "train_batch_size": 4}
-    runs.train("whole", *LAUNCHER, **settings)
+    runs.train_apart("whole", *LAUNCHER, **settings)
     # The end of a run is the end of a record as well.
-    runs.train("parts", *LAUNCHER, **{**settings, "max_train_steps": 5})
-    runs.train("parts", *LAUNCHER, **settings)
+    runs.train_apart("parts", *LAUNCHER, **{**settings, "max_train_steps": 5})
+    runs.train_apart("parts", *LAUNCHER, **settings)
     assert_same_bits(runs, "whole", "parts")
     assert held_out(runs, "whole") == held_out(runs, "parts")
 
 
 def test_the_number_of_processes_may_change_in_the_middle(runs: Runs):
-    runs.train("changed", *LAUNCHER, **{**RICH, "train_batch_size": 4, "max_train_steps": 5})
+    runs.train_apart("changed", *LAUNCHER, **{**RICH, "train_batch_size": 4, "max_train_steps": 5})
     refused = runs.train("changed", code=2, **{**RICH, "train_batch_size": 4})
     assert "global batch size 8 (now 4)" in runs.last_line(refused)
     runs.train("changed", **RICH)
@@ -80,7 +80,7 @@ def test_accumulated_gradients_train_like_the_large_batch(runs: Runs):
 
 
 def test_accumulated_gradients_on_two_processes_too(runs: Runs):
-    runs.train("both", *LAUNCHER, **{**RICH, "train_batch_size": 2, "gradient_accumulation_steps": 2})
+    runs.train_apart("both", *LAUNCHER, **{**RICH, "train_batch_size": 2, "gradient_accumulation_steps": 2})
     assert_close_to_one_process(runs, "both")
 
 
@@ -98,7 +98,7 @@ def test_a_notice_to_stop_to_one_of_two_processes_stops_both_at_one_step(runs: R
     step = int(re.search(r"at step (\d+) of 4000", line)[1])
     assert step % 10 == 0
     assert (runs.folder / "noticed" / "checkpoints" / f"step-{step:08d}" / "manifest.json").exists()
-    runs.train("noticed", *LAUNCHER, **{**settings, "max_train_steps": step + 2})
+    runs.train("noticed", **{**settings, "train_batch_size": 8, "max_train_steps": step + 2})
 
 
 def test_a_mistake_is_one_line_on_two_processes_too(runs: Runs):
@@ -130,9 +130,8 @@ def test_a_network_spread_over_two_processes_trains_resumes_and_publishes_like_o
     shares = re.findall(r"holds (\d+) of (\d+) weights", part.stdout)
     assert len(shares) == 2
     assert all(int(here) < 0.7 * int(everywhere) for here, everywhere in shares)
-    dry = train_spread(runs, **settings, dry_run="true")
-    assert "begins       from spread/checkpoints/step-00000005" in dry.stdout
-    train_spread(runs, **settings)
+    whole = train_spread(runs, **settings)
+    assert "continuing from spread/checkpoints/step-00000005" in whole.stdout
     assert_close_to_one_process(runs, "spread")
     # What it wrote is whole: one process goes on from it.
     runs.train("spread", **{**RICH, "max_train_steps": 14})

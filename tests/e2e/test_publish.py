@@ -278,11 +278,11 @@ def test_training_publishes_what_it_has_trained(hub: LocalHub, tiny_unet_config:
     }
     options = {"push_to_hub": "true", "hub_private_repo": "true", "model_license": "mit"}
     hub.fail(status=403, on=("POST", "/commit/"))
-    failed = runs.train("trained", code=1, **options)
+    failed = runs.train_apart("trained", code=1, **options)
     assert "may not write" in runs.last_line(failed)
     # Nothing is lost: the model is there, and the same command publishes it.
     assert (tmp_path / "trained" / "model_index.json").exists()
-    done = runs.train("trained", **options)
+    done = runs.train_apart("trained", **options)
     assert "published: " in done.stdout
     repo = hub.state.repo(f"{hub.user}/trained")
     assert repo.private

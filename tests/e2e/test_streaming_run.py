@@ -46,7 +46,7 @@ def one(runs: Runs) -> str:
 @pytest.fixture(scope="module")
 def halfway(runs: Runs) -> str:
     """Two processes, in the middle of windows of the second epoch, where a record of the log ends as well."""
-    runs.train("halfway", *LAUNCHER, **{**MEASURED, **HALF, "max_train_steps": 5})
+    runs.train_apart("halfway", *LAUNCHER, **{**MEASURED, **HALF, "max_train_steps": 5})
     places = lanes(runs, "halfway")
     assert len(places) == len(SHARDS)
     assert {place["step"] for place in places} == {5}
@@ -70,11 +70,11 @@ def copy_run(runs: Runs, output_dir: str, copy: str) -> str:
 
 
 def test_two_processes_train_like_one_and_resume_to_the_same_bits(runs: Runs, one: str, halfway: str):
-    runs.train("two", *LAUNCHER, **MEASURED, **HALF)
+    runs.train_apart("two", *LAUNCHER, **MEASURED, **HALF)
     assert_close(runs, one, "two")
     for a, b in zip(held_out(runs, one), held_out(runs, "two"), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-    runs.train(copy_run(runs, halfway, "resumed"), *LAUNCHER, **MEASURED, **HALF)
+    runs.train_apart(copy_run(runs, halfway, "resumed"), *LAUNCHER, **MEASURED, **HALF)
     assert_same_bits(runs, "two", "resumed")
     assert lanes(runs, "two") == lanes(runs, "resumed") == lanes(runs, one)
     assert held_out(runs, "two") == held_out(runs, "resumed")

@@ -1,18 +1,24 @@
-"""Real training runs in processes of their own, small enough to be many."""
+"""Real training runs, small enough to be many, in this process or in processes of their own."""
 
+import io
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from ddpm_cars.toy_cars import write_toy_cars
+
+from ..unit.trainer_helpers import forget_accelerate
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -82,8 +88,29 @@ class Runs:
             raise
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def train(self, *arguments: Any, code: int = 0, **changes: object) -> subprocess.CompletedProcess:
-        """Run to the end, which has to be of this exit code."""
+    def run(self, script: Path, *arguments: object, code: int = 0) -> subprocess.CompletedProcess:
+        """Run a script in this process, which spares it the imports, to an end that has to be of this exit code."""
+        forget_accelerate()
+        argv, out, err = [str(script), *map(str, arguments)], io.StringIO(), io.StringIO()
+        returncode: Any = 0
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.chdir(self.folder)
+            patch.setattr("sys.argv", argv)
+            patch.setattr("datasets.config.HF_DATASETS_CACHE", self.folder / "cache")
+            try:
+                runpy.run_path(argv[0], run_name="__main__")
+            except SystemExit as stop:
+                returncode = stop.code or 0
+        assert returncode == code, err.getvalue()[-3000:]
+        return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+
+    def train(self, output_dir: str, code: int = 0, **changes: object) -> subprocess.CompletedProcess:
+        """Train in this process, to an end that has to be of this exit code."""
+        _, script, *arguments = self.command(output_dir, **changes)
+        return self.run(Path(script), *arguments, code=code)
+
+    def train_apart(self, *arguments: Any, code: int = 0, **changes: object) -> subprocess.CompletedProcess:
+        """Train in one or more processes, to an end that has to be of this exit code."""
         run = self.finish(self.start(*arguments, **changes))
         assert run.returncode == code, run.stderr[-3000:]
         return run
