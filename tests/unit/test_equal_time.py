@@ -141,7 +141,7 @@ def test_runs_of_equal_time_and_no_work_twice(
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert run() == out
     assert written == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    measure = "--num_images 40 --num_inference_steps 2 --num_likelihood_images 2"
+    measure = "--extractor torch.nn:Flatten --num_images 40 --num_inference_steps 2 --num_likelihood_images 2"
     out = run("--names", "stock", evaluate=measure)
     metrics = json.loads((folder / "stock" / "evaluation" / "metrics.json").read_text())
     assert f"Fréchet distance of real pictures: {metrics['floor']['metrics']['frechet_distance']:.1f}" in out
