@@ -1,5 +1,6 @@
 """What a run computes on, and the most that it can draw."""
 
+import os
 import platform
 import re
 import subprocess
@@ -20,6 +21,29 @@ def device_name(device: torch.device) -> str:
     text = _CPUINFO.read_text(encoding="utf-8", errors="replace") if _CPUINFO.exists() else ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def cpu_warnings(device: torch.device, num_processes: int, mixed_precision: str) -> list[str]:
+    """Return what makes training on a CPU many times slower than it could be, and the cure; nothing on a GPU."""
+    warnings, n = [], num_cores()
+    if device.type != "cpu":
+        return []
+    if mixed_precision == "bf16" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        # An x86 CPU older than AVX-512.
+        warnings.append("this CPU has no arithmetic for bf16 and imitates it; mixed_precision no is many times faster")
+    # One thread is the launcher's default; who sets OMP_NUM_THREADS and starts without it means it.
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if launched and num_processes == 1 and torch.get_num_threads() == 1 < n:
+        warnings.append(
+            f"accelerate launch uses one of {n} cores; launch with --num_cpu_threads_per_process {n}, or start with "
+            "python scripts/train.py"
+        )
+    return warnings
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def power_limit_watts(device: torch.device) -> float | None:

@@ -22,7 +22,7 @@ from ddpm_cars.config import ConfigError, TrainingConfig
 from ddpm_cars.data import BatchOrder, Pictures, load_pictures
 from ddpm_cars.dropout import RowSeeds, seed_dropout
 from ddpm_cars.guard import FolderLock, RunError, prepare_folder
-from ddpm_cars.hardware import describe_hardware
+from ddpm_cars.hardware import cpu_warnings, describe_hardware
 from ddpm_cars.memory import step_fits
 from ddpm_cars.model import create_unet
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, compiler_options
@@ -88,12 +88,6 @@ def _make_accelerator(config: TrainingConfig) -> Accelerator:
     return accelerator
 
 
-def emulates_bfloat16(accelerator: Accelerator) -> bool:
-    """Return whether mixed precision would be many times slower than float32, on an x86 CPU older than AVX-512."""
-    on_cpu = accelerator.device.type == "cpu"
-    return accelerator.mixed_precision == "bf16" and on_cpu and torch.backends.cpu.get_cpu_capability() == "AVX2"
-
-
 class Setup:
     """What does not change while a run trains, and where its state begins.
 
@@ -115,8 +109,8 @@ class Setup:
         channels_last = self.device.type == "cuda" and config.compile
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.hardware = describe_hardware(self.device, self.accelerator.num_processes)
-        if emulates_bfloat16(self.accelerator):
-            self.warn("this CPU has no arithmetic for bf16 and imitates it; mixed_precision no is many times faster")
+        for warning in cpu_warnings(self.device, self.accelerator.num_processes, self.accelerator.mixed_precision):
+            self.warn(warning)
         self.lock = FolderLock(self.output_dir)
         self.on_main(self._take_folder)
         try:

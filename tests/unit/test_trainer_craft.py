@@ -1,6 +1,7 @@
 """What a run does besides plain steps: logs, held-out loss, several averages, skipped steps, less memory."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -452,6 +453,28 @@ def test_bfloat16_trains_in_float32_weights(make_config: MakeConfig):
     assert weights.dtype == torch.float32
     assert losses != plain
     np.testing.assert_allclose(losses, plain, rtol=0.02)
+
+
+@pytest.mark.parametrize(("launched", "threads", "warned"), [(True, 1, True), (True, 2, False), (False, 1, False)])
+def test_cores_that_the_launcher_leaves_idle_are_warned_of(
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    launched: bool,
+    threads: int,
+    warned: bool,
+):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if launched:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    torch.set_num_threads(threads)
+    try:
+        by_hand(make_config())
+    finally:
+        torch.set_num_threads(1)
+    line = "warning: accelerate launch uses one of 6 cores; launch with --num_cpu_threads_per_process 6, or start with"
+    assert (line in capsys.readouterr().err) == warned
 
 
 @pytest.mark.parametrize(
