@@ -25,9 +25,9 @@ def device_name(device: torch.device) -> str:
 
 def cpu_warnings(device: torch.device, num_processes: int, mixed_precision: str) -> list[str]:
     """Return what makes training on a CPU many times slower than it could be, and the cure; nothing on a GPU."""
-    warnings, n = [], num_cores()
     if device.type != "cpu":
         return []
+    warnings, n = [], num_cores()
     if mixed_precision == "bf16" and torch.backends.cpu.get_cpu_capability() == "AVX2":
         # An x86 CPU older than AVX-512.
         warnings.append("this CPU has no arithmetic for bf16 and imitates it; mixed_precision no is many times faster")

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -96,9 +94,7 @@ def assert_measured_with_classes(folder: Path) -> None:
 def test_the_names_of_folders_become_classes_and_are_drawn_in_a_fresh_process(runs: Runs, model: Path):
     assert_knows_classes(model)
     assert_measured_with_classes(model)
-    command = [sys.executable, "-c", FRESH_PROCESS, "model", "fresh.npy", *CLASSES]
-    run = subprocess.run(command, cwd=runs.folder, env=runs.environment, capture_output=True, text=True, timeout=240)
-    assert run.returncode == 0, run.stderr
+    runs.run_code(FRESH_PROCESS, "model", "fresh.npy", *CLASSES)
     pipe = DDPMCarsPipeline.from_pretrained(model)
 
     def draw(**options: object) -> np.ndarray:

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ddpm_cars import cli
-
 from .training_helpers import LAUNCHER, SCRIPTS, Runs
 
 # Its features are the pixels themselves, which take no time.
@@ -204,30 +202,25 @@ MISTAKES = {
 }
 
 
-def refused(runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, **changes: object) -> str:
-    """Run a command line that must fail with exit code 2, in this process, and return its last line."""
-    monkeypatch.chdir(runs.folder)
-    with pytest.raises(SystemExit) as stop:
-        cli.evaluate(arguments(cache_dir="cache", output_dir="mistaken", **changes))
-    assert stop.value.code == 2
+def refused(runs: Runs, **changes: object) -> str:
+    """Run a command line that must fail with exit code 2, and return its last line."""
+    run = evaluate(runs, code=2, output_dir="mistaken", **changes)
     assert not (runs.folder / "mistaken").exists()
-    return capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+    return runs.last_line(run)
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line(runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str):
+def test_a_mistake_is_one_line(runs: Runs, name: str):
     (runs.folder / "empty").mkdir(exist_ok=True)
     changes, words = MISTAKES[name]
-    last = refused(runs, monkeypatch, capsys, **{"pretrained_model_name_or_path": "good", **changes})
+    last = refused(runs, **{"pretrained_model_name_or_path": "good", **changes})
     assert ": error: " in last
     assert words in last
 
 
-def test_models_of_other_sizes_are_not_compared(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-):
+def test_models_of_other_sizes_are_not_compared(runs: Runs):
     runs.train("large", validation_split="test", max_train_steps=1, resolution=16)
-    last = refused(runs, monkeypatch, capsys, compare="good large")
+    last = refused(runs, compare="good large")
     assert "good draws 8 pixels with 3 channels and large 16 pixels" in last
 
 

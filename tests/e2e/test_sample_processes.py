@@ -11,7 +11,7 @@ import pytest
 from diffusers import UNet2DModel
 from PIL import Image
 
-from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, cli
+from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 
 from .training_helpers import LAUNCHER, SCRIPTS, Runs
 
@@ -50,10 +50,9 @@ def start(runs: Runs, output_dir: str, *launcher: str, script: Path = SCRIPTS / 
     )
 
 
-def sample_here(runs: Runs, output_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def sample_here(runs: Runs, output_dir: str) -> None:
     """Sample in this process, which has one thread like the others."""
-    monkeypatch.chdir(runs.folder)
-    cli.sample([*ARGUMENTS, "--output_dir", output_dir])
+    runs.run(SCRIPTS / "sample.py", *ARGUMENTS, "--output_dir", output_dir)
 
 
 def pixels(runs: Runs, output_dir: str) -> np.ndarray:
@@ -79,8 +78,7 @@ def wait_for_pictures(runs: Runs, output_dir: str, process: subprocess.Popen) ->
 @pytest.fixture(scope="module")
 def whole(runs: Runs) -> np.ndarray:
     """The pictures of one process without a break."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        sample_here(runs, "whole", monkeypatch)
+    sample_here(runs, "whole")
     return pixels(runs, "whole")
 
 
@@ -103,9 +101,7 @@ def test_two_processes_go_on_where_one_was_killed_and_draw_what_one_does(runs: R
         assert words not in run.stderr
 
 
-def test_what_one_of_two_processes_cannot_do_ends_both_with_one_line(
-    runs: Runs, whole: np.ndarray, monkeypatch: pytest.MonkeyPatch
-):
+def test_what_one_of_two_processes_cannot_do_ends_both_with_one_line(runs: Runs, whole: np.ndarray):
     script = runs.folder / "failing.py"
     script.write_text(FAILING)
     run = runs.finish(start(runs, "failed", *LAUNCHER, script=script))
@@ -115,6 +111,6 @@ def test_what_one_of_two_processes_cannot_do_ends_both_with_one_line(
     # The first batch of the process that can write, and nothing of the other.
     before = written(runs, "failed")
     assert sorted(before) == [f"{i:05d}.png" for i in range(4)]
-    sample_here(runs, "failed", monkeypatch)
+    sample_here(runs, "failed")
     np.testing.assert_array_equal(pixels(runs, "failed"), whole)
     assert before.items() <= written(runs, "failed").items()

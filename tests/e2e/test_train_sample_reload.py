@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -165,9 +163,7 @@ def test_show_writes_the_pictures_and_their_noising(runs: Runs):
 
 
 def test_a_fresh_process_draws_the_same_pictures(runs: Runs, trained: Path):
-    command = [sys.executable, "-W", "error", "-c", FRESH_PROCESS, "trained", "fresh.npy"]
-    run = subprocess.run(command, cwd=runs.folder, env=runs.environment, capture_output=True, text=True, timeout=240)
-    assert run.returncode == 0, run.stderr
+    runs.run_code(FRESH_PROCESS, "trained", "fresh.npy")
     pipe = DDPMCarsPipeline.from_pretrained(trained)
     here = pipe(4, torch.Generator().manual_seed(3), output_type="np").images
     fresh = np.load(runs.folder / "fresh.npy")

@@ -104,6 +104,14 @@ class Runs:
         assert returncode == code, err.getvalue()[-3000:]
         return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
+    def run_code(self, code: str, *arguments: object) -> None:
+        """Run Python code in a fresh process, and fail with what it prints if it fails."""
+        command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+        run = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=240
+        )
+        assert run.returncode == 0, run.stderr
+
     def train(self, output_dir: str, code: int = 0, **changes: object) -> subprocess.CompletedProcess:
         """Train in this process, to an end that has to be of this exit code."""
         _, script, *arguments = self.command(output_dir, **changes)
