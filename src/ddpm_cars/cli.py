@@ -99,7 +99,7 @@ def _gather_lists(argv: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
 
 
 class _Once(logging.Filter):
-    """Lets a message through once: commands build many schedulers of one kind, and each would warn of it."""
+    """Lets a message through once: commands build many schedulers of one kind, or measure two models."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,8 +116,10 @@ def _main(
     config_class: type[Config], run: Callable[[Config], Any], argv: Sequence[str] | None, positional: bool = False
 ) -> None:
     config, parser = parse(config_class, argv, positional)
-    warnings, once = logging.getLogger("ddpm_cars.scheduling_ddpm_cars"), _Once()
-    warnings.addFilter(once)
+    once = _Once()
+    loggers = [logging.getLogger(f"ddpm_cars.{name}") for name in ("scheduling_ddpm_cars", "evaluation")]
+    for logger in loggers:
+        logger.addFilter(once)
     try:
         run(config)
     except ConfigError as error:
@@ -127,7 +129,8 @@ def _main(
             raise
         _end(1, f"error: {error.filename or 'a file'} cannot be written or read: {error.strerror}")
     finally:
-        warnings.removeFilter(once)
+        for logger in loggers:
+            logger.removeFilter(once)
 
 
 def train(argv: Sequence[str] | None = None) -> None:

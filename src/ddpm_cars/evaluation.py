@@ -3,6 +3,7 @@
 All of it goes to metrics.json, measurement by measurement: the same command goes on where it was interrupted.
 """
 
+import logging
 import time
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from ddpm_cars.command_configs import EvaluateConfig
 from ddpm_cars.config import ConfigError
 from ddpm_cars.data import Pictures, to_samples
 from ddpm_cars.features import load_extractor, weights_sha256
+from ddpm_cars.hardware import idle_cores_warnings
 from ddpm_cars.held_out_likelihood import bounds_to_measure, measure_bounds
 from ddpm_cars.metrics_file import MetricsFile
 from ddpm_cars.quality import Reference, look_for_copies
@@ -35,6 +37,8 @@ from ddpm_cars.references import (
 from ddpm_cars.sampling import class_names_of, denoising_strip, generate, load_pipeline, sampler_from_config
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
 from ddpm_cars.team import Team
+
+logger = logging.getLogger(__name__)
 
 _NUM_CALIBRATION_IMAGES = 2048
 
@@ -59,6 +63,8 @@ class Evaluation:
             self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
         except ValueError as error:
             raise ConfigError(f"mixed_precision is {config.mixed_precision}: {error}") from error
+        for warning in idle_cores_warnings(self.accelerator.device, self.accelerator.num_processes):
+            logger.warning(warning)
         self.team = Team(self.accelerator)
         self.pipeline = load_pipeline(name)
         self.saved_config = self.pipeline.scheduler.config

@@ -25,20 +25,22 @@ def device_name(device: torch.device) -> str:
 
 def cpu_warnings(device: torch.device, num_processes: int, mixed_precision: str) -> list[str]:
     """Return what makes training on a CPU many times slower than it could be, and the cure; nothing on a GPU."""
-    if device.type != "cpu":
-        return []
-    warnings, n = [], num_cores()
-    if mixed_precision == "bf16" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+    warnings = []
+    if device.type == "cpu" and mixed_precision == "bf16" and torch.backends.cpu.get_cpu_capability() == "AVX2":
         # An x86 CPU older than AVX-512.
         warnings.append("this CPU has no arithmetic for bf16 and imitates it; mixed_precision no is many times faster")
+    return warnings + idle_cores_warnings(device, num_processes)
+
+
+def idle_cores_warnings(device: torch.device, num_processes: int) -> list[str]:
+    """Return that a process which computes on the CPU has been given one of many cores, and the cure, or nothing."""
+    n = num_cores()
     # One thread is the launcher's default; who sets OMP_NUM_THREADS and starts without it means it.
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ
-    if launched and num_processes == 1 and torch.get_num_threads() == 1 < n:
-        warnings.append(
-            f"accelerate launch uses one of {n} cores; launch with --num_cpu_threads_per_process {n}, or start with "
-            "python scripts/train.py"
-        )
-    return warnings
+    if device.type == "cpu" and launched and num_processes == 1 and torch.get_num_threads() == 1 < n:
+        flag = f"--num_cpu_threads_per_process {n}"
+        return [f"accelerate launch uses one of {n} cores; launch with {flag}, or start with python in its place"]
+    return []
 
 
 def num_cores() -> int:

@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from ddpm_cars.checkpoints import fsync_path
 from ddpm_cars.config import ImageConfig
+from ddpm_cars.hardware import num_cores
 from ddpm_cars.images import PictureError, decode_image, resize_image
 
 # Part of a cache's key: raise it whenever the pixels that decoding gives, or the files of a cache, change.
 DECODER_VERSION = 2
 
 # Pillow decodes and resizes outside the interpreter's lock, so threads use every core.
-_NUM_THREADS = os.cpu_count() or 1
+_NUM_THREADS = num_cores()
 # Pictures per thread that are decoded ahead of the one to be written.
 _AHEAD = 16
 

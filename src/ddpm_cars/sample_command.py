@@ -5,6 +5,7 @@ The folder says what has been drawn: the same command goes on with the pictures 
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -24,9 +25,12 @@ from ddpm_cars.command_configs import SampleConfig
 from ddpm_cars.config import ConfigError
 from ddpm_cars.features import weights_sha256
 from ddpm_cars.guard import FolderLock, prepare_folder
+from ddpm_cars.hardware import idle_cores_warnings
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.plots import make_grid, save_png
 from ddpm_cars.sampling import as_class_ids, denoising_strip, generate, load_pipeline, make_scheduler
+
+logger = logging.getLogger(__name__)
 
 _SETTINGS = "sampling.json"
 _GRID = "grid.png"
@@ -259,6 +263,8 @@ def sample(config: SampleConfig) -> list[str]:
     # Processes without an accelerator would each take themselves for the only one.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state, lock = PartialState(cpu=on_cpu), FolderLock(Path(config.output_dir))
+    for warning in idle_cores_warnings(state.device, state.num_processes):
+        logger.warning(warning)
     with ExitStack() as stack:
         stack.callback(lock.release)
         stack.callback(state.destroy_process_group)

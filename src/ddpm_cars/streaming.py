@@ -9,7 +9,6 @@ numbers say where a lane stands.
 
 import itertools
 import logging
-import os
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from ddpm_cars.config import ConfigError, TrainingConfig
+from ddpm_cars.hardware import num_cores
 from ddpm_cars.shards import BadImages, Decoder, Row, Shards, open_shards
 
 logger = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ class ShardStream:
         # A lane always has the same thread: it has no locks.
         num_threads = min(len(self._wanted), _MAX_THREADS)
         self._threads = [ThreadPoolExecutor(1, f"shards-{i}") for i in range(num_threads)]
-        self._decoders = ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS), "shards-decode")
+        self._decoders = ThreadPoolExecutor(min(num_cores(), _MAX_THREADS), "shards-decode")
         self._bad = BadImages(self._shards, config.max_bad_images_fraction)
         self._steps: dict[int, _Step] = {}
         self._lanes: dict[int, _Lane] = {}

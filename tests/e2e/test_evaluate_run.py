@@ -39,15 +39,7 @@ def arguments(**changes: object) -> list[str]:
 
 
 def start(runs: Runs, *launcher: str, **changes: object) -> subprocess.Popen:
-    environment = runs.environment | ({"ACCELERATE_USE_CPU": "true"} if launcher else {})
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(SCRIPTS / "evaluate.py"), *arguments(**changes)],
-        cwd=runs.folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return runs.start_command([sys.executable, *launcher, str(SCRIPTS / "evaluate.py"), *arguments(**changes)])
 
 
 def evaluate(runs: Runs, *launcher: str, code: int = 0, **changes: object) -> subprocess.CompletedProcess:
@@ -167,9 +159,14 @@ def test_the_same_command_again_measures_nothing(runs: Runs, whole: dict):
     assert again["cost"]["seconds"] == whole["cost"]["seconds"]
 
 
-def test_two_models_are_set_side_by_side(runs: Runs):
+def test_two_models_are_set_side_by_side(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
     run = evaluate(runs, compare="good poor", output_dir="pair")
     assert "report: pair/report.html" in run.stdout
+    assert caplog.text.count("accelerate launch uses one of 6 cores") == 1
     comparison = json.loads((runs.folder / "pair" / "comparison.json").read_text())
     assert [model["name"] for model in comparison["models"]] == ["good", "poor"]
     # The second model takes more bits, by far more than the error.

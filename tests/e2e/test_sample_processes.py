@@ -1,5 +1,6 @@
 """scripts/sample.py on one and on two real processes (gloo): whole, killed, and where one fails."""
 
+import os
 import subprocess
 import sys
 import time
@@ -40,14 +41,7 @@ def runs(
 
 
 def start(runs: Runs, output_dir: str, *launcher: str, script: Path = SCRIPTS / "sample.py") -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(script), *ARGUMENTS, "--output_dir", output_dir],
-        cwd=runs.folder,
-        env=runs.environment | ({"ACCELERATE_USE_CPU": "true"} if launcher else {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return runs.start_command([sys.executable, *launcher, str(script), *ARGUMENTS, "--output_dir", output_dir])
 
 
 def sample_here(runs: Runs, output_dir: str) -> None:
@@ -101,7 +95,9 @@ def test_two_processes_go_on_where_one_was_killed_and_draw_what_one_does(runs: R
         assert words not in run.stderr
 
 
-def test_what_one_of_two_processes_cannot_do_ends_both_with_one_line(runs: Runs, whole: np.ndarray):
+def test_what_one_of_two_processes_cannot_do_ends_both_with_one_line(
+    runs: Runs, whole: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     script = runs.folder / "failing.py"
     script.write_text(FAILING)
     run = runs.finish(start(runs, "failed", *LAUNCHER, script=script))
@@ -111,6 +107,9 @@ def test_what_one_of_two_processes_cannot_do_ends_both_with_one_line(runs: Runs,
     # The first batch of the process that can write, and nothing of the other.
     before = written(runs, "failed")
     assert sorted(before) == [f"{i:05d}.png" for i in range(4)]
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
     sample_here(runs, "failed")
+    assert "accelerate launch uses one of 6 cores" in caplog.text
     np.testing.assert_array_equal(pixels(runs, "failed"), whole)
     assert before.items() <= written(runs, "failed").items()

@@ -66,10 +66,15 @@ class Runs:
         return [sys.executable, *launcher, str(script), *pairs]
 
     def start(self, *arguments: Any, preexec_fn: Any = None, **changes: object) -> subprocess.Popen:
-        """Start a run in a process group of its own."""
-        environment = self.environment | ({"ACCELERATE_USE_CPU": "true"} if len(arguments) > 1 else {})
+        """Start a training run in a process group of its own."""
+        return self.start_command(self.command(*arguments, **changes), preexec_fn)
+
+    def start_command(self, command: list, preexec_fn: Any = None) -> subprocess.Popen:
+        """Start any command in a process group of its own."""
+        launched = command[1] == "-m"
+        environment = self.environment | ({"ACCELERATE_USE_CPU": "true"} if launched else {})
         return subprocess.Popen(
-            self.command(*arguments, **changes),
+            command,
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import struct
 import tracemalloc
 import zlib
@@ -17,6 +16,7 @@ from PIL import Image
 
 from ddpm_cars.config import ConfigError
 from ddpm_cars.data import Pictures
+from ddpm_cars.hardware import num_cores
 from ddpm_cars.images import PictureError, decode_image
 
 from .picture_helpers import BLUE, GREEN, GREY, RED, cache_times, colours, load_small, save
@@ -169,7 +169,7 @@ def test_the_limit_itself_is_allowed_and_many_pictures_stay_in_order(load: Calla
     # More than all threads work on at a time; 0.29 of a hundred is less than 29 to a computer.
     folder = tmp_path / "hundreds"
     folder.mkdir()
-    hundreds = 1 + 16 * (os.cpu_count() or 1) // 100
+    hundreds = 1 + 16 * num_cores() // 100
     for i in range(100 * hundreds):
         if i % 100 < 29:
             (folder / f"{i:05d}.png").touch()
