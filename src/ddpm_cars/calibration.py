@@ -59,7 +59,7 @@ def calibrate(
         raise ValueError(f"class_labels has {len(class_labels)} values for {len(images)} images: pass one for each.")
     images = images.float()
     probe = make_probe(scheduler, num_inference_steps=len(scheduler))
-    alpha_bar = probe.alphas_cumprod.double().numpy()
+    alpha_bar = probe._alpha_bar
     timesteps = _spaced_in_log_snr(alpha_bar, num_timesteps)
     bands = None if num_bands is None else Bands(images, num_bands)
     generator = torch.Generator().manual_seed(seed)
@@ -83,6 +83,7 @@ def calibrate(
         "timesteps": timesteps.tolist(),
         "alphas_cumprod": rounded(alpha_bar[timesteps]),
         "eps_mse": rounded(np.minimum(mse, 1)),
+        "data_variance": rounded(float(images.double().var(0, correction=0).mean())),
     }
     if bands is not None:
         calibration |= {**bands.description(), "band_eps_mse": rounded(np.minimum(band_mse, 1))}

@@ -182,7 +182,7 @@ def _initial_noise(pipeline: DDPMCarsPipeline, request: DrawRequest) -> torch.Te
     """Return the x_T that the pipeline starts from, which it does not report."""
     shape = (request.num_images, pipeline.unet.config.in_channels, *pipeline._image_size())
     noise = randn_tensor(shape, seeded_generators(request.seed, 0, request.num_images), dtype=torch.float32)
-    return pipeline._match_init_noise(noise) * pipeline.scheduler.init_noise_sigma
+    return pipeline._noised_start(noise)
 
 
 def enlarged(images: Sequence[Image.Image]) -> Image.Image:

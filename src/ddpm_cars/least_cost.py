@@ -106,7 +106,8 @@ def calibrated_x_0_variance(scheduler: DDPMCarsScheduler) -> np.ndarray:
         scheduler: One with a calibration (`DDPMCarsScheduler.set_calibration`).
 
     Returns:
-        float64 (T,), in [0, 1], with which "analytic" samples.
+        float64 (T,), 0 or more, with which "analytic" samples: at most 1, or the variance of the data where that is
+        larger.
 
     Raises:
         ValueError: If it has no calibration, or one of other noise levels.
@@ -118,8 +119,7 @@ def calibrated_x_0_variance(scheduler: DDPMCarsScheduler) -> np.ndarray:
             "ddpm_cars.calibrate(unet, images, scheduler)."
         )
     scheduler._check_calibration(calibration)
-    known = np.asarray(calibration["timesteps"])
-    return np.clip(scheduler._x_0_variance(np.arange(len(scheduler)), known, calibration["eps_mse"]), 0, 1)
+    return scheduler._bounded_x_0_variance(np.arange(len(scheduler)), calibration)
 
 
 def check_variance_type(scheduler: DDPMCarsScheduler, allowed: tuple[str, ...]) -> None:

@@ -367,7 +367,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
 
         shape = (batch_size, self.unet.config.in_channels, *self._image_size())
         x_t = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        x_t = self._match_init_noise(x_t) * self.scheduler.init_noise_sigma
+        x_t = self._noised_start(x_t)
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             model_output = self._predict(x_t, t, labels, guidance_scale)
             step = self.scheduler.step(model_output, t, x_t, **step_kwargs)
@@ -402,12 +402,15 @@ class DDPMCarsPipeline(DiffusionPipeline):
             known = self._callback_tensor_inputs
             raise ValueError(f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; choose from {known}.")
 
-    def _match_init_noise(self, noise: torch.Tensor) -> torch.Tensor:
-        statistics = self.scheduler.config.get("_init_noise")
+    def _noised_start(self, noise: torch.Tensor) -> torch.Tensor:
+        """Return x_T, or x_0 + sigma eps for schedulers that compute with that, from white noise."""
+        statistics, scale = self.scheduler.config.get("_init_noise"), self.scheduler.init_noise_sigma
         if statistics is None:
-            return noise
+            return noise * scale
         alpha_bar = float(self.scheduler.alphas_cumprod[int(self.scheduler.timesteps[0])])
-        return match_init_noise(noise, statistics, alpha_bar)
+        x_T = match_init_noise(noise, statistics, alpha_bar)
+        # x_0 + sigma eps is x_T / sqrt(alpha_bar). Their own scale, sigma alone, has no room for x_0.
+        return x_T if scale == 1 else x_T / math.sqrt(alpha_bar)
 
     def _image_size(self) -> tuple[int, int]:
         size = self.unet.config.sample_size

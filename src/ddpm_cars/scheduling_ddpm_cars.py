@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
+import diffusers
 import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
@@ -39,6 +40,13 @@ VarianceType = Literal[
 ]
 LEARNED_VARIANCES = ("learned", "learned_range")
 CALIBRATED_VARIANCES = ("analytic", "spectral")
+# These end at the same alpha_bar at any T.
+_SCHEDULES_OF_ANY_T = ("squaredcos_cap_v2", "laplace")
+# What the training noise is made of, and what the model predicts. Other classes have other defaults for it.
+_OF_THE_MODEL = (
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type"),
+    "rescale_betas_zero_snr",
+)
 # What stock's constructor lacks.
 _OWN_DEFAULTS = {"scale_betas_for_timesteps": False, "max_last_noise_grey_levels": 1.0}
 # Options of other schedulers that change the noise levels themselves, and the one value that leaves them alone.
@@ -105,7 +113,7 @@ def _make_betas(beta_schedule: str, beta_start: float, beta_end: float, num_trai
 
 def _scaled_betas(beta_schedule: str, beta_start: float, beta_end: float, num_train_timesteps: int) -> np.ndarray:
     betas = _make_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
-    if beta_schedule in ("squaredcos_cap_v2", "laplace"):  # these end in pure noise at any T
+    if beta_schedule in _SCHEDULES_OF_ANY_T:
         return betas
     betas = betas * (1000 / num_train_timesteps)
     if betas.max() >= 1:
@@ -192,7 +200,8 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
 
     Raises:
         NotImplementedError: If `beta_schedule` is unknown.
-        ValueError: If `prediction_type` or `timestep_spacing` is unknown, or scaled betas leave (0, 1).
+        ValueError: If `prediction_type` or `timestep_spacing` is unknown, scaled betas leave (0, 1), or other betas
+            are given beside them.
     """
 
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]
@@ -226,6 +235,11 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         with np.errstate(all="ignore"):
             if scale_betas_for_timesteps:
                 betas = _scaled_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
+                if trained_betas is not None and not np.array_equal(trained_betas, betas):
+                    raise ValueError(
+                        "trained_betas and scale_betas_for_timesteps=True are two noise schedules; to use the "
+                        f"{len(trained_betas)} betas given, pass scale_betas_for_timesteps=False."
+                    )
                 # Before rescaling, which the classes that read the config do themselves.
                 self.register_to_config(trained_betas=betas.tolist())
             elif trained_betas is not None:
@@ -234,11 +248,10 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
                 betas = _make_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
             if rescale_betas_zero_snr:
                 betas = _rescale_zero_terminal_snr(betas)
-            self._alpha_bar = np.cumprod(1 - betas)
+            self._use_alpha_bar(np.cumprod(1 - betas))
         # Read by pipelines and training scripts, which expect float32; nothing here computes with them.
         self.betas = torch.from_numpy(betas).float()
         self.alphas = torch.from_numpy(1 - betas).float()
-        self.alphas_cumprod = torch.from_numpy(self._alpha_bar).float()
         self.one = torch.tensor(1.0)
 
         self.init_noise_sigma = 1.0
@@ -246,39 +259,67 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         self.custom_timesteps = False
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
+        self._warn_of_mistakes(betas)
+
+    @property
+    def _internal_dict(self) -> _Config:
+        """The config, which diffusers writes here, and so do pipelines that correct old configs."""
+        try:
+            return self.__dict__["_internal_dict"]
+        except KeyError:
+            raise AttributeError("the config is not there yet") from None
+
+    @_internal_dict.setter
+    def _internal_dict(self, config: Mapping[str, Any]) -> None:
+        # Other classes are to take the config over without a warning or a loss.
+        settings = {k: v for k, v in config.items() if k not in _OWN_DEFAULTS or v != _OWN_DEFAULTS[k]}
+        # What is listed here is not handed on; diffusers also lists values that were given by position.
+        defaults = {k: p.default for k, p in inspect.signature(type(self).__init__).parameters.items()}
+        listed = set(settings.pop("_use_default_values", ())).difference(_OF_THE_MODEL)
+        unsaid = [k for k in listed if _is_default(settings.get(k), defaults[k])]
+        if unsaid:
+            settings["_use_default_values"] = sorted(unsaid)
+        self.__dict__["_internal_dict"] = _Config(settings)
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        """alpha_bar_t, float32 (T,); assigning other values, as some trainers do, replaces the noise levels."""
+        return self._alphas_cumprod
+
+    @alphas_cumprod.setter
+    def alphas_cumprod(self, alphas_cumprod: torch.Tensor) -> None:
+        values = alphas_cumprod.detach().cpu()
+        # A copy on another device, or in fewer digits, is no other schedule.
+        if not torch.equal(values, torch.from_numpy(self._alpha_bar).to(values.dtype)):
+            self._use_alpha_bar(values.double().numpy())
+        self._alphas_cumprod = alphas_cumprod
+
+    def _use_alpha_bar(self, alpha_bar: np.ndarray) -> None:
+        self._alpha_bar = alpha_bar
+        self._alphas_cumprod = torch.from_numpy(alpha_bar).float()
         self._tables_for: tuple[Any, ...] | None = None
         self._constants: dict[tuple[str, torch.device, torch.dtype | None], torch.Tensor] = {}
         with np.errstate(all="ignore"):
-            self._keep("marginal", np.sqrt(np.stack([self._alpha_bar, 1 - self._alpha_bar])))
-        self._warn_of_mistakes(betas)
-
-    def register_to_config(self, **kwargs: Any) -> None:
-        """Update the config as diffusers does, but so that other classes take it over without a warning or a loss."""
-        super().register_to_config(**kwargs)
-        settings = {k: v for k, v in self.config.items() if k not in _OWN_DEFAULTS or v != _OWN_DEFAULTS[k]}
-        # What is listed here is not handed on; diffusers also lists values that were given by position.
-        defaults = {k: p.default for k, p in inspect.signature(type(self).__init__).parameters.items()}
-        unsaid = [k for k in settings.pop("_use_default_values", ()) if _is_default(settings.get(k), defaults[k])]
-        if unsaid:
-            settings["_use_default_values"] = sorted(unsaid)
-        self._internal_dict = _Config(settings)
+            self._keep("marginal", np.sqrt(np.stack([alpha_bar, 1 - alpha_bar])))
 
     def _warn_of_mistakes(self, betas: np.ndarray) -> None:
         config, T, alpha_bar_T = self.config, len(betas), float(self._alpha_bar[-1])
         if config.variance_type not in get_args(VarianceType):
             known = get_args(VarianceType)
             logger.warning(f"variance_type is {config.variance_type!r}, not one of {known}: using 'fixed_small'.")
-        # Zero terminal SNR makes the last beta 1.
-        if betas.min() <= 0 or betas[:-1].max(initial=0) >= 1 or betas[-1] > 1:
+        # Zero terminal SNR makes the last beta 1. NaN is not in order either.
+        if not (betas.min() > 0 and betas[:-1].max(initial=0) < 1 and betas[-1] <= 1):
             logger.warning(
                 f"The betas run from {betas.min():.4g} to {betas.max():.4g}, but must be inside (0, 1): sampling will "
                 "give NaN. Check beta_start, beta_end and trained_betas."
             )
         elif alpha_bar_T > _MAX_TERMINAL_ALPHA_BAR:
+            scales = config.trained_betas is None and config.beta_schedule not in _SCHEDULES_OF_ANY_T
+            cure = "scale_betas_for_timesteps=True" if scales else "rescale_betas_zero_snr=True and v_prediction"
             logger.warning(
                 f"With these {T} timesteps alpha_bar_T is {alpha_bar_T:.3g}, a signal-to-noise ratio of "
                 f"{alpha_bar_T / (1 - alpha_bar_T):.3g}: noising does not end in N(0, I), where sampling starts, so "
-                "samples turn grey. Train with scale_betas_for_timesteps=True; for a model that is already trained, "
+                f"samples turn grey. Train with {cure}; for a model that is already trained, "
                 "ddpm_cars.fit_init_noise measures the noise to start from."
             )
         elif alpha_bar_T == 0 and config.prediction_type == "epsilon":
@@ -303,14 +344,30 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
                         f"The config has {name}={config[name]!r}, which {cls.__name__} does not implement; pass "
                         f"{name}={implemented!r} to sample without it."
                     )
-            known = set().union(*(cls._get_init_keys(c) for c in (cls, *cls._get_compatibles())))
-            foreign = sorted(name for name in config if not name.startswith("_") and name not in known)
-            if foreign and "beta_schedule" not in config:
-                raise NotImplementedError(
-                    f"The config has no beta_schedule but {foreign}: its noise levels are not made of betas, so "
-                    f"{cls.__name__} cannot stand in for {config.get('_class_name', 'its scheduler')}."
-                )
+            cls._check_has_betas(config)
+            # What the other class has by default is what its model was trained with.
+            unsaid = set(config.pop("_use_default_values", ())).difference(_OF_THE_MODEL)
+            config["_use_default_values"] = sorted(unsaid)
+            if _are_scaled_betas(config.get("trained_betas"), config):
+                # They follow from the other settings, which may be about to change.
+                config.pop("trained_betas")
         return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    @classmethod
+    def _check_has_betas(cls, config: Mapping[str, Any]) -> None:
+        if "beta_schedule" in config:
+            return
+        keys = [(c, cls._get_init_keys(c)) for c in (cls, *cls._get_compatibles())]
+        known = set().union(*(names for _, names in keys if "beta_schedule" in names))
+        foreign = sorted(name for name in config if not name.startswith("_") and name not in known)
+        # In memory a config does not say whose it is.
+        class_name = str(config.get("_class_name", ""))
+        named = getattr(diffusers, class_name, None)
+        if foreign or (named is not None and "beta_schedule" not in cls._get_init_keys(named)):
+            raise NotImplementedError(
+                f"The config has no beta_schedule but {foreign or sorted(config)}: its noise levels are not made of "
+                f"betas, so {cls.__name__} cannot stand in for {class_name or 'its scheduler'}."
+            )
 
     def to_json_string(self) -> str:
         """Return the config as saved: that of diffusers' DDPMScheduler, with an entry for what only this class has.
@@ -378,7 +435,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = len(chosen)
         self.timesteps = torch.from_numpy(chosen).to(device)
         self._refresh_tables(chosen)
-        for name in {name for name, *_ in self._constants}:
+        for name in {name for name, *_ in list(self._constants)}:
             self._constant(name, self.timesteps.device)
 
     def _spaced_timesteps(self, n: int) -> np.ndarray:
@@ -390,7 +447,8 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             # An offset that would leave [0, T - 1] is cut to what fits.
             offset = min(self.config.steps_offset, T - 1 - (n - 1) * ratio)
             return np.arange(n - 1, -1, -1) * ratio + offset
-        return np.round(T - np.arange(n) * (T / n)).astype(np.int64) - 1  # "trailing"
+        # "trailing". Rounding errors may make one more, which would be -1.
+        return np.round(np.arange(T, 0, -T / n)[:n]).astype(np.int64) - 1
 
     def set_calibration(self, calibration: dict[str, Any] | None) -> None:
         """Install what "analytic" and "spectral" need to know of the model; `ddpm_cars.calibrate` measures it.
@@ -401,9 +459,9 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         Args:
             calibration: JSON values, or None to forget: "num_train_timesteps" (T); "timesteps", K ascending integers
                 in [0, T - 1]; "alphas_cumprod", alpha_bar there; "eps_mse", K times E (eps - eps_hat)^2 per
-                dimension, in [0, 1]. For "spectral" also "sample_size" [H, W]; "band_edges", B + 1 ascending radial
-                frequencies from 0 to 1; "colour_axes", C orthonormal rows of C; "band_variance", the variance of the
-                data (C, B); "band_eps_mse" (K, C, B).
+                dimension, in [0, 1]; "data_variance", that of x_0, which may be missing up to 1. For "spectral" also
+                "sample_size" [H, W]; "band_edges", B + 1 ascending radial frequencies from 0 to 1; "colour_axes", C
+                orthonormal rows of C; "band_variance", the variance of the data (C, B); "band_eps_mse" (K, C, B).
 
         Raises:
             ValueError: If it was measured with another T or another noise schedule.
@@ -460,6 +518,11 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         variance = data_variance * (1 - alpha_bar_t) / (alpha_bar_t * data_variance + 1 - alpha_bar_t)
         return variance.reshape(len(t), *mse.shape[1:])
 
+    def _bounded_x_0_variance(self, t: np.ndarray, calibration: Mapping[str, Any]) -> np.ndarray:
+        variance = self._x_0_variance(t, np.asarray(calibration["timesteps"]), calibration["eps_mse"])
+        # A posterior never varies by more than the data, and pictures in [-1, 1] by no more than 1.
+        return np.clip(variance, 0, max(1.0, calibration.get("data_variance", 1.0)))
+
     def _calibrated_std(self, t: np.ndarray, steps: _Step, x_0_variance: np.ndarray) -> np.ndarray:
         """Return sigma of every step (arXiv:2201.06503, theorem 1) for one or many x_0 variances per step."""
         columns = (steps.beta_tilde_variance, steps.x_0_weight, steps.successor)
@@ -511,7 +574,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
     def _with_calibrated_noise(self, t: np.ndarray, steps: _Step) -> _Step:
         calibration = self._calibration()
         known = np.asarray(calibration["timesteps"])
-        x_0_variance = np.clip(self._x_0_variance(t, known, calibration["eps_mse"]), 0, 1)
+        x_0_variance = self._bounded_x_0_variance(t, calibration)
         steps = steps._replace(noise_std=self._calibrated_std(t, steps, x_0_variance))
         if self.config.variance_type == "spectral":
             x_0_variance = self._x_0_variance(t, known, calibration["band_eps_mse"])
@@ -535,18 +598,19 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         return table
 
     def _keep(self, name: str, table: np.ndarray) -> None:
-        self._constants = {k: v for k, v in self._constants.items() if k[0] != name}
-        self._constants[name, _CPU, None] = torch.from_numpy(table)
+        # In one assignment: other threads read.
+        others = {k: v for k, v in list(self._constants.items()) if k[0] != name}
+        self._constants = {**others, (name, _CPU, None): torch.from_numpy(table)}
 
     def _constant(self, name: str, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Return a table on `device`, where it stays, in its own dtype or another."""
-        key = name, device, dtype
-        if key not in self._constants:
-            table = self._constants[name, _CPU, None]
+        constants, key = self._constants, (name, device, dtype)
+        if key not in constants:
+            table = constants[name, _CPU, None]
             # Apple's devices have no float64.
             narrow = device.type == "mps" and table.dtype == torch.float64
-            self._constants[key] = table.to(device, dtype or (torch.float32 if narrow else table.dtype))
-        return self._constants[key]
+            constants[key] = table.to(device, dtype or (torch.float32 if narrow else table.dtype))
+        return constants[key]
 
     def _as_number(self, timestep: Any) -> Any:
         """Return a timestep that all samples share as a number, if that needs no waiting for its device."""
@@ -620,7 +684,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
 
     def _threshold_sample(self, sample: torch.Tensor) -> torch.Tensor:
         """Clip each image to its own quantile range [-q, q] and divide by q >= 1 (arXiv:2205.11487, section 2.3)."""
-        magnitudes = sample.float().abs().flatten(1)
+        magnitudes = sample.to(torch.promote_types(sample.dtype, torch.float32)).abs().flatten(1)
         q = torch.quantile(magnitudes, self.config.dynamic_thresholding_ratio, dim=1)
         q = q.clamp(1, self.config.sample_max_value).view(-1, *[1] * (sample.ndim - 1)).to(sample.dtype)
         return sample.clamp(-q, q) / q
@@ -648,8 +712,12 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
                 std = predicted_variance**0.5
             else:
                 std = torch.exp(0.5 * _interpolated_log_variance(step, predicted_variance))
-            # -1 marks the last step.
-            return std * (step.successor >= 0) * noise
+            # What is not finite in the last step, which -1 marks, is not used either.
+            if isinstance(step.successor, torch.Tensor):
+                std = std.masked_fill(step.successor < 0, 0)
+            elif step.successor < 0:
+                std = torch.zeros_like(std)
+            return std * noise
         if self.config.variance_type == "spectral":
             return self._band_noise(timestep, noise) + step.noise_std * noise
         return noise.mul_(step.noise_std)
@@ -737,6 +805,8 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
 
     def _marginal_at(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) in float32 or wider, shaped to multiply `like`."""
+        if timesteps.is_floating_point():
+            raise ValueError(f"timesteps are {timesteps.dtype}; noise levels are numbered by integers: use .long().")
         table = self._constant("marginal", like.device, torch.promote_types(like.dtype, torch.float32))
         t = timesteps.to(like.device).long().flatten()
         a, b = table.index_select(1, t).view(2, -1, *[1] * (like.ndim - 1)).unbind()
@@ -752,6 +822,9 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
 
         Returns:
             x_t in the dtype of `original_samples`.
+
+        Raises:
+            ValueError: If `timesteps` are no integers.
         """
         a, b = self._marginal_at(timesteps, original_samples)
         return (a * original_samples).addcmul_(b, noise.to(a.dtype)).to(original_samples.dtype)
@@ -766,6 +839,9 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
 
         Returns:
             v in the dtype of `sample`.
+
+        Raises:
+            ValueError: If `timesteps` are no integers.
         """
         a, b = self._marginal_at(timesteps, sample)
         return (a * noise).addcmul_(b, sample.to(a.dtype), value=-1).to(sample.dtype)
@@ -803,6 +879,13 @@ def _restored_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get("variance_type") != _STAND_IN_VARIANCE:
         own.pop("variance_type", None)
     return {**settings, **own}
+
+
+def _are_scaled_betas(betas: Any, config: Mapping[str, Any]) -> bool:
+    names = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
+    if betas is None or not config.get("scale_betas_for_timesteps") or not set(names) <= config.keys():
+        return False
+    return np.array_equal(betas, _scaled_betas(*(config[name] for name in names)))
 
 
 def _is_default(value: Any, default: Any) -> bool:

@@ -177,7 +177,7 @@ def tutorial_scheduler(**config) -> DDPMCarsScheduler:
 
 def start_of(scheduler: SchedulerMixin, white: torch.Tensor) -> torch.Tensor:
     """Return what a pipeline with this scheduler makes of white noise."""
-    return DDPMCarsPipeline(None, scheduler)._match_init_noise(white)
+    return DDPMCarsPipeline(None, scheduler)._noised_start(white)
 
 
 def dc_std_of_samples(scheduler: DDPMCarsScheduler, white: torch.Tensor) -> float:
@@ -229,7 +229,7 @@ def test_colours_of_the_init_noise_are_correlated_as_the_data():
 
 def test_init_noise_is_the_white_noise_where_nothing_was_measured():
     white = torch.randn(2, 3, *SIZE)
-    assert start_of(DDPMCarsScheduler(), white) is white
+    assert torch.equal(start_of(DDPMCarsScheduler(), white), white)
     scheduler = DDPMCarsScheduler()
     fit_init_noise(synthesise(LOW, 50), scheduler)
     # With T = 1000 the forward process does end in N(0, I), and a seed keeps its picture.
@@ -237,21 +237,27 @@ def test_init_noise_is_the_white_noise_where_nothing_was_measured():
     with pytest.raises(ValueError, match=r"= \(3, 4, 6\)"):
         start_of(scheduler, torch.randn(2, 3, 8, 8))
     scheduler.register_to_config(_init_noise=None)
-    assert start_of(scheduler, white) is white
+    assert torch.equal(start_of(scheduler, white), white)
 
 
 # Several of diffusers' schedulers call np.array on tensors.
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-@pytest.mark.parametrize("name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
-def test_other_schedulers_start_from_the_measured_noise_too(name: str):
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize(
+    "name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"]
+)
+def test_other_schedulers_start_from_the_measured_noise_too(name: str, spacing: str):
     scheduler = tutorial_scheduler()
     fit_init_noise(synthesise(LOW, 3000, mean=0.2), scheduler, num_modes=2)
-    other = getattr(diffusers, name).from_config(scheduler.config, timestep_spacing="trailing")
+    other = getattr(diffusers, name).from_config(scheduler.config, timestep_spacing=spacing)
     other.set_timesteps(10)
-    white = torch.randn(5000, 3, *SIZE, generator=seeded(4))
-    dc = start_of(other, white).mean((2, 3)) * math.sqrt(math.prod(SIZE))
-    alpha_bar = float(scheduler._alpha_bar[-1])
-    assert float(dc.std()) == pytest.approx(math.sqrt(alpha_bar * LOW[0, 0, 0] + 1 - alpha_bar), rel=0.03)
+    white = torch.randn(20_000, 3, *SIZE, generator=seeded(4))
+    # What the network sees first.
+    x_T = other.scale_model_input(start_of(other, white), other.timesteps[0])
+    alpha_bar = float(scheduler._alpha_bar[int(other.timesteps[0])])
+    dc = x_T.mean((2, 3)) * math.sqrt(math.prod(SIZE))
+    assert float(dc.std()) == pytest.approx(math.sqrt(alpha_bar * LOW[0, 0, 0] + 1 - alpha_bar), rel=0.012)
+    assert float(x_T.mean()) == pytest.approx(0.2 * math.sqrt(alpha_bar), rel=0.05)
 
 
 def test_a_calibrated_pipeline_draws_the_same_in_a_fresh_process(unet, tmp_path: Path):

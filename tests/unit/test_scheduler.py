@@ -1,12 +1,16 @@
 """What diffusers' DDPMScheduler lacks or gets wrong in its steps and timesteps."""
 
 import copy
+import sys
+import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
 from ddpm_cars import DDPMCarsScheduler
+from ddpm_cars.losses import min_snr_weights
 
 from .scheduler_helpers import (
     LEARNED,
@@ -319,3 +323,94 @@ def test_dynamic_thresholding_works_on_each_image_alone():
     for image, thresholded in zip(x_0_hat.numpy(), got.numpy(), strict=True):
         bound = np.clip(np.quantile(np.abs(image), 0.75), 1, 4)
         np.testing.assert_allclose(thresholded, np.clip(image, -bound, bound) / bound, rtol=1e-6)
+
+
+@pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_a_variance_that_is_not_used_is_never_nan(variance_type: str, per_sample: bool):
+    scheduler = DDPMCarsScheduler(variance_type=variance_type, timestep_spacing="trailing")
+    scheduler.set_timesteps(10)
+    sample = randn(2, 1, 2, 2)
+    last = int(scheduler.timesteps[-1])
+    assert last > 0
+    # A negative variance and an infinite one.
+    learned = torch.full_like(sample, -0.1 if variance_type == "learned" else 1e4)
+    output = torch.cat([randn(2, 1, 2, 2, seed=1), learned], dim=1)
+    timestep = torch.tensor([last, last]) if per_sample else last
+    got = scheduler.step(output, timestep, sample)
+    assert torch.equal(got.prev_sample, got.pred_original_sample)
+
+
+@pytest.mark.parametrize("method", ["add_noise", "get_velocity"])
+def test_timesteps_between_noise_levels_are_refused(method: str):
+    x = randn(2, 1, 2, 2)
+    with pytest.raises(ValueError, match=r"float32.*use .long"):
+        getattr(DDPMCarsScheduler(), method)(x, x, torch.tensor([0.7, 3.0]))
+
+
+def test_thresholding_of_float64_is_float64():
+    scheduler = DDPMCarsScheduler(thresholding=True, sample_max_value=10.0)
+    x = 3 * randn(2, 3, 4, 4, dtype=torch.float64)
+    images = x.numpy()
+    q = np.quantile(np.abs(images), 0.995, axis=(1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(scheduler._threshold_sample(x), np.clip(images, -q, q) / q, rtol=1e-14)
+
+
+def test_noise_levels_that_a_trainer_assigns_are_used():
+    """Training scripts rescale the tables of a scheduler that they were given."""
+    scheduler = DDPMCarsScheduler(prediction_type="v_prediction")
+    wanted = DDPMCarsScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    x, eps, t = randn(2, 1, 2, 2), randn(2, 1, 2, 2, seed=1), torch.tensor([999, 500])
+    # Tables that were made before must go.
+    scheduler.set_timesteps(10)
+    scheduler.step(x, 900, x, seeded(0))
+    min_snr_weights(scheduler, t, 5.0)
+    for name in ("betas", "alphas", "alphas_cumprod"):
+        setattr(scheduler, name, getattr(wanted, name).clone())
+    wanted.set_timesteps(10)
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(scheduler.add_noise(x, eps, t), wanted.add_noise(x, eps, t), **close)
+    assert torch.equal(scheduler.add_noise(x, eps, t)[0], eps[0])
+    torch.testing.assert_close(scheduler.get_velocity(x, eps, t), wanted.get_velocity(x, eps, t), **close)
+    torch.testing.assert_close(min_snr_weights(scheduler, t, 5.0), min_snr_weights(wanted, t, 5.0), **close)
+    for i in (900, torch.tensor([900, 100])):
+        got, expected = (s.step(eps, i, x, seeded(0)).prev_sample for s in (scheduler, wanted))
+        torch.testing.assert_close(got, expected, **close)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_copy_of_the_tables_is_no_new_schedule(dtype: torch.dtype):
+    scheduler, untouched = DDPMCarsScheduler(), DDPMCarsScheduler()
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(dtype, copy=True)
+    assert scheduler.alphas_cumprod.dtype == dtype
+    x, t = randn(2, 1, 2, 2, dtype=torch.float64), torch.tensor([999, 0])
+    assert torch.equal(scheduler.add_noise(x, x, t), untouched.add_noise(x, x, t))
+
+
+def test_threads_may_share_a_scheduler():
+    scheduler, errors = DDPMCarsScheduler(num_train_timesteps=100), []
+    x, t, stop = randn(2, 1, 2, 2), torch.tensor([90, 10]), threading.Event()
+
+    def repeat(work: Callable[[], object]) -> None:
+        try:
+            while not stop.is_set():
+                work()
+        except Exception as error:
+            errors.append(error)
+            stop.set()
+
+    scheduler.set_timesteps(10)
+    works = [lambda: scheduler.set_timesteps(10), lambda: scheduler.step(x, t, x), lambda: scheduler.step(x, t, x)]
+    threads = [threading.Thread(target=repeat, args=(work,)) for work in works]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        stop.wait(2)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert errors == []

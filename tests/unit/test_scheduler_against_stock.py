@@ -81,10 +81,10 @@ def test_constructor_begins_with_the_same_arguments_in_the_same_order_with_the_s
 
 
 def test_nothing_public_is_missing():
-    def public(scheduler: type) -> set[str]:
+    def public(scheduler: object) -> set[str]:
         return {name for name in dir(scheduler) if not name.startswith("_")}
 
-    assert public(DDPMCarsScheduler) == public(DDPMScheduler) | {"set_calibration"}
+    assert public(DDPMCarsScheduler()) == public(DDPMScheduler()) | {"set_calibration"}
 
 
 @pytest.mark.parametrize(
@@ -172,12 +172,8 @@ def test_set_timesteps_is_equal_for_trailing_where_stock_gives_n_valid_timesteps
         if len(stock.timesteps) != n or stock.timesteps.min() < 0:
             continue
         compared += 1
-        expected = stock.timesteps
         ours.set_timesteps(n)
-        # Stock's repeated subtraction and a single product may round a half apart.
-        assert (ours.timesteps - expected).abs().max() <= 1, n
-        if T % n == 0:
-            assert torch.equal(ours.timesteps, expected), n
+        assert torch.equal(ours.timesteps, stock.timesteps), n
     assert compared > T / 2
 
 

@@ -186,6 +186,9 @@ def test_sound_schedules_are_not_warned_of(config: dict, caplog: pytest.LogCaptu
         ({"beta_start": -0.1}, ["betas run from -0.1"]),
         ({"trained_betas": [0.1, 1.0, 0.1], "num_train_timesteps": 3}, ["to 1,"]),
         ({"rescale_betas_zero_snr": True}, ["zero terminal SNR", "epsilon", "v_prediction"]),
+        ({"num_train_timesteps": 1, "rescale_betas_zero_snr": True}, ["betas run from nan", "NaN"]),
+        # Ends at 0.03 at any T.
+        ({"beta_schedule": "laplace"}, ["alpha_bar_T is 0.03", "Train with rescale_betas_zero_snr=True"]),
     ],
 )
 def test_mistakes_that_stock_accepts_silently_are_warned_of(
@@ -244,6 +247,33 @@ def test_other_schedulers_get_the_scaled_noise_levels(name: str, rescale: bool, 
         longer.betas,
         DDPMCarsScheduler(500, scale_betas_for_timesteps=True, rescale_betas_zero_snr=rescale).betas,
     )
+
+
+def test_other_betas_beside_scaled_ones_are_refused():
+    betas = np.linspace(0.001, 0.3, 100)
+    with pytest.raises(ValueError, match=r"two noise schedules.*scale_betas_for_timesteps=False"):
+        DDPMCarsScheduler(100, trained_betas=betas, scale_betas_for_timesteps=True)
+    scaled = DDPMCarsScheduler(100, scale_betas_for_timesteps=True)
+    with pytest.raises(ValueError, match="two noise schedules"):
+        DDPMCarsScheduler.from_config(scaled.config, trained_betas=betas)
+    with pytest.raises(ValueError, match="two noise schedules"):
+        DDPMCarsScheduler.from_config(DDPMScheduler.from_config(scaled.config, trained_betas=betas.tolist()).config)
+    given = DDPMCarsScheduler.from_config(scaled.config, trained_betas=betas, scale_betas_for_timesteps=False)
+    np.testing.assert_allclose(given.betas, betas, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "LCMScheduler", "UnCLIPScheduler"])
+def test_defaults_of_one_class_are_no_defaults_of_another(name: str):
+    other = getattr(diffusers, name)
+    theirs = other()
+    assert not np.allclose(theirs.alphas_cumprod, alpha_bars(), rtol=0.1)
+    np.testing.assert_allclose(
+        DDPMCarsScheduler.from_config(theirs.config).alphas_cumprod, theirs.alphas_cumprod, rtol=1e-3, atol=1e-7
+    )
+    if name != "UnCLIPScheduler":
+        handed_on = other.from_config(DDPMCarsScheduler().config)
+        np.testing.assert_allclose(handed_on.alphas_cumprod, alpha_bars(), rtol=1e-3)
 
 
 def test_stock_reads_our_config_without_a_warning(caplog: pytest.LogCaptureFixture, tmp_path: Path):
@@ -309,6 +339,9 @@ def test_an_option_can_be_turned_off_as_the_message_says(tmp_path: Path):
     [
         diffusers.FlowMatchEulerDiscreteScheduler(),
         diffusers.ScoreSdeVeScheduler(),
+        diffusers.EDMEulerScheduler(),
+        diffusers.EDMDPMSolverMultistepScheduler(),
+        diffusers.SCMScheduler(),
         DDPMWuerstchenScheduler(),
     ],
     ids=lambda value: type(value).__name__,

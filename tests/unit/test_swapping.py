@@ -11,12 +11,18 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 
 from ddpm_cars import DDPMCarsScheduler
 
 from .stock_image_pipelines import IMAGE_PIPELINES
-from .stock_pipelines import STABLE_DIFFUSION_PIPELINES, StockPipeline
+from .stock_pipelines import (
+    NO_SAFETY_CHECKER,
+    STABLE_DIFFUSION_PIPELINES,
+    StockPipeline,
+    stable_diffusion,
+    stable_diffusion_img2img,
+)
 from .stock_video_and_audio_pipelines import VIDEO_AND_AUDIO_PIPELINES, stable_audio
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
@@ -173,3 +179,22 @@ def test_samples_of_any_rank_are_noised_alike(method: str, shape: tuple[int, ...
     got, expected = getattr(ours, method)(x_0, eps, t), getattr(stock, method)(x_0, eps, t)
     assert got.shape == shape
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The configuration file of this scheduler:FutureWarning")
+def test_constructors_that_correct_an_old_config_take_our_scheduler():
+    stock = stock_run(stable_diffusion).stock.pipeline
+    components = {**stock.components, **NO_SAFETY_CHECKER}
+    outputs = []
+    for scheduler in (DDPMScheduler, DDPMCarsScheduler):
+        components["scheduler"] = scheduler(beta_schedule="scaled_linear")
+        first = StableDiffusionPipeline(**components)
+        assert first.scheduler.config.clip_sample is False
+        assert first.scheduler.config.steps_offset == 1
+        # Another task with the same parts, and the first one after it.
+        second = StableDiffusionImg2ImgPipeline(**first.components)
+        runs = [StockPipeline(first, stock_run(stable_diffusion).stock.call)]
+        runs.append(StockPipeline(second, {**stock_run(stable_diffusion_img2img).stock.call, "strength": 1.0}))
+        outputs.append([sample(run) for run in (*runs, runs[0])])
+    for got, expected in zip(*reversed(outputs), strict=True):
+        np.testing.assert_allclose(got, expected, **TOLERANCE)

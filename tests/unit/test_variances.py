@@ -47,9 +47,9 @@ def subsets() -> list[list[int]]:
 
 
 @pytest.mark.parametrize("timesteps", subsets(), ids=lambda chosen: f"{len(chosen)} timesteps")
-@pytest.mark.parametrize("c", [0.01, 0.3, 1.0])
+@pytest.mark.parametrize("c", [0.01, 0.3, 1.0, 4.0])
 def test_analytic_is_exact_on_isotropic_gaussian_data(c: float, timesteps: list[int]):
-    scheduler = exact("analytic", calibration_of(gaussian_mse(c)))
+    scheduler = exact("analytic", {**calibration_of(gaussian_mse(c)), "data_variance": c})
     scheduler.set_timesteps(timesteps=timesteps)
     # Only the noise-free last step falls short, by the posterior variance that it does not add.
     alpha_bar_1 = ALPHA_BAR[timesteps[-1]]
