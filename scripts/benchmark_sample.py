@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def open_pipelines(unet: UNet2DModel, fast_dtypes: Sequence[str]) -> Iterator[dict[str, DiffusionPipeline]]:
+def open_pipelines(
+    unet: UNet2DModel, fast_dtypes: Sequence[str], max_batch_size: int
+) -> Iterator[dict[str, DiffusionPipeline]]:
     """Make the pipelines by name, stock first, all around the same weights."""
     pipelines: dict[str, DiffusionPipeline] = {
         "stock": DDPMPipeline(unet, DDPMScheduler()),
@@ -48,7 +50,7 @@ def open_pipelines(unet: UNet2DModel, fast_dtypes: Sequence[str]) -> Iterator[di
         for dtype in fast_dtypes
     }
     for pipeline in fast_ones.values():
-        pipeline.enable_fast_sampling()
+        pipeline.enable_fast_sampling(max_batch_size=max_batch_size)
     pipelines |= fast_ones
     for pipeline in pipelines.values():
         pipeline.set_progress_bar_config(disable=True)
@@ -63,6 +65,13 @@ def draw(pipeline: Any, batch_size: int, num_inference_steps: int) -> np.ndarray
     """Draw images, float32 (batch, H, W, C) in [0, 1], from the same noise for every pipeline."""
     generator = torch.Generator().manual_seed(SEED)
     return pipeline(batch_size, generator, num_inference_steps, output_type="np").images
+
+
+def how_it_ran(pipeline: Any) -> dict[str, bool]:
+    """Return what has become of `enable_fast_sampling`, where it was called: compilers may be missing or fail."""
+    fast = getattr(pipeline, "_fast", None)
+    compiled = fast is not None and fast.compiled is not None
+    return {"compiled": compiled, "captured": compiled and fast.is_captured}
 
 
 def rows_of_batch(
@@ -82,6 +91,7 @@ def rows_of_batch(
         {
             "batch": batch_size,
             "pipeline": name,
+            **how_it_ran(pipelines[name]),
             "ms a step": spread([1000 * value / steps for value in values], 3),
             "images/s": spread([batch_size / value for value in values]),
             "stock / this": ratio(seconds["stock"], values),
@@ -99,7 +109,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
     device = default_device()
     torch.manual_seed(SEED)
     unet = create_unet(arguments.preset, arguments.resolution).to(device).eval()
-    with open_pipelines(unet, arguments.fast_dtypes) as pipelines:
+    with open_pipelines(unet, arguments.fast_dtypes, max(arguments.batch_sizes)) as pipelines:
         # What the process does once, at the first call of anything, is nobody's.
         draw(pipelines["stock"], 1, 1)
         rows = [row for size in arguments.batch_sizes for row in rows_of_batch(pipelines, size, arguments, device)]

@@ -149,27 +149,40 @@ class _CompiledNetwork:
 
     Args:
         unet: The network.
-        max_batch_size: Larger batches are run in parts of this size, the last one padded; None runs them whole.
+        max_batch_size: Larger batches are run in parts of this size, and smaller ones in the next power of two.
     """
 
-    def __init__(self, unet: UNet2DModel, max_batch_size: int | None):
+    def __init__(self, unet: UNet2DModel, max_batch_size: int):
         self.unet = unet
         self.max_batch_size = max_batch_size
-        self.compiled: Any = torch.compile(unet, dynamic=False, options=compiler_options(unet.device))
         self._programs: dict[tuple[Any, ...], Callable[..., torch.Tensor]] = {}
         self._places: list[int] = []
+        self._compile()
+
+    def _compile(self) -> None:
+        self._device_type = self.unet.device.type
+        self.compiled: Any = torch.compile(self.unet, dynamic=False, options=compiler_options(self.unet.device))
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether any batch has been run from a captured graph."""
+        return any(isinstance(program, CapturedFunction) for program in self._programs.values())
 
     def begin(self) -> None:
-        """Forget what was captured around weights that have moved since."""
+        """Forget what was compiled for another device, and captured around weights that have moved since."""
+        if self.unet.device.type != self._device_type:
+            self._compile()
         places = [tensor.data_ptr() for tensor in (*self.unet.parameters(), *self.unet.buffers())]
         if places != self._places:
             self._programs, self._places = {}, places
 
     def __call__(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        # As a tensor, or every timestep would be a program of its own.
-        t = t.expand(len(x_t))
-        n = self.max_batch_size
-        if n is None or len(x_t) <= n:
+        # As a tensor, or every timestep would be a program of its own; so would every other layout in memory.
+        x_t, t = x_t.contiguous(), t.expand(len(x_t)).contiguous()
+        labels = None if labels is None else labels.contiguous()
+        # The compiler gives up on a network after a few shapes, and takes a minute for each.
+        n = min(1 << (len(x_t) - 1).bit_length(), self.max_batch_size)
+        if len(x_t) == n:
             return self._run(x_t, t, labels)
         rows = torch.arange(len(x_t) + -len(x_t) % n, device=x_t.device) % len(x_t)
         parts = [self._run(x_t[i], t[i], None if labels is None else labels[i]) for i in rows.split(n)]
@@ -179,12 +192,15 @@ class _CompiledNetwork:
         arguments = (x_t, t) if labels is None else (x_t, t, labels)
         if self.compiled is not None:
             try:
-                key = (x_t.shape, x_t.dtype, len(arguments))
+                # Schedulers number their timesteps by integers or by fractions.
+                key = tuple((argument.shape, argument.dtype) for argument in arguments)
                 if key not in self._programs:
                     # Weights that are moved in and out, as for a small GPU, cannot be captured.
                     captured = x_t.is_cuda and not hasattr(self.unet, "_hf_hook")
                     self._programs[key] = CapturedFunction(self._call_compiled) if captured else self._call_compiled
                 return self._programs[key](*arguments)
+            except (torch.OutOfMemoryError, MemoryError):
+                raise
             except Exception as error:
                 # Whatever it is that a compiler lacks here, the network runs without it, or raises by itself.
                 reason = " ".join(str(error).split())[:200]
@@ -271,20 +287,20 @@ class DDPMCarsPipeline(DiffusionPipeline):
         # What it is, not what it is saved as.
         return f"{type(self).__name__} {super().to_json_string()}"
 
-    def enable_fast_sampling(self, max_batch_size: int | None = None) -> None:
+    def enable_fast_sampling(self, max_batch_size: int = 16) -> None:
         """Compile the network, for many pictures or steps: the first call takes up to minutes, the others less.
 
         The same seeds give the same pictures, up to rounding. The dtype is that of the UNet: `pipe.to(torch.bfloat16)`
         goes with it. Where nothing can be compiled, a warning says so and the network runs as it is.
 
         Args:
-            max_batch_size: Larger batches run in parts of this size, so that one program does for all of them; 1 or
-                more. None compiles one for every batch size.
+            max_batch_size: Larger batches run in parts of this size, and smaller ones as the next power of two, filled
+                up: few programs do for all of them, and each is compiled when it is first needed. 1 or more.
 
         Raises:
             ValueError: If `max_batch_size` is below 1.
         """
-        if max_batch_size is not None and max_batch_size < 1:
+        if max_batch_size < 1:
             raise ValueError(f"max_batch_size is {max_batch_size}; it must be 1 or more.")
         self.unet.to(memory_format=torch.channels_last)
         self._fast = _CompiledNetwork(self.unet, max_batch_size)

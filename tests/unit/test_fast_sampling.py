@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, UNet2DModel
 from diffusers.utils import logging as of_diffusers
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
@@ -34,7 +34,12 @@ def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace the network as torch.compile does, but run what was traced without a compiler."""
     torch._dynamo.reset()
-    monkeypatch.setattr(torch, "compile", lambda model, dynamic, options: compile_for_real(model, backend="eager"))
+    torch._dynamo.utils.counters.clear()
+
+    def trace(model: Any, *, dynamic: bool, options: dict | None) -> Any:
+        return compile_for_real(model, backend="eager", dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", trace)
 
 
 @pytest.fixture
@@ -80,12 +85,19 @@ def test_the_pictures_stay_the_same_and_one_call_undoes_it(pipe: DDPMCarsPipelin
     pipe.disable_fast_sampling()
 
 
-@pytest.mark.parametrize(("batch_size", "shapes"), [(2, [2]), (3, [3]), (4, [3, 3]), (7, [3, 3, 3])])
+@pytest.mark.parametrize(
+    ("batch_size", "max_batch_size", "shapes"),
+    [
+        *[(1, 3, [1]), (2, 3, [2]), (3, 3, [3]), (4, 3, [3, 3]), (7, 3, [3, 3, 3])],
+        # Filled up to a power of two: a program for every size would be too many.
+        *[(3, 8, [4]), (5, 8, [8]), (8, 8, [8])],
+    ],
+)
 def test_large_batches_are_run_in_parts_of_one_shape(
-    pipe: DDPMCarsPipeline, not_compiled: None, batch_size: int, shapes: list[int]
+    pipe: DDPMCarsPipeline, not_compiled: None, batch_size: int, max_batch_size: int, shapes: list[int]
 ):
     expected = draw(pipe, batch_size)
-    pipe.enable_fast_sampling(max_batch_size=3)
+    pipe.enable_fast_sampling(max_batch_size=max_batch_size)
     seen = watch_shapes(pipe)
     np.testing.assert_allclose(draw(pipe, batch_size), expected, rtol=0, atol=1e-5)
     assert seen == [(n, n) for n in shapes] * 4
@@ -128,6 +140,49 @@ def test_where_nothing_compiles_a_warning_says_so_once(
     for _ in range(2):
         np.testing.assert_allclose(draw(pipe), expected, rtol=0, atol=1e-5)
     assert said == ["The network cannot be compiled here and runs as it is: RuntimeError: no compiler at all"]
+
+
+def test_every_batch_size_runs_compiled(pipe: DDPMCarsPipeline, traced: None):
+    """The compiler takes eight shapes of a network, and then runs it as it is."""
+    pipe.enable_fast_sampling()
+    for batch_size in range(1, 18):
+        draw(pipe, batch_size, num_inference_steps=1)
+    frames = torch._dynamo.utils.counters["frames"]
+    assert frames["total"] == frames["ok"] == 5
+    assert pipe._fast is not None
+    assert pipe._fast.compiled is not None
+
+
+def test_a_batch_too_large_does_not_end_compiling(
+    pipe: DDPMCarsPipeline, not_compiled: None, monkeypatch: pytest.MonkeyPatch
+):
+    expected = draw(pipe)
+    pipe.enable_fast_sampling()
+    assert pipe._fast is not None
+    compiled = pipe._fast.compiled
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    pipe._fast.compiled = fail
+    with pytest.raises(torch.OutOfMemoryError):
+        draw(pipe)
+    assert pipe._fast.compiled is fail
+    pipe._fast.compiled = compiled
+    np.testing.assert_allclose(draw(pipe), expected, rtol=0, atol=1e-5)
+
+
+# Euler's scheduler calls np.array on tensors.
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+def test_programs_differ_by_the_kind_of_timestep(pipe: DDPMCarsPipeline, not_compiled: None):
+    """What is captured keeps its inputs: fractions would be cut to integers."""
+    pipe.enable_fast_sampling()
+    draw(pipe)
+    pipe.scheduler = EulerDiscreteScheduler(**SETTINGS, timestep_spacing="linspace")
+    draw(pipe, num_inference_steps=3)
+    assert pipe._fast is not None
+    kinds = [dtypes for _, dtypes in (zip(*key, strict=True) for key in pipe._fast._programs)]
+    assert kinds == [(torch.float32, torch.int64), (torch.float32, torch.float32)]
 
 
 def test_mistakes_of_the_network_itself_are_raised(pipe: DDPMCarsPipeline, monkeypatch: pytest.MonkeyPatch):
@@ -189,6 +244,10 @@ def test_a_captured_network_draws_the_same_and_follows_its_weights(make_unet: Ca
             actual = draw(fast, batch_size, num_inference_steps=8)
             np.testing.assert_allclose(actual, draw(plain, batch_size, num_inference_steps=8), rtol=0, atol=atol)
 
+    check(2e-3)
+    # Timesteps between the integers of the program that is there.
+    for pipe in (plain, fast):
+        pipe.scheduler = EulerDiscreteScheduler(**SETTINGS, timestep_spacing="linspace")
     check(2e-3)
     for pipe in (plain, fast):
         pipe.unet.load_state_dict(make_unet(seed=2).state_dict())
