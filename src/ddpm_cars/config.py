@@ -197,7 +197,8 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     use_ema: bool = True
     """Keep a moving average of the weights, and sample with it."""
     ema_half_life_steps: tuple[int, ...] = (7000,)
-    """Steps after which a weight counts half in the average. Of several, the best on validation_split is published."""
+    """Steps after which a weight counts half in the average, fewer during its warmup (ema_power). Of several, the best
+    on validation_split is published."""
     ema_inv_gamma: float = 1.0
     """Until it reaches that of the half-life, the decay at a step is 1 - (1 + step / ema_inv_gamma) ** -ema_power."""
     ema_power: float = 0.75

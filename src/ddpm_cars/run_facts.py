@@ -6,7 +6,7 @@ from typing import Any
 
 from ddpm_cars.metrics_file import versions
 from ddpm_cars.setup import Setup
-from ddpm_cars.train_state import RAW
+from ddpm_cars.train_state import half_life_steps
 
 FORMAT_VERSION = 1
 _PATHS = ("train_data_dir", "dataset_name", "model_config")
@@ -42,7 +42,7 @@ def training_facts(run: Setup, average: str) -> dict[str, Any]:
 
     Args:
         run: The run.
-        average: The half-life in steps of the average that is published, or `RAW`.
+        average: The name of the average that is published, one of `state.averages`, or `RAW`.
 
     Returns:
         JSON values; "seconds" are those of training itself, without saving, measuring and sampling.
@@ -55,7 +55,7 @@ def training_facts(run: Setup, average: str) -> dict[str, Any]:
         "steps": state.step,
         "global_batch_size": run.global_batch_size,
         "num_parameters": sum(p.numel() for p in state.unet.parameters()),
-        "average_half_life_steps": None if average == RAW else int(average),
+        "average_half_life_steps": half_life_steps(state.averages[average]) if average in state.averages else None,
         "data": {
             "source": Path(str(source)).name,
             "dataset_id": dataset_id({"dataset_name": config.dataset_name}),

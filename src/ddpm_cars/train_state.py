@@ -1,6 +1,7 @@
 """What a run has to remember, and how it is written and read."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -91,6 +92,12 @@ def make_averages(config: TrainingConfig, unet: UNet2DModel) -> dict[str, EMAMod
         )
         for half_life in config.ema_half_life_steps
     }
+
+
+def half_life_steps(average: EMAModel) -> int:
+    """Return after how many steps a weight counts half in an average as it stands, which its warmup makes fewer."""
+    decay = average.get_decay(average.optimization_step)
+    return round(-math.log(2) / math.log(decay)) if decay > 0 else 0
 
 
 @dataclass

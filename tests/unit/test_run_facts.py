@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,17 +32,23 @@ def facts_of(config: TrainingConfig) -> dict[str, Any]:
 
 def test_a_run_says_what_it_was(make_config: Callable[..., TrainingConfig]):
     forget_accelerate()
-    config = make_config(max_train_steps=4, use_ema=True, ema_half_life_steps=(3,), logging_steps=3)
+    config = make_config(max_train_steps=40, use_ema=True, ema_half_life_steps=(7000,), logging_steps=3)
     train(config)
     facts = facts_of(config)
-    assert facts["steps"] == 4
+    assert facts["steps"] == 40
     assert facts["global_batch_size"] == config.train_batch_size
-    assert facts["average_half_life_steps"] == 3
+    # Not 7000 yet: so many steps back the weights have half of the say.
+    shares, rest = [], 1.0
+    for step in range(39, 0, -1):
+        decay = 1 - (1 + step) ** -0.75
+        shares.append(rest * (1 - decay))
+        rest *= decay
+    assert facts["average_half_life_steps"] == pytest.approx(np.searchsorted(np.cumsum(shares), 0.5), abs=2)
     assert facts["data"]["num_images"] > 0
     assert facts["data"]["source"] == Path(str(config.train_data_dir)).name
     assert facts["validation"] is None
     (part,) = facts["hardware"]
-    assert part["steps"] == 4
+    assert part["steps"] == 40
     assert part["seconds"] > 0
     assert part["device"] == device_name(CPU)
     assert facts["versions"]["torch"] == torch.__version__
