@@ -76,7 +76,9 @@ class SampleConfig:
     num_images: int = 16
     """How many; a larger number later adds to those that are there."""
     batch_size: int = 16
-    """How many at a time and process; the pictures do not depend on it."""
+    """How many at a time and process, at most; the pictures do not depend on it."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    """Precision in which the network runs, but not the sampler; null is what accelerate was configured with."""
     compile: bool = False
     """Compile the network, which takes a minute or so and pays for thousands of pictures; the same up to rounding."""
     seed: int = 0

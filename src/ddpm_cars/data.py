@@ -73,7 +73,8 @@ def load_pictures(
 
     Raises:
         ConfigError: If the folder, dataset, split or column does not exist, holds no or too few pictures or no
-            classes, or if more than `config.max_bad_images_fraction` of the pictures cannot be decoded.
+            classes, if more than `config.max_bad_images_fraction` of the pictures cannot be decoded, or if what is
+            decoded cannot be kept in `config.cache_dir`.
     """
     if num_channels not in (1, 3):
         raise ConfigError(f"the network takes {num_channels} channels; pictures can be given to one with 1 or 3")

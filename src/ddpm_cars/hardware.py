@@ -24,7 +24,7 @@ def device_name(device: torch.device) -> str:
 
 
 def cpu_warnings(device: torch.device, num_processes: int, mixed_precision: str) -> list[str]:
-    """Return what makes training on a CPU many times slower than it could be, and the cure; nothing on a GPU."""
+    """Return what makes a network on a CPU many times slower than it could be, and the cure; nothing on a GPU."""
     warnings = []
     if device.type == "cpu" and mixed_precision == "bf16" and torch.backends.cpu.get_cpu_capability() == "AVX2":
         # An x86 CPU older than AVX-512.

@@ -86,10 +86,12 @@ def _find_in_folder(folder: Path, split: str | None, with_classes: bool, exclude
     )
 
 
-def _state_of(file: Path) -> tuple[int, int]:
-    """Return what a change of the file changes."""
+def _state_of(file: Path) -> tuple[int, int, int]:
+    """Return what a change of the file changes, and a move of the folder does not."""
     status = file.stat()
-    return status.st_size, status.st_mtime_ns
+    # Archives and `cp -p` set the time of modification, which other pictures may then share; nobody can set the time
+    # of change. The number of the file would tell more, but on FAT and FUSE it is another one every time.
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _names_of(splits: dict[str, list[str]], split: str | None, excluded_split: str | None, place: str) -> list[str]:

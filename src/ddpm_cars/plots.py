@@ -35,10 +35,20 @@ def arrays_to_pil(images: np.ndarray) -> list[Image.Image]:
 
 
 def save_png(image: Image.Image, path: str | Path) -> Path:
-    """Write a PNG atomically, with the folders above it."""
+    """Write a PNG atomically, with the folders above it.
+
+    Raises:
+        OSError: If it cannot be written; its `filename` says where.
+    """
     path = Path(path)
-    with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG")
+    try:
+        with atomic_path(path) as temporary:
+            image.save(temporary, format="PNG")
+    except OSError as error:
+        if error.filename is None:
+            # A full disk is noticed when bytes are written, which know no name.
+            error.filename = str(path)
+        raise
     return path
 
 

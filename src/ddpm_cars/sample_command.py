@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, parse_flag_from_env
+from accelerate.utils import gather_object, parse_choice_from_env, parse_flag_from_env
 from PIL import Image
 from tqdm import tqdm
 
@@ -25,7 +25,7 @@ from ddpm_cars.command_configs import SampleConfig
 from ddpm_cars.config import ConfigError
 from ddpm_cars.features import weights_sha256
 from ddpm_cars.guard import FolderLock, prepare_folder
-from ddpm_cars.hardware import idle_cores_warnings
+from ddpm_cars.hardware import cpu_warnings
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.plots import make_grid, save_png
 from ddpm_cars.sampling import as_class_ids, denoising_strip, generate, load_pipeline, make_scheduler
@@ -36,6 +36,9 @@ _SETTINGS = "sampling.json"
 _GRID = "grid.png"
 _STRIP = "denoising.png"
 _NUM_GRID_IMAGES = 64
+_DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+# What folders were drawn with that do not say so.
+_UNSAID = {"mixed_precision": "no"}
 _PICTURE = re.compile(r"(\d{5}|[1-9]\d{5,})\.png")
 # What a process that was killed leaves of a picture that it was writing.
 _LEFTOVER = re.compile(rf"\.{_PICTURE.pattern}\.tmp")
@@ -47,27 +50,49 @@ def picture_path(folder: Path, i: int) -> Path:
     return folder / f"{i:05d}.png"
 
 
-def unfinished_batches(found: set[int], num_images: int, batch_size: int) -> list[range]:
+def batch_size_for(config: SampleConfig, num_processes: int) -> int:
+    """Return how many pictures are drawn at a time: no more than leave some for each of the processes, 1 or more."""
+    return min(config.batch_size, -(-config.num_images // num_processes))
+
+
+def unfinished_batches(found: set[int], num_images: int, batch_size: int, whole: bool = False) -> list[range]:
     """Return the batches of which a picture is missing.
 
-    Batches are all of one size, so that a network sees one shape only, and do not depend on what is there: a picture
-    is drawn with the same others before and after a break. The last one may go beyond the pictures that are wanted.
+    They do not depend on what is there: a picture is drawn with the same others before and after a break.
 
     Args:
         found: Numbers of the pictures that are there.
         num_images: How many are wanted, 1 or more.
-        batch_size: How many at a time, 1 or more; fewer where fewer are wanted.
+        batch_size: How many at a time, 1 or more.
+        whole: Fill the last batch up, with pictures beyond those that are wanted, for a network that is compiled for
+            one shape.
     """
-    size = min(batch_size, num_images)
-    batches = (range(start, start + size) for start in range(0, num_images, size))
-    return [batch for batch in batches if not found.issuperset(range(batch.start, min(batch.stop, num_images)))]
+    every = [range(start, start + batch_size) for start in range(0, num_images, batch_size)]
+    wanted = [range(batch.start, min(batch.stop, num_images)) for batch in every]
+    pairs = zip(every, wanted, strict=True)
+    return [batch if whole else part for batch, part in pairs if not found.issuperset(part)]
+
+
+def precision_of(config: SampleConfig) -> str:
+    """Return the precision that the network is to run in: "no" (as it is loaded), "fp16" or "bf16".
+
+    Raises:
+        ConfigError: If accelerate was configured with one that it cannot be drawn in.
+    """
+    precision = config.mixed_precision or parse_choice_from_env("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in _DTYPES:
+        raise ConfigError(
+            f"mixed_precision is {precision}, which accelerate was configured with; pass --mixed_precision with one "
+            f"of {', '.join(_DTYPES)}"
+        )
+    return precision
 
 
 def settings_of(pipeline: DDPMCarsPipeline, config: SampleConfig, class_labels: list[int] | None) -> dict[str, Any]:
     """Return all that the pictures depend on but their number, as JSON values.
 
     Args:
-        pipeline: The model, with the scheduler to draw with.
+        pipeline: The model in the precision that it is loaded in, with the scheduler to draw with.
         config: The settings of the command.
         class_labels: The classes of the command, as numbers.
     """
@@ -85,6 +110,7 @@ def settings_of(pipeline: DDPMCarsPipeline, config: SampleConfig, class_labels: 
         "num_inference_steps": config.num_inference_steps or scheduler.config.num_train_timesteps,
         "class_labels": class_labels,
         "guidance_scale": config.guidance_scale,
+        "mixed_precision": precision_of(config),
     }
 
 
@@ -97,7 +123,7 @@ def open_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False)
         overwrite: Delete what this command has written there before, and nothing else.
 
     Returns:
-        The numbers of the pictures that are there.
+        The numbers of the pictures that are there; an empty file is none.
 
     Raises:
         ConfigError: If the folder has pictures of other settings or of unknown ones.
@@ -119,7 +145,7 @@ def open_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False)
             (folder / name).unlink()
     if not path.exists():
         write_text(path, json.dumps(settings, indent=1) + "\n")
-    return {int(name.removesuffix(".png")) for name in pictures}
+    return {int(name.removesuffix(".png")) for name in pictures if (folder / name).stat().st_size > 0}
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -129,7 +155,7 @@ def _names_in(folder: Path) -> list[str]:
 
 def _check_same(path: Path, settings: dict[str, Any]) -> None:
     try:
-        known = dict(json.loads(path.read_text(encoding="utf-8")))
+        known = _UNSAID | dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); {_CURE}") from error
     changed = [name for name, value in settings.items() if known.get(name) != value]
@@ -170,8 +196,11 @@ class Sampling:
         self.state = state
         self.lock = lock
         self.folder = Path(config.output_dir)
+        self.batch_size = batch_size_for(config, state.num_processes)
         _together(self._load)
         self.found: set[int] = _together(self._open)[0]
+        # After the folder, whose settings name the weights as they are loaded.
+        self._place()
 
     def _load(self) -> None:
         config = self.config
@@ -192,9 +221,6 @@ class Sampling:
             "class_labels": as_class_ids(self.pipeline, config.class_labels, config.guidance_scale),
             "guidance_scale": config.guidance_scale,
         }
-        self.pipeline.to(self.state.device)
-        if config.compile:
-            self.pipeline.enable_fast_sampling()
         # Its own bar counts the steps of one batch; None shows it on terminals only.
         shown = {"disable": None if self.state.is_main_process else True}
         self.pipeline.set_progress_bar_config(desc="denoising", leave=False, position=1, **shown)
@@ -207,10 +233,15 @@ class Sampling:
         settings = settings_of(self.pipeline, self.config, self.drawing["class_labels"])
         return open_folder(self.folder, settings, self.config.overwrite_output_dir)
 
+    def _place(self) -> None:
+        self.pipeline.to(self.state.device).to(dtype=_DTYPES[precision_of(self.config)])
+        if self.config.compile:
+            self.pipeline.enable_fast_sampling(max_batch_size=self.batch_size)
+
     def draw(self) -> None:
         """Draw and write the pictures that are missing."""
         num_images, processes = self.config.num_images, self.state.num_processes
-        batches = unfinished_batches(self.found, num_images, self.config.batch_size)
+        batches = unfinished_batches(self.found, num_images, self.batch_size, whole=self.config.compile)
         num_there = sum(i < num_images for i in self.found)
         hidden = not (self.state.is_main_process and batches)
         with tqdm(total=num_images, initial=num_there, desc="pictures", disable=hidden) as bar:
@@ -237,18 +268,29 @@ class Sampling:
         grid = make_grid([_read(picture_path(self.folder, i)) for i in first])
         lines = [f"pictures: {num_pictures} in {self.folder}", f"grid: {save_png(grid, self.folder / _GRID)}"]
         if self.config.strip:
+            # It has a batch size of its own, which would be compiled for these few pictures alone.
+            self.pipeline.disable_fast_sampling()
             strip = denoising_strip(self.pipeline, min(4, self.config.num_images), **self.drawing)
             lines.append(f"denoising: {save_png(strip, self.folder / _STRIP)}")
         return lines
 
 
 def _read(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.copy()
+    try:
+        with Image.open(path) as image:
+            return image.copy()
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            # Of the disk, not of the picture.
+            raise
+        # On damaged files Pillow's readers raise whatever their parsing runs into.
+        raise ConfigError(f"{path} is not a whole picture; delete it and run the same command again") from error
 
 
 def sample(config: SampleConfig) -> list[str]:
     """Draw the pictures that are missing from a folder, which depend neither on batches nor on processes.
+
+    That is up to rounding, which depends on how many are drawn at a time.
 
     Args:
         config: What to draw.
@@ -257,13 +299,15 @@ def sample(config: SampleConfig) -> list[str]:
         Lines that say what is where; none on processes but the main one.
 
     Raises:
-        ConfigError: If the model and the settings do not fit together, or the folder cannot be used.
+        ConfigError: If the model and the settings do not fit together, or the folder cannot be used, or a picture of
+            the grid is damaged.
         OSError: If a picture cannot be written.
     """
+    precision = precision_of(config)
     # Processes without an accelerator would each take themselves for the only one.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state, lock = PartialState(cpu=on_cpu), FolderLock(Path(config.output_dir))
-    for warning in idle_cores_warnings(state.device, state.num_processes):
+    for warning in cpu_warnings(state.device, state.num_processes, precision):
         logger.warning(warning)
     with ExitStack() as stack:
         stack.callback(lock.release)

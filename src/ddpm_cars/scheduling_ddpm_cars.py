@@ -288,6 +288,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
 
     @alphas_cumprod.setter
     def alphas_cumprod(self, alphas_cumprod: torch.Tensor) -> None:
+        """Replace the noise levels, if these are others, and forget what was computed with them."""
         values = alphas_cumprod.detach().cpu()
         # A copy on another device, or in fewer digits, is no other schedule.
         if not torch.equal(values, torch.from_numpy(self._alpha_bar).to(values.dtype)):

@@ -1,5 +1,6 @@
 """Pictures of pictures, and pictures from a pipeline."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,25 @@ def test_a_png_is_written_with_the_folders_above_it(tmp_path: Path):
     with Image.open(path) as image:
         assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (3, 2), GREEN)
     assert [file.name for file in path.parent.iterdir()] == ["green.png"]
+
+
+def test_a_png_that_cannot_be_written_is_named(tmp_path: Path):
+    path = tmp_path / "a.png"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python leaves the signal out of it.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as failed:
+            save_png(Image.new("RGB", (3, 2)), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert failed.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
+    # Of an error that has a name already, it stays.
+    (tmp_path / "b").touch()
+    with pytest.raises(FileExistsError) as failed:
+        save_png(Image.new("RGB", (3, 2)), tmp_path / "b" / "a.png")
+    assert failed.value.filename == str(tmp_path / "b")
 
 
 def test_noising_runs_from_the_picture_to_noise():

@@ -1,17 +1,17 @@
-"""Pictures in a folder: which are missing, what they depend on, and what the command refuses and deletes."""
+"""Pictures of a model in a folder: what they depend on, how they are drawn, and what the command refuses."""
 
 import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate import PartialState
 from diffusers import UNet2DModel
 from PIL import Image
 
@@ -20,10 +20,10 @@ from ddpm_cars.command_configs import SampleConfig
 from ddpm_cars.config import ConfigError
 from ddpm_cars.features import weights_sha256
 from ddpm_cars.guard import FolderLock
-from ddpm_cars.sample_command import Sampling, open_folder, picture_path, sample, unfinished_batches
+from ddpm_cars.sample_command import picture_path, precision_of, sample
+from ddpm_cars.sampling import seeded_generators
 
 STEPS = 3
-SETTINGS = {"model": "m", "weights_sha256": "aa", "seed": 3, "class_labels": [0, 1]}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,35 @@ def config(model: Path, tmp_path: Path) -> SampleConfig:
     )
 
 
+@pytest.fixture
+def network_calls() -> Iterator[list[int]]:
+    """Note the batch size whenever a network is called, compiled or not."""
+    sizes: list[int] = []
+
+    def note(module: torch.nn.Module, inputs: tuple) -> None:
+        sizes.extend([len(inputs[0])] if isinstance(module, UNet2DModel) else [])
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    yield sizes
+    hook.remove()
+
+
+@pytest.fixture
+def compiled_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Leave networks as they are where they would be compiled, which takes long, and note the batch sizes there."""
+    sizes: list[int] = []
+
+    def compile_nothing(model: Any, **kwargs: Any) -> Callable[..., Any]:
+        def call(x_t: torch.Tensor, *more: Any, **options: Any) -> Any:
+            sizes.append(len(x_t))
+            return model(x_t, *more, **options)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    return sizes
+
+
 def pixels(config: SampleConfig) -> np.ndarray:
     """Read the pictures 0, 1, ... of a folder, which has as many as it was asked for."""
     folder = Path(config.output_dir)
@@ -59,93 +88,6 @@ def written(config: SampleConfig) -> dict[str, tuple[int, int]]:
     """Tell the pictures of a folder from others of the same names."""
     stats = {path.name: path.stat() for path in Path(config.output_dir).glob("[0-9]*.png")}
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
-
-
-@pytest.mark.parametrize("num_images", [1, 5, 6, 7, 50])
-@pytest.mark.parametrize("batch_size", [1, 3, 6, 64])
-def test_batches_are_alike_and_hold_every_missing_picture_once(num_images: int, batch_size: int):
-    every = unfinished_batches(set(), num_images, batch_size)
-    assert {len(batch) for batch in every} == {min(num_images, batch_size)}
-    # The surplus is less than a batch.
-    assert [i for batch in every for i in batch][:num_images] == list(range(num_images))
-    assert every[-1].start < num_images
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        # What lies beyond the wanted ones changes nothing.
-        found = {i for i in range(num_images) if rng.random() < seed / 20} | {num_images + 1, 10**5}
-        missing = set(range(num_images)) - found
-        assert unfinished_batches(found, num_images, batch_size) == [b for b in every if missing & set(b)]
-
-
-def test_nothing_is_missing_from_a_complete_folder():
-    assert unfinished_batches(set(range(7)), 7, 3) == []
-    assert unfinished_batches(set(range(7)), 8, 3) == [range(6, 9)]
-
-
-def test_names_sort_like_numbers_as_far_as_five_digits_go():
-    names = [picture_path(Path("d"), i).name for i in (0, 9, 10, 50000, 99999)]
-    assert names == sorted(names) == ["00000.png", "00009.png", "00010.png", "50000.png", "99999.png"]
-    assert picture_path(Path("d"), 123456).name == "123456.png"
-
-
-def test_a_folder_says_what_it_has(tmp_path: Path):
-    assert open_folder(tmp_path, SETTINGS) == set()
-    assert json.loads((tmp_path / "sampling.json").read_text()) == SETTINGS
-    for name in ("00000.png", "00007.png", "123456.png", "000008.png", "9.png", "00010.jpg", "grid.png", "a00011.png"):
-        (tmp_path / name).touch()
-    (tmp_path / ".00012.png.tmp").touch()
-    assert open_folder(tmp_path, SETTINGS) == {0, 7, 123456}
-    # Half a picture of a process that was killed is gone.
-    assert not (tmp_path / ".00012.png.tmp").exists()
-    assert (tmp_path / "000008.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"seed": 4}, r"seed 3 \(now 4\); go back to that, choose another output_dir, or pass --overwrite_output_dir"),
-        ({"seed": 4, "class_labels": None}, r"with seed 3 \(now 4\), class_labels \[0, 1\] \(now None\); go back"),
-        ({"model": "n", "weights_sha256": "bb"}, r"model m \(now n\), weights_sha256 aa \(now bb\)"),
-        ({"scheduler": "DDIMScheduler"}, r"scheduler None \(now DDIMScheduler\)"),
-    ],
-)
-def test_pictures_of_other_settings_are_refused(tmp_path: Path, change: dict, words: str):
-    open_folder(tmp_path, SETTINGS)
-    before = (tmp_path / "sampling.json").read_bytes()
-    with pytest.raises(ConfigError, match=words):
-        open_folder(tmp_path, {**SETTINGS, **change})
-    assert (tmp_path / "sampling.json").read_bytes() == before
-
-
-def test_weights_that_have_moved_are_the_same_model(tmp_path: Path):
-    open_folder(tmp_path, SETTINGS)
-    assert open_folder(tmp_path, {**SETTINGS, "model": "elsewhere/m"}) == set()
-    assert json.loads((tmp_path / "sampling.json").read_text()) == SETTINGS
-
-
-def test_pictures_of_unknown_settings_are_refused(tmp_path: Path):
-    (tmp_path / "00004.png").touch()
-    with pytest.raises(ConfigError, match=r"has pictures such as 00004.png, but no sampling.json; choose another"):
-        open_folder(tmp_path, SETTINGS)
-    assert [path.name for path in tmp_path.iterdir()] == ["00004.png"]
-    for text in ("{", "[1]", "7"):
-        (tmp_path / "sampling.json").write_text(text)
-        with pytest.raises(ConfigError, match=r"sampling.json cannot be read .*--overwrite_output_dir"):
-            open_folder(tmp_path, SETTINGS)
-
-
-def test_overwriting_deletes_what_the_command_has_written_only(tmp_path: Path):
-    open_folder(tmp_path, SETTINGS)
-    own = ("00000.png", "123456.png", "grid.png", "denoising.png", ".00003.png.tmp")
-    others = ("photo.png", "0.png", "000001.png", "00001.png.txt", "notes.txt", "00002.jpg")
-    for name in (*own, *others):
-        (tmp_path / name).touch()
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "00000.png").touch()
-    assert open_folder(tmp_path, {**SETTINGS, "seed": 8}, overwrite=True) == set()
-    assert {path.name for path in tmp_path.iterdir()} == {*others, "more", "sampling.json"}
-    assert (tmp_path / "more" / "00000.png").exists()
-    assert json.loads((tmp_path / "sampling.json").read_text())["seed"] == 8
 
 
 def test_a_picture_is_that_of_its_seed_and_class_whatever_the_batches(config: SampleConfig, model: Path):
@@ -164,13 +106,20 @@ def test_a_picture_is_that_of_its_seed_and_class_whatever_the_batches(config: Sa
     assert (known["model"], known["num_inference_steps"], known["class_labels"]) == (str(model), STEPS, [0, 1])
 
 
-def test_missing_pictures_are_drawn_to_the_same_bits_and_the_others_left_alone(config: SampleConfig):
+@pytest.mark.usefixtures("compiled_calls")
+@pytest.mark.parametrize("compiled", [True, False])
+def test_missing_pictures_are_drawn_to_the_same_bits_and_the_others_left_alone(
+    config: SampleConfig, network_calls: list[int], compiled: bool
+):
+    config = replace(config, compile=compiled)
     sample(config)
     drawn, before = pixels(config), written(config)
     gone = [0, 4, 5, 7]
     for i in gone:
         picture_path(Path(config.output_dir), i).unlink()
+    network_calls.clear()
     assert sample(config)[0] == f"pictures: 8 in {config.output_dir}"
+    assert network_calls == [n for n in ([3, 3, 3] if compiled else [3, 3, 2]) for _ in range(STEPS)]
     np.testing.assert_array_equal(pixels(config), drawn)
     after = written(config)
     assert {name for name in before if before[name] != after[name]} == {f"{i:05d}.png" for i in gone}
@@ -185,20 +134,96 @@ def test_more_pictures_are_added_to_those_that_are_there(config: SampleConfig):
     assert before.items() <= written(config).items()
     whole = replace(config, output_dir=f"{config.output_dir}-whole")
     sample(whole)
-    np.testing.assert_array_equal(pixels(config), pixels(whole))
+    assert np.abs(pixels(config) - pixels(whole)).max() <= 1
     # Fewer take nothing away.
     assert sample(replace(config, num_images=2))[0] == f"pictures: 8 in {config.output_dir}"
     assert before.items() <= written(config).items()
 
 
-def test_the_network_sees_one_shape_only(config: SampleConfig):
-    sampling = Sampling(config, PartialState(cpu=True), FolderLock(Path(config.output_dir)))
-    shapes = []
-    sampling.pipeline.unet.register_forward_pre_hook(lambda unet, inputs: shapes.append(tuple(inputs[0].shape)))
-    sampling.draw()
-    assert shapes == [(3, 3, 8, 8)] * 3 * STEPS
+@pytest.mark.usefixtures("compiled_calls")
+@pytest.mark.parametrize(("compiled", "sizes"), [(True, [3, 3, 3]), (False, [3, 3, 2])])
+def test_a_compiled_network_sees_one_shape_only_and_another_no_picture_too_many(
+    config: SampleConfig, network_calls: list[int], compiled: bool, sizes: list[int]
+):
+    sample(replace(config, compile=compiled))
+    assert network_calls == [n for n in sizes for _ in range(STEPS)]
     assert len(pixels(config)) == 8
-    sampling.lock.release()
+
+
+def test_the_strip_is_drawn_without_the_compiler(
+    config: SampleConfig, network_calls: list[int], compiled_calls: list[int]
+):
+    sample(replace(config, compile=True, strip=True))
+    assert compiled_calls == [3] * 3 * STEPS
+    assert network_calls == [*compiled_calls, *[4] * STEPS]
+    plain = replace(config, output_dir=f"{config.output_dir}-plain", strip=True)
+    sample(plain)
+    strips = [np.asarray(Image.open(Path(c.output_dir) / "denoising.png")).astype(int) for c in (config, plain)]
+    assert np.abs(strips[0] - strips[1]).max() <= 1
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_the_network_runs_in_half_precision(config: SampleConfig, model: Path, precision: str, dtype: torch.dtype):
+    config = replace(config, mixed_precision=precision, batch_size=8)
+    sample(config)
+    pipeline = DDPMCarsPipeline.from_pretrained(model)
+    known = json.loads((Path(config.output_dir) / "sampling.json").read_text())
+    # The weights are named as they are on the disk.
+    assert known["weights_sha256"] == weights_sha256(pipeline.unet)[:16]
+    assert known["mixed_precision"] == precision
+    labels = [i % 2 for i in range(8)]
+    full, half = (
+        np.stack(pipeline.to(d)(8, seeded_generators(5, 0, 8), STEPS, class_labels=labels).images).astype(int)
+        for d in (torch.float32, dtype)
+    )
+    np.testing.assert_array_equal(pixels(config), half)
+    assert not np.array_equal(full, half)
+
+
+def test_the_precision_is_what_accelerate_was_configured_with(config: SampleConfig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    assert precision_of(config) == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert precision_of(config) == "bf16"
+    assert precision_of(replace(config, mixed_precision="no")) == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    with pytest.raises(ConfigError, match=r"mixed_precision is fp8, .*; pass --mixed_precision with one of no, fp16"):
+        sample(config)
+    assert not Path(config.output_dir).exists()
+
+
+def test_folders_that_name_no_precision_go_on_without_one(config: SampleConfig):
+    sample(replace(config, num_images=1))
+    path = Path(config.output_dir) / "sampling.json"
+    known = json.loads(path.read_text())
+    assert known.pop("mixed_precision") == "no"
+    path.write_text(json.dumps(known))
+    sample(replace(config, num_images=2))
+    with pytest.raises(ConfigError, match=r"mixed_precision no \(now bf16\); go back"):
+        sample(replace(config, num_images=2, mixed_precision="bf16"))
+
+
+def test_an_empty_picture_is_drawn_again(config: SampleConfig):
+    sample(config)
+    drawn = pixels(config)
+    picture_path(Path(config.output_dir), 4).write_bytes(b"")
+    sample(config)
+    assert np.abs(pixels(config) - drawn).max() <= 1
+
+
+def test_a_damaged_picture_is_named_with_the_cure(config: SampleConfig):
+    sample(config)
+    drawn, path = pixels(config), picture_path(Path(config.output_dir), 4)
+    whole = path.read_bytes()
+    for damaged in (b"no picture", whole[:-30], whole[:60] + bytes(40) + whole[100:]):
+        path.write_bytes(damaged)
+        with pytest.raises(
+            ConfigError, match=r"/00004.png is not a whole picture; delete it and run the same command"
+        ):
+            sample(config)
+    path.unlink()
+    sample(config)
+    assert np.abs(pixels(config) - drawn).max() <= 1
 
 
 def test_a_folder_in_use_is_refused(config: SampleConfig, tmp_path: Path):
@@ -216,6 +241,7 @@ OTHERS = {
     "steps": ({"num_inference_steps": None}, "num_inference_steps 3 (now 20)"),
     "classes": ({"class_labels": ("cars",)}, "class_labels [0, 1] (now [0])"),
     "guidance": ({"guidance_scale": 2.0}, "guidance_scale 1.0 (now 2.0)"),
+    "precision": ({"mixed_precision": "bf16"}, "mixed_precision no (now bf16)"),
     "variance": ({"variance_type": "fixed_large"}, "variance_type fixed_small (now fixed_large)"),
     "scheduler": ({"scheduler": "DDIMScheduler"}, "scheduler DDPMCarsScheduler (now DDIMScheduler)"),
 }
