@@ -295,7 +295,7 @@ def multiply_adds(unet: UNet2DModel) -> int:
 
 def test_the_train_suite(tmp_path: Path, fresh_accelerate: None):
     options = "--num_images 8 --train_batch_size 4 --resolution 8 --preset tiny --mixed_precision no"
-    results = run_benchmark("train", tmp_path, f"{options} --num_compared_steps 4 --peak_tflops 2")
+    results = run_benchmark("train", tmp_path, f"{options} --num_compared_steps 4 --peak_tflops 0.2")
     assert results["settings of all loops"][0]["pictures"] == 8
     rows = {row["loop"]: row for row in results["training"]}
     assert list(rows)[:2] == ["stock, from files", "ours, from files"]
@@ -305,8 +305,8 @@ def test_the_train_suite(tmp_path: Path, fresh_accelerate: None):
     stock = rows["stock, from files"]["images/s"]["median"]
     assert row["to stock"]["median"] == pytest.approx(row["images/s"]["median"] / stock, abs=0.02)
     flops = 3 * 2 * multiply_adds(create_unet("tiny", 8))
-    used = row["model FLOP utilisation"]["median"] * 2e12
-    assert used == pytest.approx(flops * row["images/s"]["median"], rel=0.02, abs=0.5e-4 * 2e12)
+    used = row["model FLOP utilisation"]["median"] * 0.2e12
+    assert used == pytest.approx(flops * row["images/s"]["median"], rel=0.02)
     assert len(results["pictures of one epoch"]) == 3
     (numerics,) = results["the same steps in two ways"]
     assert numerics["plain float32 loop"] < numerics["held-out loss before"] - 0.01
