@@ -335,7 +335,7 @@ def _demo(config: DemoConfig) -> None:
             raise
         raise ConfigError("the page needs gradio: pip install 'ddpm-cars[demo]'") from error
 
-    from ddpm_cars.sampling import load_pipeline
+    from ddpm_cars.sampling import load_pipeline, place_to_draw
 
     name = path = config.pretrained_model_name_or_path
     if name is None or path is None:
@@ -344,7 +344,9 @@ def _demo(config: DemoConfig) -> None:
         name, path = "Toy cars", str(ddpm_cars.pretrained())
     elif Path(path).is_dir():
         name = Path(path).resolve().name
-    app = build_app(load_pipeline(path).to(PartialState().device), name, config.max_images)
+    pipeline = load_pipeline(path)
+    place_to_draw(pipeline, PartialState().device)
+    app = build_app(pipeline, name, config.max_images)
     try:
         launch(app, server_name=config.server_name, server_port=config.server_port, share=config.share)
     except OSError as error:

@@ -34,7 +34,14 @@ from ddpm_cars.references import (
     mirrored,
     with_pictures_of_run,
 )
-from ddpm_cars.sampling import class_names_of, denoising_strip, generate, load_pipeline, sampler_from_config
+from ddpm_cars.sampling import (
+    class_names_of,
+    denoising_strip,
+    generate,
+    load_pipeline,
+    place_to_draw,
+    sampler_from_config,
+)
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
 from ddpm_cars.team import Team
 
@@ -76,7 +83,7 @@ class Evaluation:
         check_held_out(config, name)
         self.extractor = load_extractor(config.extractor, config.extractor_weights, self.accelerator.device)
         self.metrics = MetricsFile(output_dir / "metrics.json", self._head(), self.team)
-        self.pipeline.to(self.accelerator.device)
+        place_to_draw(self.pipeline, self.accelerator.device)
         self.pipeline.unet = self.accelerator.prepare_model(unet.eval(), evaluation_mode=True)
         self.pipeline.set_progress_bar_config(disable=True)
 

@@ -1,5 +1,6 @@
 """What a run computes on, and the most that it can draw."""
 
+import ctypes
 import os
 import platform
 import re
@@ -10,6 +11,8 @@ import torch
 
 _POWERCAP = Path("/sys/class/powercap")
 _CPUINFO = Path("/proc/cpuinfo")
+# Of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def device_name(device: torch.device) -> str:
@@ -41,6 +44,18 @@ def idle_cores_warnings(device: torch.device, num_processes: int) -> list[str]:
         flag = f"--num_cpu_threads_per_process {n}"
         return [f"accelerate launch uses one of {n} cores; launch with {flag}, or start with python in its place"]
     return []
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Make this process keep what it frees for its next use, where it computes on a CPU and glibc manages its memory.
+
+    Otherwise large blocks go back to the system, which gives them again page by page, filled with zeros: about 12,000
+    times in a training step of the network `tiny`, a tenth of its time.
+    """
+    if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def num_cores() -> int:

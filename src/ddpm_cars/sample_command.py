@@ -28,7 +28,14 @@ from ddpm_cars.guard import FolderLock, prepare_folder
 from ddpm_cars.hardware import cpu_warnings
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.plots import make_grid, save_png
-from ddpm_cars.sampling import as_class_ids, denoising_strip, generate, load_pipeline, make_scheduler
+from ddpm_cars.sampling import (
+    as_class_ids,
+    denoising_strip,
+    generate,
+    load_pipeline,
+    make_scheduler,
+    place_to_draw,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +241,11 @@ class Sampling:
         return open_folder(self.folder, settings, self.config.overwrite_output_dir)
 
     def _place(self) -> None:
-        self.pipeline.to(self.state.device).to(dtype=_DTYPES[precision_of(self.config)])
+        place_to_draw(self.pipeline, self.state.device)
+        dtype = _DTYPES[precision_of(self.config)]
+        if dtype is not None:
+            # The method of the network itself warns of modules that want to stay in float32, though there are none.
+            torch.nn.Module.to(self.pipeline.unet, dtype)
         if self.config.compile:
             self.pipeline.enable_fast_sampling(max_batch_size=self.batch_size)
 

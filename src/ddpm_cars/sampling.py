@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ddpm_cars.config import ConfigError
+from ddpm_cars.hardware import keep_freed_memory
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.plots import make_grid, noisy_to_pil
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, VarianceType
@@ -27,6 +28,20 @@ def load_pipeline(name: str) -> DDPMCarsPipeline:
         return DDPMCarsPipeline.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ConfigError(f"no pipeline can be loaded from {name}: {error}") from error
+
+
+def place_to_draw(pipeline: DDPMCarsPipeline, device: torch.device) -> None:
+    """Move a pipeline to a device for which drawing is all that this process does, laid out as is quickest there.
+
+    Args:
+        pipeline: Its network may be shared by others.
+        device: Where it goes.
+    """
+    pipeline.to(device)
+    keep_freed_memory(device)
+    if device.type == "cpu":
+        # On a GPU, group normalisation that is not compiled would copy back and forth.
+        pipeline.unet.to(memory_format=torch.channels_last)
 
 
 def make_scheduler(name: str, config: Any, variance_type: str | None = None) -> Any:

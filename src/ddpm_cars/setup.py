@@ -22,7 +22,7 @@ from ddpm_cars.config import ConfigError, TrainingConfig
 from ddpm_cars.data import BatchOrder, Pictures, load_pictures
 from ddpm_cars.dropout import RowSeeds, seed_dropout
 from ddpm_cars.guard import FolderLock, RunError, prepare_folder
-from ddpm_cars.hardware import cpu_warnings, describe_hardware
+from ddpm_cars.hardware import cpu_warnings, describe_hardware, keep_freed_memory
 from ddpm_cars.memory import step_fits
 from ddpm_cars.model import create_unet
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, compiler_options
@@ -108,6 +108,7 @@ class Setup:
         # CPU's convolutions are slower with it.
         channels_last = self.device.type == "cuda" and config.compile
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        keep_freed_memory(self.device)
         self.hardware = describe_hardware(self.device, self.accelerator.num_processes)
         for warning in cpu_warnings(self.device, self.accelerator.num_processes, self.accelerator.mixed_precision):
             self.warn(warning)

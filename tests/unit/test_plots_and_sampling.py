@@ -1,5 +1,6 @@
 """Pictures of pictures, and pictures from a pipeline."""
 
+import platform
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ from PIL import Image
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, cli
 from ddpm_cars.config import ConfigError
 from ddpm_cars.plots import forward_noising_strip, make_grid, plot_loss, save_png, to_pil
-from ddpm_cars.sampling import denoising_strip, generate, make_scheduler, seeded_generators
+from ddpm_cars.sampling import denoising_strip, generate, make_scheduler, place_to_draw, seeded_generators
+
+from .fresh_process import run_alone
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 STEPS = 5
@@ -333,3 +336,36 @@ def test_a_model_without_classes_says_so_in_one_line(
         with pytest.raises(SystemExit):
             sample(tmp_path / "model", *more)
         assert words in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries manage memory in other ways")
+def test_memory_that_is_freed_is_kept_for_the_next_use(tmp_path: Path):
+    """glibc maps blocks of this size anew each time, which costs a fault for every page of 4 kB."""
+    code = """
+import resource, sys, torch
+from ddpm_cars.hardware import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(64 * 2**20 // 4)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+usual = faults()
+keep_freed_memory(torch.device("meta"))
+assert faults() > 0.9 * usual
+keep_freed_memory(torch.device("cpu"))
+faults()
+assert faults() < usual / 100
+"""
+    run_alone(code, tmp_path)
+
+
+def test_a_pipeline_that_is_placed_to_draw_draws_the_same(make_unet: Callable[..., UNet2DModel]):
+    pipe = DDPMCarsPipeline(make_unet(), DDPMCarsScheduler(num_train_timesteps=20))
+    expected = pipe(2, torch.Generator().manual_seed(0), 3, output_type="np").images
+    place_to_draw(pipe, torch.device("cpu"))
+    convolutions = [p for p in pipe.unet.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in convolutions)
+    images = pipe(2, torch.Generator().manual_seed(0), 3, output_type="np").images
+    np.testing.assert_allclose(images, expected, rtol=0, atol=1e-5)

@@ -171,6 +171,8 @@ def test_the_network_runs_in_half_precision(config: SampleConfig, model: Path, p
     # The weights are named as they are on the disk.
     assert known["weights_sha256"] == weights_sha256(pipeline.unet)[:16]
     assert known["mixed_precision"] == precision
+    # Sums in another order show in half precision.
+    pipeline.unet.to(memory_format=torch.channels_last)
     labels = [i % 2 for i in range(8)]
     full, half = (
         np.stack(pipeline.to(d)(8, seeded_generators(5, 0, 8), STEPS, class_labels=labels).images).astype(int)
