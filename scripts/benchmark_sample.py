@@ -2,21 +2,23 @@
 
 import argparse
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from benchmark_tools import SEED, Rows, alternate, default_device, ratio, seconds_of, spread
+from benchmark_tools import SEED, Apart, Rows, alternate, default_device, ratio, seconds_of, spread
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from tqdm import tqdm
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.model import PRESETS, create_unet
+from ddpm_cars.sampling import place_to_draw
 
 NUM_REPEATS = 7
+_PLACED = "ours, as scripts/sample.py places it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +69,23 @@ def draw(pipeline: Any, batch_size: int, num_inference_steps: int) -> np.ndarray
     return pipeline(batch_size, generator, num_inference_steps, output_type="np").images
 
 
+class PlacedPipeline:
+    """Our pipeline as the commands that draw have it.
+
+    Args:
+        unet: Its network.
+    """
+
+    def __init__(self, unet: UNet2DModel):
+        self.pipeline = DDPMCarsPipeline(unet, DDPMCarsScheduler())
+        place_to_draw(self.pipeline, default_device())
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def draw(self, batch_size: int, num_inference_steps: int) -> np.ndarray:
+        """Draw images as `draw` does."""
+        return draw(self.pipeline, batch_size, num_inference_steps)
+
+
 def how_it_ran(pipeline: Any) -> dict[str, bool]:
     """Return what has become of `enable_fast_sampling`, where it was called: compilers may be missing or fail."""
     fast = getattr(pipeline, "_fast", None)
@@ -76,7 +95,11 @@ def how_it_ran(pipeline: Any) -> dict[str, bool]:
 
 
 def rows_of_batch(
-    pipelines: dict[str, DiffusionPipeline], batch_size: int, arguments: argparse.Namespace, device: torch.device
+    pipelines: dict[str, DiffusionPipeline],
+    batch_size: int,
+    arguments: argparse.Namespace,
+    device: torch.device,
+    placed: Apart | None = None,
 ) -> Rows:
     """Return a row per pipeline at one batch size."""
     steps, images, first = arguments.steps, {}, {}
@@ -84,15 +107,21 @@ def rows_of_batch(
     def call(name: str) -> None:
         images[name] = draw(pipelines[name], batch_size, steps)
 
-    for name in tqdm(pipelines, desc=f"first calls, batch {batch_size}", unit="call"):
-        first[name] = seconds_of(partial(call, name), device)
-    measures = {name: partial(seconds_of, partial(call, name), device) for name in pipelines}
+    measures: dict[str, Callable[[], float]] = {
+        name: partial(seconds_of, partial(call, name), device) for name in pipelines
+    }
+    if placed is not None:
+        measures[_PLACED] = partial(placed.seconds, "draw", batch_size, steps)
+    for name, measure in tqdm(measures.items(), desc=f"first calls, batch {batch_size}", unit="call"):
+        first[name] = measure()
+    if placed is not None:
+        images[_PLACED] = placed.call("draw", batch_size, steps)
     seconds = alternate(measures, arguments.repeats, f"sampling, batch {batch_size}")
     return [
         {
             "batch": batch_size,
             "pipeline": name,
-            **how_it_ran(pipelines[name]),
+            **how_it_ran(pipelines.get(name)),
             "ms a step": spread([1000 * value / steps for value in values], 3),
             "images/s": spread([batch_size / value for value in values]),
             "stock / this": ratio(seconds["stock"], values),
@@ -113,7 +142,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
     with open_pipelines(unet, arguments.fast_dtypes, max(arguments.batch_sizes)) as pipelines:
         # What the process does once, at the first call of anything, is nobody's.
         draw(pipelines["stock"], 1, 1)
-        rows = [row for size in arguments.batch_sizes for row in rows_of_batch(pipelines, size, arguments, device)]
+        # On a GPU it is the plain one.
+        placed = Apart(PlacedPipeline, unet) if device.type == "cpu" else None
+        with closing(placed) if placed else nullcontext():
+            rows = [
+                row
+                for size in arguments.batch_sizes
+                for row in rows_of_batch(pipelines, size, arguments, device, placed)
+            ]
     names = ("preset", "resolution", "steps")
     settings = {**{name: getattr(arguments, name) for name in names}, "parameters": unet.num_parameters()}
     return {"settings of all pipelines": [settings], "sampling": rows}

@@ -89,6 +89,18 @@ class StockTraining:
             )
             self.average.to(self.accelerator.device)
         self.model.train()
+        self._first: torch.Tensor | None = None
+
+    def count(self) -> int:
+        """Return how many pictures there are."""
+        return self.num_images
+
+    def steps(self, num_steps: int) -> None:
+        """Take steps on one and the same batch."""
+        if self._first is None:
+            self._first = next(iter(self.loader))["input"]
+        for _ in range(num_steps):
+            self.step(self._first)
 
     def pictures(self) -> None:
         """Fetch every picture once, and do nothing with it."""

@@ -1,10 +1,12 @@
 """What the suites of scripts/benchmark.py share: measuring alternately, spreads, tables."""
 
 import itertools
+import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
@@ -45,6 +47,49 @@ def seconds_of(function: Callable[[], Any], device: torch.device) -> float:
     function()
     wait_for(device)
     return time.perf_counter() - started
+
+
+class Apart:
+    """An object in a process of its own, where what this one sets for itself, such as how it keeps memory, is not.
+
+    Args:
+        make: Makes the object; an importable function or class.
+        arguments: What it is called with.
+    """
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any):
+        context = multiprocessing.get_context("spawn")
+        settings = (torch.get_num_threads(), make, arguments)
+        self._process = ProcessPoolExecutor(1, context, initializer=_make_apart, initargs=settings)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Return what a method of the object returns."""
+        return self._process.submit(_call_apart, method, arguments).result()
+
+    def seconds(self, method: str, *arguments: Any) -> float:
+        """Return how long a call of a method takes, without the way there and back."""
+        return self._process.submit(_seconds_apart, method, arguments).result()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.shutdown()
+
+
+_apart: Any = None
+
+
+def _make_apart(num_threads: int, make: Callable[..., Any], arguments: tuple) -> None:
+    global _apart
+    torch.set_num_threads(num_threads)
+    _apart = make(*arguments)
+
+
+def _call_apart(method: str, arguments: tuple) -> Any:
+    return getattr(_apart, method)(*arguments)
+
+
+def _seconds_apart(method: str, arguments: tuple) -> float:
+    return seconds_of(lambda: _call_apart(method, arguments), default_device())
 
 
 def alternate(

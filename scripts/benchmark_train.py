@@ -9,17 +9,16 @@ import argparse
 import io
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, closing, contextmanager, redirect_stderr
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from accelerate.utils import is_compiled_module
 from benchmark_stock import StockTraining, peer_step
-from benchmark_tools import SEED, Rows, alternate, default_device, ratio, seconds_of, spread
+from benchmark_tools import SEED, Apart, Rows, alternate, default_device, ratio, seconds_of, spread
 from diffusers import UNet2DModel
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -121,21 +120,25 @@ def forward_flops(unet: UNet2DModel) -> int:
     return counter.get_total_flops()
 
 
-def loops(stock: StockTraining, trainer: Trainer, num_repeats: int) -> tuple[dict[str, list[float]], list[str]]:
+def loops(stock: Apart, trainer: Trainer, num_repeats: int) -> tuple[dict[str, list[float]], list[str]]:
     """Return the pictures a second of every loop, and what there is to say of them."""
     config, device, notes = trainer.config, trainer.device, []
-    num_images, batch_size = stock.num_images, config.train_batch_size
+    num_images, batch_size = stock.call("count"), config.train_batch_size
     num_steps = max(1, num_images // batch_size)
     # A CPU needs seconds for a few; a GPU, which nobody waits for in between, needs more of them.
     num_alone = num_steps if device.type == "cuda" else min(num_steps, 4)
-    x_0 = next(iter(stock.loader))["input"]
-    measured: dict[str, tuple[int, Callable[[], Any]]] = {
-        "stock, from files": (num_images, stock.epoch),
-        "ours, from files": (num_steps * batch_size, partial(our_epoch, trainer, num_steps)),
-        "stock, the step alone": (num_alone * len(x_0), lambda: [stock.step(x_0) for _ in range(num_alone)]),
+    here = partial(seconds_of, device=device)
+    # How many pictures a call is for, and what measures it.
+    measured: dict[str, tuple[int, Callable[[], float]]] = {
+        "stock, from files": (num_images, partial(stock.seconds, "epoch")),
+        "ours, from files": (num_steps * batch_size, partial(here, partial(our_epoch, trainer, num_steps))),
+        "stock, the step alone": (
+            num_alone * min(batch_size, num_images),
+            partial(stock.seconds, "steps", num_alone),
+        ),
         "ours, the step alone": (
             num_alone * batch_size,
-            lambda: [trainer.train_step() for _ in range(num_alone)],
+            partial(here, lambda: [trainer.train_step() for _ in range(num_alone)]),
         ),
     }
     try:
@@ -143,17 +146,20 @@ def loops(stock: StockTraining, trainer: Trainer, num_repeats: int) -> tuple[dic
         name = (
             f"denoising-diffusion-pytorch, the step alone of its own Unet of {num_parameters / 1e6:.2f} M parameters"
         )
-        measured[name] = (num_alone * batch_size, lambda: [peer() for _ in range(num_alone)])
+        measured[name] = (num_alone * batch_size, partial(here, lambda: [peer() for _ in range(num_alone)]))
     # What is not there or does not fit to the rest of the installation raises either.
     except (ImportError, RuntimeError) as error:
         notes.append(f"denoising-diffusion-pytorch cannot be imported ({error}), so it has no row")
 
-    def images_per_second(number: int, function: Callable[[], Any]) -> float:
-        return number / seconds_of(function, device)
+    def images_per_second(number: int, seconds: Callable[[], float]) -> float:
+        return number / seconds()
 
     measures = {name: partial(images_per_second, *pair) for name, pair in measured.items()}
     # Every network and every file once.
-    warm_up = [stock.pictures, *(measure for name, measure in measures.items() if "the step alone" in name)]
+    warm_up = [
+        partial(stock.call, "pictures"),
+        *(measure for name, measure in measures.items() if "the step alone" in name),
+    ]
     for work in tqdm(warm_up, desc="warming up", unit="loop"):
         work()
     return alternate(measures, num_repeats, "training"), notes
@@ -172,9 +178,9 @@ def loop_rows(speeds: dict[str, list[float]], flops: int, peak_tflops: float | N
     return rows
 
 
-def decode_rows(stock: StockTraining, trainer: Trainer, num_repeats: int) -> Rows:
+def decode_rows(stock: Apart, trainer: Trainer, num_repeats: int) -> Rows:
     """Return a row per way of getting the pictures of one epoch."""
-    config, n = trainer.config, stock.num_images
+    config, n = trainer.config, stock.call("count")
     batches_per_epoch = max(1, n // config.train_batch_size)
     fresh = itertools.count()
 
@@ -186,13 +192,13 @@ def decode_rows(stock: StockTraining, trainer: Trainer, num_repeats: int) -> Row
         for step in range(batches_per_epoch):
             trainer.draw_batch(step, 0)
 
-    ways: dict[str, tuple[int, Callable[[], Any]]] = {
-        "stock, every epoch: one process decodes and transforms": (n, stock.pictures),
-        "ours, first epoch: decoded by all cores and kept": (n, first),
-        "ours, later epochs: drawn from the cache, with noise": (batches_per_epoch * config.train_batch_size, later),
+    here, num_later = partial(seconds_of, device=trainer.device), batches_per_epoch * config.train_batch_size
+    ways: dict[str, tuple[int, Callable[[], float]]] = {
+        "stock, every epoch: one process decodes and transforms": (n, partial(stock.seconds, "pictures")),
+        "ours, first epoch: decoded by all cores and kept": (n, partial(here, first)),
+        "ours, later epochs: drawn from the cache, with noise": (num_later, partial(here, later)),
     }
-    measures = {name: partial(seconds_of, function, trainer.device) for name, (_, function) in ways.items()}
-    seconds = alternate(measures, num_repeats, "pictures")
+    seconds = alternate({name: measure for name, (_, measure) in ways.items()}, num_repeats, "pictures")
     speeds = {name: [ways[name][0] / value for value in values] for name, values in seconds.items()}
     return [
         {
@@ -305,8 +311,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
         if arguments.train_data_dir is None:
             write_jpegs(folder / "cars", arguments.num_images)
         config = make_config(arguments, folder)
-        stock = StockTraining(config)
-        with open_trainer(config) as trainer:
+        stock = Apart(StockTraining, config)
+        with open_trainer(config) as trainer, closing(stock):
+            num_pictures = stock.call("count")
             unet, compiled = trainer.state.unet, is_compiled_module(trainer.model)
             flops = forward_flops(unet)
             speeds, notes = loops(stock, trainer, arguments.repeats)
@@ -319,7 +326,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
     settings |= {"ours compiled": compiled, "ours captured": trainer.captured}
     settings |= {"parameters": unet.num_parameters(), "GFLOPs forward an image": round(flops / 1e9, 3)}
     results = {
-        "settings of all loops": [{**settings, "pictures": stock.num_images}],
+        "settings of all loops": [{**settings, "pictures": num_pictures}],
         "training": loop_rows(speeds, flops, arguments.peak_tflops),
         "pictures of one epoch": decoding,
         "where the time of our step goes": profiled,
