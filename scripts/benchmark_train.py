@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from ddpm_cars.config import TrainingConfig
 from ddpm_cars.data import load_pictures
+from ddpm_cars.hardware import device_name
 from ddpm_cars.model import PRESETS, create_unet
 from ddpm_cars.toy_cars import draw_car
 from ddpm_cars.training import Trainer
@@ -36,6 +37,14 @@ NUM_REPEATS = 5
 # Far enough away that the learning rate, a cosine, is that of the middle of a run.
 _TOTAL_STEPS = 100_000
 _NUM_PROFILED = 12
+_PEAK_TFLOPS = {"H100 80GB HBM3": 989.0, "H200": 989.0, "A100": 312.0}
+
+
+def known_peak_tflops() -> float | None:
+    """Return the dense bfloat16 peak of the GPU, from its maker's data sheet, where it is a known one."""
+    device = default_device()
+    name = device_name(device) if device.type == "cuda" else ""
+    return next((peak for known, peak in _PEAK_TFLOPS.items() if known in name), None)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile", action=argparse.BooleanOptionalAction, default=on_gpu, help="train ours with --compile"
     )
     parser.add_argument("--num_compared_steps", type=int, default=30, help="steps before held-out losses are compared")
-    parser.add_argument("--peak_tflops", type=float, help="dense peak of the device, for the model FLOP utilisation")
+    parser.add_argument(
+        "--peak_tflops",
+        type=float,
+        default=known_peak_tflops(),
+        help="dense 16-bit peak of the device, for the model FLOP utilisation",
+    )
 
 
 def write_jpegs(folder: Path, num_images: int) -> None:
