@@ -4,17 +4,22 @@ Symbols as in `scheduling_ddpm_cars`: Gamma_t of Analytic-DPM (Bao et al. 2022, 
 """
 
 import copy
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import SchedulerMixin
+from diffusers import DiffusionPipeline, SchedulerMixin
 from tqdm import tqdm
 
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, band_index, dct_matrix
 
+logger = logging.getLogger(__name__)
+
 NUM_SIGNIFICANT_DIGITS = 6
+# Latents are centred, with a standard deviation of several at most.
+_MAX_LATENT_WITHOUT_SIGN = 20
 
 
 def calibrate(
@@ -52,8 +57,18 @@ def calibrate(
         The calibration, as `DDPMCarsScheduler.set_calibration` takes it.
 
     Raises:
-        ValueError: If `images` is not of that shape, is empty, or holds NaN, or the labels are not as many.
+        TypeError: If `unet`, `images` or `scheduler` is something else.
+        ValueError: If `images` is not of that shape and kind, is empty, or holds NaN or the grey levels 0 to 255, or
+            the labels are not as many.
     """
+    if isinstance(unet, DiffusionPipeline):
+        raise TypeError(f"unet is a {type(unet).__name__}; pass its unet, as in calibrate(pipe.unet, ...).")
+    _check_scheduler(scheduler)
+    if not hasattr(scheduler, "set_calibration"):
+        raise TypeError(
+            f"scheduler is a {type(scheduler).__name__}; pass DDPMCarsScheduler.from_config(scheduler.config), which "
+            "can sample with what is measured."
+        )
     _check_images(images)
     if class_labels is not None and len(class_labels) != len(images):
         raise ValueError(f"class_labels has {len(class_labels)} values for {len(images)} images: pass one for each.")
@@ -108,8 +123,10 @@ def fit_init_noise(images: torch.Tensor, scheduler: SchedulerMixin, num_modes: i
         The statistics, as `pipeline_ddpm_cars.match_init_noise` takes them.
 
     Raises:
-        ValueError: If `images` is not of that shape, is empty, or holds NaN.
+        TypeError: If `images` or `scheduler` is something else.
+        ValueError: If `images` is not of that shape and kind, is empty, or holds NaN or the grey levels 0 to 255.
     """
+    _check_scheduler(scheduler)
     _check_images(images)
     modes = _dct(images.double())
     m = min(num_modes, *images.shape[2:])
@@ -129,11 +146,37 @@ def fit_init_noise(images: torch.Tensor, scheduler: SchedulerMixin, num_modes: i
     return statistics
 
 
+def _check_scheduler(scheduler: SchedulerMixin) -> None:
+    if isinstance(scheduler, DiffusionPipeline):
+        raise TypeError(f"scheduler is a {type(scheduler).__name__}; pass its scheduler, as in pipe.scheduler.")
+    if not isinstance(scheduler, SchedulerMixin):
+        raise TypeError(f"scheduler is a {type(scheduler).__name__}; pass a scheduler, such as pipe.scheduler.")
+
+
 def _check_images(images: torch.Tensor) -> None:
+    if not isinstance(images, torch.Tensor):
+        raise TypeError(
+            f"images is a {type(images).__name__}; pass a torch tensor, (N, channels, height, width), in [-1, 1]."
+        )
     if images.ndim != 4 or not len(images):
         raise ValueError(f"images has shape {tuple(images.shape)}; it must be (N, channels, height, width), N >= 1.")
     if not images.isfinite().all():
         raise ValueError("images holds values that are not finite.")
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images is of {images.dtype}; they must be floating point in [-1, 1], as images.float() / 127.5 - 1 is."
+        )
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or low == high:
+        return
+    if high > _MAX_LATENT_WITHOUT_SIGN and torch.equal(images, images.round()):
+        raise ValueError(
+            f"images holds whole numbers from {low:g} to {high:g}; they must be in [-1, 1], as images / 127.5 - 1 is."
+        )
+    # Not refused: bright pictures and latents of some encoders have no negative values either.
+    if high <= 1 or high > _MAX_LATENT_WITHOUT_SIGN:
+        looks = "[0, 1]" if high <= 1 else "[0, 255]"
+        logger.warning(f"images look like {looks}, from {low:.3g} to {high:.3g}; they must be in [-1, 1].")
 
 
 def make_probe(scheduler: DDPMCarsScheduler, **timesteps: Any) -> DDPMCarsScheduler:

@@ -1,16 +1,16 @@
 """The command lines. This is the only file that knows the library that reads them."""
 
 import errno
-import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+import yaml
+from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
 
 from ddpm_cars.command_configs import (
     CalibrateConfig,
@@ -23,6 +23,7 @@ from ddpm_cars.command_configs import (
     TrainCommandConfig,
 )
 from ddpm_cars.config import ConfigError, ImageConfig, NoiseConfig, PicturesConfig
+from ddpm_cars.stock_flags import gather_lists, reading_no, spell_out_switches, with_cures
 
 Config = TypeVar("Config")
 
@@ -30,14 +31,18 @@ Config = TypeVar("Config")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+set_loader("yaml", reading_no(get_loader("yaml")), exceptions=(yaml.YAMLError,))
 
 
 class _Parser(ArgumentParser):
+    setting_names: Sequence[str] = ()
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit with 2."""
         # Of several processes with one command line, the first one speaks.
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"{self.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+            line = with_cures(" ".join(message.split()), self.setting_names)
+            print(f"{self.prog}: error: {line}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -55,47 +60,20 @@ def parse(
         The config, and the parser, whose `error` reports what is found later.
     """
     parser = _Parser(description=config_class.__doc__, allow_abbrev=False)
+    flagged = (f for f in fields(config_class) if not positional or f.default is not MISSING)  # type: ignore[arg-type]
+    parser.setting_names = [field.name for field in flagged]
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
     parser.add_class_arguments(config_class, as_positional=positional)
     switches = {f"--{field.name}" for field in fields(config_class) if field.type is bool}  # type: ignore[arg-type]
-    arguments = _spell_out_switches(sys.argv[1:] if argv is None else argv, switches)
+    arguments = spell_out_switches(sys.argv[1:] if argv is None else argv, switches)
     types = {f"--{field.name}": str(field.type) for field in fields(config_class)}  # type: ignore[arg-type]
     lists = {flag: "str" in kind for flag, kind in types.items() if "tuple[" in kind}
-    values = parser.parse_args(_gather_lists(arguments, lists)).as_dict()
+    values = parser.parse_args(gather_lists(arguments, lists)).as_dict()
     values.pop("config")
     try:
         return config_class(**values), parser
     except ConfigError as error:
         parser.error(str(error))
-
-
-def _spell_out_switches(argv: Sequence[str], switches: set[str]) -> list[str]:
-    """Let `--use_ema` alone stand for `--use_ema true`."""
-    spelled = list(argv)
-    for i, argument in enumerate(argv):
-        value = argv[i + 1] if i + 1 < len(argv) else "--"
-        if argument in switches and value.startswith("-"):
-            spelled[i] = f"{argument}=true"
-    return spelled
-
-
-def _gather_lists(argv: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
-    """Let `--class_labels red 2` stand for `--class_labels '["red", "2"]'`; True marks a list of texts."""
-    gathered, rest = [], list(argv)
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
-        if flag not in lists:
-            gathered.append(flag + equals + value)
-            continue
-        values = [value] if equals else []
-        while rest and not rest[0].startswith("--"):
-            values.append(rest.pop(0))
-        if values and values[0] != "null" and not values[0].startswith("["):
-            # Not escaped: the pairs that JSON escapes some characters to are no characters to YAML.
-            texts = (json.dumps(value, ensure_ascii=False) if lists[flag] else value for value in values)
-            values = [f"[{', '.join(texts)}]"]
-        gathered += [flag, *values]
-    return gathered
 
 
 class _Once(logging.Filter):
@@ -236,26 +214,29 @@ def _calibrate(config: CalibrateConfig) -> None:
     from ddpm_cars.calibration import calibrate, fit_init_noise
     from ddpm_cars.checkpoints import write_text
     from ddpm_cars.data import load_pictures, to_samples
-    from ddpm_cars.references import check_classes
+    from ddpm_cars.references import check_classes, with_pictures_of_run
     from ddpm_cars.sampling import class_names_of, load_pipeline, make_scheduler
 
     folder = Path(config.pretrained_model_name_or_path)
-    if not (folder / "model_index.json").exists():
+    if not folder.is_dir():
         raise ConfigError(f"pretrained_model_name_or_path {folder} is not a folder with a saved pipeline")
     pipeline = load_pipeline(str(folder)).to(PartialState().device)
     size = pipeline.unet.config.sample_size
     if not isinstance(size, int):
         raise ConfigError(f"{folder} draws pictures of {size}; only squares can be made of the training pictures")
+    config = with_pictures_of_run(config, str(folder))
     shown = ImageConfig(**{f.name: getattr(config, f.name) for f in fields(PicturesConfig)}, resolution=size)
     class_names = class_names_of(pipeline)
     label_column = config.label_column if class_names else None
-    pictures = load_pictures(shown, pipeline.unet.config.in_channels, label_column=label_column)
+    num_channels, excluded = pipeline.unet.config.in_channels, config.validation_split
+    pictures = load_pictures(shown, num_channels, label_column=label_column, excluded_split=excluded)
     check_classes(pictures, class_names)
     samples = to_samples(np.array(pictures.images))
     labels = None if pictures.labels is None else torch.from_numpy(pictures.labels)
-    scheduler = make_scheduler("DDPMCarsScheduler", pipeline.scheduler.config, config.variance_type)
+    scheduler = make_scheduler("DDPMCarsScheduler", pipeline.scheduler.config)
     options = {k: getattr(config, k) for k in ("num_timesteps", "num_images", "batch_size", "num_bands", "seed")}
     calibrate(pipeline.unet, samples, scheduler, **options, class_labels=labels)
+    scheduler = make_scheduler("DDPMCarsScheduler", scheduler.config, config.variance_type)
     if config.fit_init_noise:
         fit_init_noise(samples, scheduler)
     path = folder / "scheduler" / scheduler.config_name

@@ -8,9 +8,11 @@ from ddpm_cars.config import (
     ImageConfig,
     NoiseConfig,
     PicturesConfig,
+    Resize,
     TrainingConfig,
     Variance,
     at_least,
+    fit_types,
 )
 
 MIN_EVALUATION_IMAGES = 40
@@ -62,6 +64,9 @@ class PushConfig:
     dry_run: bool = False
     """List what would be published, and stop; nothing is asked of the Hub."""
 
+    def __post_init__(self) -> None:
+        fit_types(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
@@ -97,6 +102,7 @@ class SampleConfig:
     """Also write denoising.png: how the first pictures come out of the noise."""
 
     def __post_init__(self) -> None:
+        fit_types(self)
         at_least(self, 1, "num_images", "batch_size", "num_inference_steps")
         at_least(self, 0, "seed", "guidance_scale")
         if self.class_labels == ():
@@ -110,10 +116,20 @@ class SampleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateConfig(PicturesConfig):
-    """Measure a saved model on its training pictures, for the variances and the init noise that depend on it."""
+    """Measure a saved model on its training pictures, for the variances and the init noise that depend on it.
+
+    Without train_data_dir and dataset_name the pictures are those that the model was trained on, as the config.yaml in
+    its folder says.
+    """
 
     pretrained_model_name_or_path: str
     """Folder of a saved pipeline; its scheduler_config.json is replaced."""
+    resize: Resize | None = None  # type: ignore[assignment]
+    """How pictures become squares: squash, crop or pad; null is as config.yaml says, and squash without one."""
+    background: str | None = None  # type: ignore[assignment]
+    """Colour behind transparent pictures and of borders; null is as config.yaml says, and white without one."""
+    validation_split: str | None = None
+    """Split that is left out where split is null; null is that of config.yaml, if the pictures are from there."""
     variance_type: Variance | None = None
     """Variance that the model samples with from now on; null leaves it as it is."""
     num_timesteps: int | None = 50
@@ -132,7 +148,11 @@ class CalibrateConfig(PicturesConfig):
     """Decides the pictures and the noise."""
 
     def __post_init__(self) -> None:
-        PicturesConfig.__post_init__(self)
+        fit_types(self)
+        # What is null is taken from the run, and then all of it is checked.
+        is_named = self.train_data_dir is not None or self.dataset_name is not None
+        if is_named and self.background is not None:
+            PicturesConfig.__post_init__(self)
         at_least(self, 2, "num_timesteps", "num_bands")
         at_least(self, 1, "num_images", "batch_size")
         at_least(self, 0, "seed")
@@ -190,6 +210,7 @@ class EvaluateConfig(PicturesConfig):
     """Precision in which the network runs; noise and statistics are not touched by it."""
 
     def __post_init__(self) -> None:
+        fit_types(self)
         if self.train_data_dir is not None or self.dataset_name is not None:
             PicturesConfig.__post_init__(self)
         if (self.pretrained_model_name_or_path is None) == (self.compare is None):
@@ -242,6 +263,7 @@ class ToyCarsConfig:
     """Decides every picture."""
 
     def __post_init__(self) -> None:
+        fit_types(self)
         at_least(self, 0, "num_train_images", "num_test_images", "seed")
         at_least(self, 8, "resolution")
 
@@ -262,6 +284,7 @@ class DemoConfig:
     """The most pictures of one drawing."""
 
     def __post_init__(self) -> None:
+        fit_types(self)
         at_least(self, 1, "server_port", "max_images")
         if self.server_port is not None and self.server_port > 65535:
             raise ConfigError(f"server_port is {self.server_port}; it must be 65535 or less")

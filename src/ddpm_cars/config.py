@@ -1,8 +1,11 @@
 """All that a run depends on, as frozen dataclasses. The docstring of a field is its `--help` text."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+import os
+import types
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from PIL import ImageColor
 
@@ -14,6 +17,55 @@ Variance = Literal[FixedVariance, "learned", "learned_range", "analytic", "spect
 
 class ConfigError(ValueError):
     """A mistake that the person at the command line can mend; the message says how."""
+
+
+_MISFIT = object()
+
+
+def fit_types(config: Any) -> None:
+    """Make every field of a config what its type says: a path a text, a list or a lone value a tuple.
+
+    Raises:
+        ConfigError: For the first field that cannot be, with what it can be.
+    """
+    kinds = get_type_hints(type(config))
+    for name in (field.name for field in fields(config)):
+        value, kind = getattr(config, name), kinds[name]
+        fitting = _fit(value, kind)
+        if fitting is _MISFIT:
+            raise ConfigError(f"{name} is {value!r}; it must be {_in_words(kind)}")
+        # The config is frozen for everybody else.
+        object.__setattr__(config, name, fitting)
+
+
+def _fit(value: Any, kind: Any) -> Any:
+    """Return a value as the type of a field, or _MISFIT."""
+    if get_origin(kind) in (Union, types.UnionType):
+        fitting = (_fit(value, member) for member in get_args(kind))
+        return next((v for v in fitting if v is not _MISFIT), _MISFIT)
+    if get_origin(kind) is tuple:
+        values = value if isinstance(value, list | tuple | range) else (value,)
+        parts = tuple(_fit(v, get_args(kind)[0]) for v in values)
+        return _MISFIT if _MISFIT in parts else parts
+    if get_origin(kind) is Literal:
+        return value if isinstance(value, str) and value in get_args(kind) else _MISFIT
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if kind in (int, float):
+        # To Python a bool is a number.
+        is_number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+        return kind(value) if is_number else _MISFIT
+    return value if isinstance(value, kind) else _MISFIT
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(_in_words(member) for member in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"a list, of which each is {_in_words(get_args(kind)[0])}"
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(repr, get_args(kind)))}"
+    return {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}.get(kind, "None")
 
 
 def at_least(config: Any, minimum: float, *names: str) -> None:
@@ -63,6 +115,7 @@ class PicturesConfig:
     """Pictures that cannot be decoded are left out and reported; if they are more than this share, nothing runs."""
 
     def __post_init__(self) -> None:
+        fit_types(self)
         in_unit_interval(self, "max_bad_images_fraction")
         try:
             ImageColor.getrgb(self.background)
@@ -107,6 +160,7 @@ class NoiseConfig:
     """Move the last noise level to exactly pure noise; not for epsilon prediction."""
 
     def __post_init__(self) -> None:
+        fit_types(self)
         at_least(self, 1, "num_train_timesteps")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ConfigError(
@@ -260,6 +314,16 @@ class TrainingConfig(ImageConfig, NoiseConfig):
             )
         if self.streaming:
             self._check_streaming()
+
+    def warnings(self) -> list[str]:
+        """Return what works, but hardly as it is meant."""
+        half_lives = self.ema_half_life_steps
+        if not self.use_ema or len(half_lives) == 1 or self.validation_split is not None:
+            return []
+        return [
+            f"of the {len(half_lives)} ema_half_life_steps the first, {half_lives[0]}, is published, for without "
+            "validation_split nothing tells which is best"
+        ]
 
     def _check_streaming(self) -> None:
         if self.dataset_name is None:

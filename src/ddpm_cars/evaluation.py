@@ -54,16 +54,16 @@ class Evaluation:
     """One model and the pictures that it is measured with, in as many processes as Accelerate has started.
 
     Args:
-        config: What to measure; its pictures are named.
+        config: What to measure.
         name: Folder of the model, or its id on the Hub.
         output_dir: Where the results go.
+        run: Folder of the model whose training pictures are measured with, where `config` names none.
 
     Raises:
         ConfigError: If model, pictures, extractor and settings do not fit together.
     """
 
-    def __init__(self, config: EvaluateConfig, name: str, output_dir: Path):
-        self.config = config
+    def __init__(self, config: EvaluateConfig, name: str, output_dir: Path, run: str):
         self.name = name
         self.output_dir = output_dir
         try:
@@ -74,6 +74,8 @@ class Evaluation:
             logger.warning(warning)
         self.team = Team(self.accelerator)
         self.pipeline = load_pipeline(name)
+        # After the model: a mistyped folder has no config.yaml either.
+        self.config = config = with_pictures_of_run(config, run)
         self.saved_config = self.pipeline.scheduler.config
         self._check_settings()
         unet = self.pipeline.unet
@@ -355,17 +357,16 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
         return _compare(config, *config.compare)
     name = str(config.pretrained_model_name_or_path)
     output_dir = Path(config.output_dir) if config.output_dir else _default_output_dir(name)
-    metrics = Evaluation(with_pictures_of_run(config, name), name, output_dir).run()
+    metrics = Evaluation(config, name, output_dir, run=name).run()
     return output_dir / "report.html", report.summary(metrics)
 
 
 def _compare(config: EvaluateConfig, first: str, second: str) -> tuple[Path, str]:
     """Measure two models, each into its own folder, and set them side by side."""
-    config = with_pictures_of_run(config, first)
     names, folders = (first, second), [_default_output_dir(name) for name in (first, second)]
     if folders[0].resolve() == folders[1].resolve():
         raise ConfigError(f"compare names {first} twice; give two models")
-    evaluations = [Evaluation(config, name, folder) for name, folder in zip(names, folders, strict=True)]
+    evaluations = [Evaluation(config, name, folder, run=first) for name, folder in zip(names, folders, strict=True)]
     sizes = [(e.pipeline.unet.config.sample_size, e.pipeline.unet.config.in_channels) for e in evaluations]
     if sizes[0] != sizes[1]:
         a, b = (f"{size} pixels with {channels} channels" for size, channels in sizes)

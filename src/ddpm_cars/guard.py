@@ -91,6 +91,19 @@ class StopNotice:
             signal.signal(*self._previous.popitem())
 
 
+def refuse_inside(output_dir: str, train_data_dir: str | None) -> None:
+    """See that what a run writes does not come to lie among its training pictures.
+
+    Raises:
+        ConfigError: If it would: its plots would be training pictures of the next command.
+    """
+    if train_data_dir is not None and Path(output_dir).resolve().is_relative_to(Path(train_data_dir).resolve()):
+        raise ConfigError(
+            f"output_dir {output_dir} is inside train_data_dir {train_data_dir}, where plots and samples would become "
+            "training pictures; choose an output_dir outside of it"
+        )
+
+
 def prepare_folder(folder: Path) -> None:
     """Make an output folder and see that it can be written to.
 

@@ -14,8 +14,10 @@ from accelerate.utils import gather_object
 from ddpm_cars import checkpoints, results
 from ddpm_cars.config import ConfigError
 from ddpm_cars.guard import RunError
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.run_facts import training_facts
 from ddpm_cars.setup import Setup
+from ddpm_cars.train_state import RAW
 
 
 class Keeper:
@@ -76,12 +78,18 @@ class Keeper:
 
     def begin(self) -> None:
         """Delete what a crash left half written, and with `overwrite_output_dir` what an earlier run wrote."""
-        if self.run.config.overwrite_output_dir:
-            # What else lives in the folder is not ours to delete.
-            for name in ("checkpoints", "samples", "best"):
-                shutil.rmtree(self.run.output_dir / name, ignore_errors=True)
-            (self.run.output_dir / "validation.json").unlink(missing_ok=True)
         checkpoints.delete_leftovers(self.folder)
+        if self.run.config.overwrite_output_dir:
+            folder = self.run.output_dir
+            # training.json says whose the published model is: from now on not this run's.
+            for name in ("training.json", "validation.json"):
+                (folder / name).unlink(missing_ok=True)
+            # What else lives in the folders is not ours to delete.
+            for path in checkpoints.list_checkpoints(self.folder):
+                shutil.rmtree(path)
+            results.delete_if_empty(self.folder)
+            results.delete_grids(folder)
+            results.delete_pipeline(folder / "best")
 
     def preview(self) -> Path | None:
         """Read the checkpoint that a run would continue from, return its path, and change nothing on the disk."""
@@ -164,15 +172,59 @@ class Keeper:
     def save_best(self, weights: dict[str, torch.Tensor]) -> None:
         """Write the pipeline with the lowest loss on held-out pictures so far."""
         run = self.run
-        folder = run.output_dir / "best"
-        self.try_write("the best model so far", lambda: results.save_pipeline(run.pipeline(weights), folder))
+        self.try_write("the best model so far", lambda: self._publish(weights, run.output_dir / "best"))
 
     def save_progress(self, weights: dict[str, torch.Tensor], stopped: Callable[[], Any]) -> None:
         """Write a sample grid and the log."""
         run = self.run
-        path = run.output_dir / "samples" / f"step-{run.state.step:08d}.png"
+        path = results.grid_path(run.output_dir, run.state.step)
         self.try_write("a sample grid", lambda: results.save_grid(run.pipeline(weights), run.config, path, stopped))
         self.try_write("the log", lambda: results.save_log(run.output_dir, run.state))
+
+    def is_complete(self) -> bool:
+        """Return whether the results of the step that the run is at are on the disk, whole.
+
+        Every process has to call this.
+        """
+        run, state = self.run, self.run.state
+        published = results.load_published(run.output_dir) if self._results_are_there() else None
+        found = False
+        # Whichever average was the best; where they are spread over processes, all of them have to ask.
+        for average in list(state.averages) or [RAW]:
+            weights = state.weights(average)
+            found = found or (published is not None and results.same_weights(published, weights))
+        return any(gather_object([found]))
+
+    def _results_are_there(self) -> bool:
+        run = self.run
+        if not run.accelerator.is_main_process:
+            return False
+        names = ["samples.png", "loss.png", "loss.json", *(["validation.json"] if run.held_out is not None else [])]
+        try:
+            known = json.loads((run.output_dir / "training.json").read_text(encoding="utf-8"))
+            same = (known["steps"], known["data"]["classes"]) == (run.state.step, list(run.class_names))
+            return same and all((run.output_dir / name).stat().st_size > 0 for name in names)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _publish(self, weights: dict[str, torch.Tensor], folder: Path) -> DDPMCarsPipeline:
+        """Write a pipeline with the weights, with what was measured of one before as far as it fits; return it."""
+        run = self.run
+        pipeline, before = run.pipeline(weights), results.load_published(folder)
+        if before is not None and results.same_weights(before, weights):
+            pipeline.scheduler = before.scheduler
+        elif (run.output_dir / "training.json").exists():
+            measured = results.scheduler_config(folder)
+            # It depends on the pictures alone, which are the same.
+            if measured.get("_init_noise") is not None:
+                pipeline.scheduler.register_to_config(_init_noise=measured["_init_noise"])
+            if measured.get("_calibration") is not None:
+                run.warn(
+                    f"the calibration of {folder} (variance_type {measured['variance_type']}) does not fit the new "
+                    "weights and is left out; measure it again with scripts/calibrate.py"
+                )
+        results.save_pipeline(pipeline, folder)
+        return pipeline
 
     def save_results(self, weights: dict[str, torch.Tensor], average: str) -> None:
         """Write the pipeline, its grid, the log and training.json.
@@ -186,8 +238,7 @@ class Keeper:
         """
         run, folder = self.run, self.run.output_dir
         try:
-            pipeline = run.pipeline(weights)
-            results.save_pipeline(pipeline, folder)
+            pipeline = self._publish(weights, folder)
             results.save_grid(pipeline, run.config, folder / "samples.png")
             results.save_log(folder, run.state)
             checkpoints.write_text(folder / "training.json", json.dumps(training_facts(run, average), indent=1))

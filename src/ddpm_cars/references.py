@@ -3,47 +3,51 @@
 import hashlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
 import torch
 import yaml
 
-from ddpm_cars.command_configs import EvaluateConfig
+from ddpm_cars.command_configs import MIN_EVALUATION_IMAGES, CalibrateConfig, EvaluateConfig
 from ddpm_cars.config import ConfigError, ImageConfig, PicturesConfig
 from ddpm_cars.data import Pictures, load_pictures
 from ddpm_cars.features import Extractor
+
+Config = TypeVar("Config", EvaluateConfig, CalibrateConfig)
 
 # Where pixels are compared, larger pictures are brought to this size: what is copied shows there too.
 _COMPARED_SIZE = 32
 _NUM_ROWS_AT_A_TIME = 1024
 
 
-def with_pictures_of_run(config: EvaluateConfig, name: str) -> EvaluateConfig:
-    """Take the pictures from the config.yaml in the folder of a trained model, where `config` names none.
+def with_pictures_of_run(config: Config, name: str) -> Config:
+    """Take from the config.yaml in the folder of a trained model what `config` does not say of the pictures.
 
     Args:
-        config: What the command line says.
+        config: What the command line says. Where it names pictures, only how they become squares is taken, and only
+            of a command that can leave that open.
         name: Folder of the model.
 
     Raises:
-        ConfigError: If there is no such file.
+        ConfigError: If no pictures are named and there is no such file, or the settings do not fit together.
     """
-    if config.train_data_dir is not None or config.dataset_name is not None:
-        return config
     path = Path(name) / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(
-            f"{name} has no config.yaml that says what it was trained on; give train_data_dir or dataset_name, and "
-            "validation_split"
-        )
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    names = {field.name for field in fields(PicturesConfig)} | {"label_column"}
-    if config.validation_split is None:
-        names.add("validation_split")
-    # What the command line says of them, it means.
-    names -= {name for name in ("cache_dir", "split") if getattr(config, name) is not None}
-    return replace(config, **{name: value for name, value in settings.items() if name in names})
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(PicturesConfig)}
+    names = {setting for setting in ("resize", "background") if getattr(config, setting) is None}
+    taken = {setting: defaults[setting] for setting in names}
+    if config.train_data_dir is None and config.dataset_name is None:
+        if not path.is_file():
+            raise ConfigError(
+                f"{name} has no config.yaml that says what it was trained on; give train_data_dir or dataset_name, "
+                "and validation_split"
+            )
+        names = {*defaults, "label_column", "validation_split"}
+        # What the command line says, it means; only where null is the default can it be told that it does.
+        names -= {f.name for f in fields(config) if f.default is None and getattr(config, f.name) is not None}
+    run = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return replace(config, **taken | {setting: value for setting, value in run.items() if setting in names})
 
 
 def check_held_out(config: EvaluateConfig, name: str) -> None:
@@ -112,6 +116,11 @@ def load_real_pictures(
         image_config, num_channels, label_column=label_column, excluded_split=config.validation_split
     )
     source, n = training.report["source"], len(training.images)
+    if n < 2 * MIN_EVALUATION_IMAGES:
+        raise ConfigError(
+            f"{source} has {n} pictures; an evaluation needs {2 * MIN_EVALUATION_IMAGES} or more, half of them to "
+            "compare with and half in place of drawn ones"
+        )
     if n < 2 * config.num_images:
         raise ConfigError(
             f"num_images is {config.num_images}, which takes {2 * config.num_images} real pictures, half of them to "

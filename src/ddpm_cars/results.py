@@ -17,9 +17,14 @@ from ddpm_cars import checkpoints
 from ddpm_cars.config import TrainingConfig
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.plots import make_grid, plot_loss, save_png
-from ddpm_cars.sampling import generate
+from ddpm_cars.sampling import generate, load_pipeline
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.train_state import TrainState
+
+_PIPELINE_FILES = (
+    *("model_index.json", "pipeline.py", "scheduler/scheduler_config.json"),
+    *("unet/config.json", "unet/diffusion_pytorch_model*"),
+)
 
 
 def make_pipeline(
@@ -65,6 +70,60 @@ def save_pipeline(pipeline: DDPMCarsPipeline, folder: Path) -> None:
     for place in (folder / "unet", folder / "scheduler", folder):
         checkpoints.fsync_path(place)
     shutil.rmtree(saved)
+
+
+def load_published(folder: Path) -> DDPMCarsPipeline | None:
+    """Load the pipeline that a run has written into a folder; None if there is none, or not a whole one."""
+    if not (folder / "model_index.json").exists():
+        # Loading would take its name for one on the Hub.
+        return None
+    try:
+        return load_pipeline(str(folder))
+    except Exception:
+        # On damaged files diffusers raises whatever its parsing runs into.
+        return None
+
+
+def same_weights(pipeline: DDPMCarsPipeline, weights: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether a pipeline on the CPU has a network with these weights, to the bit."""
+    found = pipeline.unet.state_dict()
+    return found.keys() == weights.keys() and all(torch.equal(found[name], weights[name].cpu()) for name in found)
+
+
+def scheduler_config(folder: Path) -> dict[str, Any]:
+    """Return the config of the scheduler of a saved pipeline, whose network may be damaged; empty if it is itself."""
+    path = folder / "scheduler" / DDPMCarsScheduler.config_name
+    try:
+        return dict(DDPMCarsScheduler.from_pretrained(path.parent).config) if path.exists() else {}
+    except Exception:
+        return {}
+
+
+def delete_pipeline(folder: Path) -> None:
+    """Delete a pipeline that `save_pipeline` has written; what else lies there stays, and then the folder."""
+    for pattern in _PIPELINE_FILES:
+        for path in folder.glob(pattern):
+            path.unlink()
+    for place in (folder / "unet", folder / "scheduler", folder):
+        delete_if_empty(place)
+
+
+def delete_if_empty(folder: Path) -> None:
+    """Delete a folder that holds nothing; any other stays."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def grid_path(folder: Path, step: int) -> Path:
+    """Return where the sample grid of a step is written while a run trains."""
+    return folder / "samples" / f"step-{step:08d}.png"
+
+
+def delete_grids(folder: Path) -> None:
+    """Delete what is at paths that `grid_path` returns; what else lies there stays, and then the folder."""
+    for path in (folder / "samples").glob("step-" + "[0-9]" * 8 + ".png"):
+        path.unlink()
+    delete_if_empty(folder / "samples")
 
 
 class _GivenUp(Exception):

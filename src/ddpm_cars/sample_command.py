@@ -127,18 +127,18 @@ def open_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False)
     Args:
         folder: It exists; sampling.json in it says what its pictures are.
         settings: What `settings_of` returns.
-        overwrite: Delete what this command has written there before, and nothing else.
+        overwrite: Delete what this command has written there before, which without sampling.json is nothing.
 
     Returns:
         The numbers of the pictures that are there; an empty file is none.
 
     Raises:
-        ConfigError: If the folder has pictures of other settings or of unknown ones.
+        ConfigError: If the folder has pictures of other settings, or without sampling.json, which are of others.
     """
     path = folder / _SETTINGS
     names = _names_in(folder)
     pictures = {name for name in names if _PICTURE.fullmatch(name)}
-    if overwrite:
+    if overwrite and path.exists():
         # sampling.json last: until then it is true of what is left.
         for name in (*pictures, _GRID, _STRIP, _SETTINGS):
             (folder / name).unlink(missing_ok=True)
@@ -146,7 +146,10 @@ def open_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False)
     elif path.exists():
         _check_same(path, settings)
     elif pictures:
-        raise ConfigError(f"output_dir {folder} has pictures such as {min(pictures)}, but no {_SETTINGS}; {_CURE}")
+        # Somebody's photographs may well have such names.
+        raise ConfigError(
+            f"output_dir {folder} has pictures such as {min(pictures)}, but no {_SETTINGS}; choose another output_dir"
+        )
     for name in names:
         if _LEFTOVER.fullmatch(name):
             (folder / name).unlink()

@@ -1,18 +1,20 @@
 """Many pictures from one pipeline, and the way they come out of the noise."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import diffusers
 import numpy as np
 import torch
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 from PIL import Image
 
 from ddpm_cars.config import ConfigError
 from ddpm_cars.hardware import keep_freed_memory
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.plots import make_grid, noisy_to_pil
-from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, VarianceType
+from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler, VarianceType
 
 
 def load_pipeline(name: str) -> DDPMCarsPipeline:
@@ -24,10 +26,34 @@ def load_pipeline(name: str) -> DDPMCarsPipeline:
     Raises:
         ConfigError: If there is none that loads.
     """
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        if (folder / "checkpoints").is_dir():
+            raise ConfigError(
+                f"{name} is a run that has not finished (no model_index.json); the same training command continues it"
+            )
+        raise ConfigError(f"{name} holds no saved pipeline: there is no model_index.json")
     try:
         return DDPMCarsPipeline.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"no pipeline can be loaded from {name}: {error}") from error
+        if folder.is_dir():
+            raise ConfigError(f"no pipeline can be loaded from {name}: {error}") from error
+        reason = _why_not_from_hub(error)
+        raise ConfigError(
+            f"there is no folder {name}, and no such model can be had from the Hub ({reason})"
+        ) from error
+
+
+def _why_not_from_hub(error: Exception) -> str:
+    """Return in a few words what diffusers tells in several sentences about its own arguments."""
+    cause = error.__cause__
+    if isinstance(error, ValueError):
+        return "its ids are NAME or OWNER/NAME"
+    if isinstance(cause, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, and it is not in the cache"
+    if isinstance(cause, RepositoryNotFoundError | GatedRepoError):
+        return "it does not exist there, or is private to others"
+    return f"{type(cause or error).__name__}, and it is not in the cache"
 
 
 def place_to_draw(pipeline: DDPMCarsPipeline, device: torch.device) -> None:
@@ -53,8 +79,16 @@ def make_scheduler(name: str, config: Any, variance_type: str | None = None) -> 
         variance_type: Of the steps; None leaves it as it is in the config.
 
     Raises:
-        ConfigError: If there is no such class, or it does not work with these models.
+        ConfigError: If there is no such class, it does not work with these models, or `variance_type` depends on a
+            calibration that the config does not hold.
     """
+    if variance_type in CALIBRATED_VARIANCES:
+        measured = "band_eps_mse" if variance_type == "spectral" else "eps_mse"
+        if measured not in (config.get("_calibration") or {}):
+            raise ConfigError(
+                f"variance_type is {variance_type}, which has to be measured of the model first: give its folder to "
+                f"scripts/calibrate.py --variance_type {variance_type}, or choose fixed_small"
+            )
     options = {} if variance_type is None else {"variance_type": variance_type}
     names = [e.name for e in diffusers.schedulers.KarrasDiffusionSchedulers]
     if name == "DDPMCarsScheduler":
@@ -101,6 +135,21 @@ def class_names_of(pipeline: DDPMCarsPipeline) -> tuple[str, ...]:
     return tuple(names[i] for i in sorted(names))
 
 
+def check_learned_variance(pipeline: DDPMCarsPipeline) -> None:
+    """See that a model whose scheduler samples with a learned variance has learned one.
+
+    Raises:
+        ConfigError: If its network has no second half of output channels for it.
+    """
+    unet, doubled = pipeline.unet.config, 2 * pipeline.unet.config.in_channels
+    if pipeline._samples_with_learned_variance() and unet.out_channels != doubled:
+        variance_type = pipeline.scheduler.config.variance_type
+        raise ConfigError(
+            f"variance_type is {variance_type}, which a network of {doubled} output channels has learned; this one "
+            f"has {unet.out_channels}: choose fixed_small, or train with variance_type learned_range"
+        )
+
+
 def as_class_ids(
     pipeline: DDPMCarsPipeline, class_labels: Sequence[str | int] | None, guidance_scale: float = 1.0
 ) -> list[int] | None:
@@ -115,8 +164,11 @@ def as_class_ids(
         What `generate` takes as `class_labels`.
 
     Raises:
-        ConfigError: If the model does not have these classes, needs some, or cannot be guided.
+        ConfigError: If the model does not have these classes, needs some, or cannot be guided or sampled with the
+            variance of its scheduler.
     """
+    # Here, as this is where what a command line asks for first meets the network.
+    check_learned_variance(pipeline)
     ids: list[str | int] | None = None
     if class_labels is not None:
         texts = [str(label) for label in class_labels]

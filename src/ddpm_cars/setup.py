@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, TorchDynamoPlugin, gather_object
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, ProjectConfiguration, TorchDynamoPlugin, gather_object
 from diffusers import UNet2DModel
 from tqdm import tqdm
 
@@ -71,6 +72,9 @@ def _make_optimizer(
 
 
 def _make_accelerator(config: TrainingConfig) -> Accelerator:
+    # accelerate would train without a log.
+    if config.logger is not None and LoggerType(config.logger) not in get_available_trackers():
+        raise ConfigError(f'logger {config.logger} is not installed: pip install "ddpm-cars[track]"')
     try:
         accelerator = Accelerator(
             gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -110,7 +114,8 @@ class Setup:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         keep_freed_memory(self.device)
         self.hardware = describe_hardware(self.device, self.accelerator.num_processes)
-        for warning in cpu_warnings(self.device, self.accelerator.num_processes, self.accelerator.mixed_precision):
+        processes, precision = self.accelerator.num_processes, self.accelerator.mixed_precision
+        for warning in (*config.warnings(), *cpu_warnings(self.device, processes, precision)):
             self.warn(warning)
         self.lock = FolderLock(self.output_dir)
         self.on_main(self._take_folder)

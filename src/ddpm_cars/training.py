@@ -19,7 +19,7 @@ from ddpm_cars import checkpoints, plan
 from ddpm_cars.batches import Batch
 from ddpm_cars.config import TrainingConfig
 from ddpm_cars.finite import FiniteWatch
-from ddpm_cars.guard import RunError, RunStopped, StopNotice
+from ddpm_cars.guard import RunError, RunStopped, StopNotice, refuse_inside
 from ddpm_cars.keeping import Keeper
 from ddpm_cars.losses import diffusion_losses
 from ddpm_cars.setup import Setup
@@ -41,6 +41,7 @@ class Trainer(Setup):
     """
 
     def __init__(self, config: TrainingConfig):
+        refuse_inside(config.output_dir, config.train_data_dir)
         super().__init__(config)
         self.keeper = Keeper(self)
         self.watch = FiniteWatch(self.accelerator)
@@ -268,6 +269,9 @@ class Trainer(Setup):
         self.on_main(self.keeper.begin)
         self.keeper.resume()
         self.keeper.save_settings()
+        if self.state.step >= self.total_steps and self.keeper.is_complete():
+            self.say(f"complete at step {self.state.step}")
+            return
         self.start_trackers()
         with self.notice:
             self._train()

@@ -15,6 +15,7 @@ RANKS = {
     "pipeline_ddpm_cars": 0,
     "config": 1,
     "command_configs": 1,
+    "stock_flags": 1,
     "images": 1,
     "picture_cache": 1,
     "picture_sources": 1,

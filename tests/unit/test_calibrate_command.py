@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import UNet2DModel
 from PIL import Image
 
@@ -75,6 +76,29 @@ def test_init_noise_is_measured_when_asked_for(model: Path, pictures: Path, tmp_
     assert not torch.allclose(pipe(2, torch.Generator().manual_seed(0), 3, output_type="raw").images, matched)
 
 
+@pytest.mark.parametrize("data_is_given", [True, False])
+def test_pictures_are_prepared_as_the_run_prepared_them(model: Path, tmp_path: Path, data_is_given: bool):
+    for split, number in (("train", 3), ("test", 1)):
+        (tmp_path / "wide" / split).mkdir(parents=True)
+        for i in range(number):
+            noise = np.random.default_rng(i + 10 * (split == "test")).integers(0, 256, (8, 24, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / "wide" / split / f"{i}.png")
+    run = {"train_data_dir": str(tmp_path / "wide"), "validation_split": "test", "resize": "crop"}
+    (model / "config.yaml").write_text(yaml.safe_dump(run))
+    flags = ["--pretrained_model_name_or_path", str(model), "--cache_dir", str(tmp_path / "cache"), "--num_timesteps"]
+    flags += ["2", *(["--train_data_dir", run["train_data_dir"]] if data_is_given else [])]
+
+    def variance(*more: str) -> float:
+        cli.calibrate([*flags, *more])
+        return DDPMCarsScheduler.from_pretrained(model, subfolder="scheduler").config._calibration["data_variance"]
+
+    files = sorted((tmp_path / "wide").rglob("*.png" if data_is_given else "train/*.png"))
+    cropped = np.stack([np.asarray(Image.open(file))[:, 8:16] for file in files]) / 127.5 - 1
+    assert variance() == pytest.approx(cropped.var(0).mean(), rel=1e-4)
+    # Averages of three pixels vary less.
+    assert variance("--resize", "squash") < 0.7 * cropped.var(0).mean()
+
+
 def with_classes(unet: UNet2DModel, num_classes: int) -> UNet2DModel:
     config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
     return UNet2DModel(**{**config, "num_class_embeds": num_classes})
@@ -131,13 +155,27 @@ def test_mistakes_are_one_line(model: Path, pictures: Path, tmp_path: Path, caps
     assert "only squares" in one_line(capsys)
     with pytest.raises(SystemExit, match="2"):
         cli.sample(["--pretrained_model_name_or_path", str(model), "--variance_type", "spectral"])
-    assert re.search("error: .*spectral.*ddpm_cars.calibrate", one_line(capsys))
+    assert re.search(
+        "error: variance_type is spectral.*scripts/calibrate.py --variance_type spectral", one_line(capsys)
+    )
+    calibrate(model, pictures, tmp_path, "--num_bands", "null")
+    with pytest.raises(SystemExit, match="2"):
+        cli.sample(["--pretrained_model_name_or_path", str(model), "--variance_type", "spectral"])
+    assert re.search("error: variance_type is spectral.*scripts/calibrate.py", one_line(capsys))
+    with pytest.raises(SystemExit, match="2"):
+        cli.calibrate(["--pretrained_model_name_or_path", str(model)])
+    assert "has no config.yaml" in one_line(capsys)
+    (model / "model_index.json").unlink()
+    (model / "checkpoints").mkdir()
+    with pytest.raises(SystemExit, match="2"):
+        calibrate(model, pictures, tmp_path)
+    assert "is a run that has not finished" in one_line(capsys)
 
 
 def test_settings_that_cannot_work_are_named():
     common = {"pretrained_model_name_or_path": "model"}
     with pytest.raises(ConfigError, match="exactly one of train_data_dir"):
-        CalibrateConfig(**common)
+        CalibrateConfig(**common, train_data_dir="x", dataset_name="y", background="white")
     with pytest.raises(ConfigError, match="num_timesteps is 1"):
         CalibrateConfig(**common, train_data_dir="x", num_timesteps=1)
     with pytest.raises(ConfigError, match="spectral needs num_bands"):

@@ -160,11 +160,50 @@ def test_all_timesteps_and_short_schedules():
         (torch.zeros(3, 8, 8), r"shape \(3, 8, 8\)"),
         (torch.zeros(0, 3, 8, 8), "N >= 1"),
         (torch.full((2, 3, 8, 8), math.nan), "not finite"),
+        (torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8), r"torch.uint8; .* images.float\(\) / 127.5 - 1"),
+        (torch.arange(384.0).view(2, 3, 8, 8) % 256, r"whole numbers from 0 to 255; .* images / 127.5 - 1"),
     ],
 )
 def test_bad_images_are_refused(measure: Callable, images: torch.Tensor, message: str):
     with pytest.raises(ValueError, match=message):
         measure(images, DDPMCarsScheduler())
+
+
+@pytest.mark.parametrize(("scale", "shift", "looks"), [(0.5, 0.5, "[0, 1]"), (127.0, 127.3, "[0, 255]"), (1, 0, None)])
+def test_images_that_look_like_another_range_are_warned_of(
+    scale: float, shift: float, looks: str | None, caplog: pytest.LogCaptureFixture
+):
+    images = (torch.rand(4, 3, *SIZE, generator=seeded()) * 2 - 1) * scale + shift
+    fit_init_noise(images, DDPMCarsScheduler())
+    assert (f"images look like {looks}" in caplog.text) == (looks is not None)
+    assert ("in [-1, 1]" in caplog.text) == (looks is not None)
+
+
+def test_latents_are_measured_without_a_word(caplog: pytest.LogCaptureFixture):
+    latents = torch.randn(20, 4, *SIZE, generator=seeded()) * 9
+    assert float(latents.max()) > 20
+    calibrate(lambda x_t, t: x_t, latents, unclipped(), 2, num_bands=None, progress_bar=False)
+    fit_init_noise(latents, unclipped())
+    assert not caplog.records
+
+
+def test_arguments_of_another_kind_are_told_what_to_pass(unet):
+    images, pipeline = torch.zeros(2, 3, 8, 8), DDPMCarsPipeline(unet, DDPMCarsScheduler())
+    for wrong, kind in ((images.numpy(), "ndarray"), (images.tolist(), "list")):
+        with pytest.raises(TypeError, match=rf"images is a {kind}; pass a torch tensor"):
+            calibrate(unet, wrong, DDPMCarsScheduler())
+        with pytest.raises(TypeError, match=rf"images is a {kind}; pass a torch tensor"):
+            fit_init_noise(wrong, DDPMCarsScheduler())
+    with pytest.raises(TypeError, match=r"unet is a DDPMCarsPipeline; pass its unet"):
+        calibrate(pipeline, images, DDPMCarsScheduler())
+    stock = diffusers.DDPMScheduler()
+    with pytest.raises(TypeError, match=r"a DDPMScheduler; .* DDPMCarsScheduler.from_config\(scheduler.config\)"):
+        calibrate(unet, images, stock)
+    with pytest.raises(TypeError, match=r"scheduler is a DDPMCarsPipeline; pass its scheduler"):
+        calibrate(unet, images, pipeline)
+    with pytest.raises(TypeError, match=r"scheduler is a DDPMCarsPipeline; pass its scheduler"):
+        fit_init_noise(images, pipeline)
+    fit_init_noise(images, stock)
 
 
 LOW = np.full((3, *SIZE), 0.01)

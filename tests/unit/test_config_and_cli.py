@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.utils import LoggerType
 from PIL import Image
 
 from ddpm_cars import cli
 from ddpm_cars.cli import parse
-from ddpm_cars.command_configs import CalibrateConfig, SampleConfig, ShowConfig, ToyCarsConfig
+from ddpm_cars.command_configs import CalibrateConfig, SampleConfig, ShowConfig, ToyCarsConfig, TrainCommandConfig
 from ddpm_cars.config import ConfigError, TrainingConfig
+from ddpm_cars.stock_flags import STOCK_FLAGS, with_cures
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ["--train_data_dir", "pictures"]
@@ -241,7 +243,14 @@ def test_the_settings_that_come_with_the_scripts_can_be_read(path: Path):
 @pytest.mark.parametrize(
     ("argv", "word"),
     [
-        ([*PICTURES, "--learning_rte", "1"], "learning_rte"),
+        ([*PICTURES, "--learning_rte", "1"], "--learning_rte: did you mean --learning_rate?"),
+        ([*PICTURES, "--learning-rate=1"], "--learning-rate: did you mean --learning_rate?"),
+        ([*PICTURES, "--ddpm_num_steps", "300"], "--ddpm_num_steps: give --num_train_timesteps"),
+        (
+            [*PICTURES, "--center_crop", "--seeed", "1"],
+            "--center_crop: give --resize crop; --seeed: did you mean --seed?",
+        ),
+        ([*PICTURES, "--resume_from_checkpoint=latest"], "the same command continues"),
         ([*PICTURES, "--learn", "1"], "--learn"),
         ([*PICTURES, "stray"], "stray"),
         ([*PICTURES, "--learning_rate", "fast"], "learning_rate"),
@@ -270,13 +279,14 @@ def test_a_mistake_on_the_command_line_is_one_line(
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("learning_rte: 1\n", "learning_rte"),
+        ("learning_rte: 1\n", "did you mean --learning_rate?"),
+        ("save_images_epochs: 1\n", "give --save_images_steps, counted in steps"),
         ("learning_rate: fast\n", "learning_rate"),
         ("preset: huge\n", "preset"),
         ("seed: -3\n", "seed is -3"),
         ("seed: [1\n", "config"),
     ],
-    ids=["key", "value", "choice", "range", "syntax"],
+    ids=["key", "stock's key", "value", "choice", "range", "syntax"],
 )
 def test_a_mistake_in_a_file_is_one_line(text: str, word: str, tmp_path: Path, one_line_error: Callable[..., str]):
     path = tmp_path / "run.yaml"
@@ -321,6 +331,51 @@ def test_mistakes_with_the_other_commands_are_one_line(
     command: Callable, argv: list[str], words: str, one_line_error: Callable[..., str]
 ):
     assert words in one_line_error(command, argv)
+
+
+def test_every_flag_of_stock_is_a_flag_or_has_a_cure_that_can_be_given():
+    ours = {field.name for field in fields(TrainCommandConfig)}
+    assert not STOCK_FLAGS.keys() & ours
+    for name, cure in STOCK_FLAGS.items():
+        assert with_cures(f"unrecognized arguments: --{name}", ours).endswith(f"; --{name}: {cure}")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["model", "me/model", "--repo_id", "me/model"], "unrecognized arguments: --repo_id me/model"),
+        (["model", "me/model", "--center_crop"], "unrecognized arguments: --center_crop"),
+    ],
+    ids=["by position only", "of another command"],
+)
+def test_a_cure_is_never_one_that_the_command_does_not_know(
+    argv: list[str], words: str, one_line_error: Callable[..., str]
+):
+    assert one_line_error(cli.push_to_hub, argv).endswith(words)
+
+
+@pytest.mark.parametrize("text", ["no", "No", "false", "'no'"])
+def test_no_is_a_precision_in_a_file_too(text: str, tmp_path: Path):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"mixed_precision: {text}\nuse_ema: no\n")
+    config, _ = parse(TrainingConfig, [*PICTURES, "--config", str(path)])
+    assert (config.mixed_precision, config.use_ema) == ("no", False)
+
+
+@pytest.mark.parametrize("dry_run", ["true", "false"])
+def test_a_tracker_that_is_not_installed_stops_a_run_before_it_begins(
+    dry_run: str,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    one_line_error: Callable[..., str],
+    fresh_accelerate: None,
+):
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.TENSORBOARD])
+    argv = ["--train_data_dir", str(pictures), "--output_dir", str(tmp_path / "out"), "--dry_run", dry_run]
+    line = one_line_error(cli.train, [*argv, "--logger", "wandb"])
+    assert line.endswith('error: logger wandb is not installed: pip install "ddpm-cars[track]"')
+    assert not (tmp_path / "out").exists()
 
 
 def test_of_several_processes_one_speaks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -15,7 +15,15 @@ from PIL import Image
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, cli
 from ddpm_cars.config import ConfigError
 from ddpm_cars.plots import forward_noising_strip, make_grid, plot_loss, save_png, to_pil
-from ddpm_cars.sampling import denoising_strip, generate, make_scheduler, place_to_draw, seeded_generators
+from ddpm_cars.sampling import (
+    denoising_strip,
+    generate,
+    load_pipeline,
+    make_scheduler,
+    place_to_draw,
+    sampler_from_config,
+    seeded_generators,
+)
 
 from .fresh_process import run_alone
 
@@ -236,6 +244,57 @@ def test_our_scheduler_comes_back_from_another(pipeline: DDPMCarsPipeline):
 def test_other_schedulers_are_refused_with_the_choices(name: str):
     with pytest.raises(ConfigError, match=rf"scheduler is {name}; choose DDPMCarsScheduler.*DDIMScheduler"):
         make_scheduler(name, DDPMCarsScheduler().config)
+
+
+@pytest.mark.parametrize("name", ["analytic", "spectral"])
+def test_a_variance_that_has_to_be_measured_first_names_the_command(name: str):
+    with pytest.raises(ConfigError, match=rf"variance_type is {name}.*calibrate.py --variance_type {name}"):
+        sampler_from_config(name, DDPMCarsScheduler().config)
+
+
+def test_a_name_that_is_neither_folder_nor_model_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("runs/nosuch", "nosuch", str(tmp_path / "a" / "b")):
+        with pytest.raises(ConfigError, match=rf"^there is no folder {name}, and .* Hub \(.+\)$") as failed:
+            load_pipeline(name)
+        assert "stacktrace" not in str(failed.value)
+        assert "local_files_only" not in str(failed.value)
+        assert len(str(failed.value)) < 250
+
+
+def test_a_folder_without_a_pipeline_is_told_from_an_unfinished_run(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"holds no saved pipeline: there is no model_index.json$"):
+        load_pipeline(str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match=r"is a run that has not finished .*same training command continues it$"):
+        load_pipeline(str(tmp_path))
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample"])
+def test_a_mistyped_model_is_the_first_thing_to_be_told(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        getattr(cli, command)(["--pretrained_model_name_or_path", "runs/nosuch"])
+    assert "error: there is no folder runs/nosuch, and" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
+def test_a_variance_that_the_network_does_not_learn_is_one_line(
+    variance_type: str, pipeline: DDPMCarsPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    pipeline.save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit, match="2"):
+        sample(tmp_path / "model", "--variance_type", variance_type)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"error: variance_type is {variance_type}, which a network of 6 output channels" in line
+    assert "this one has 3: choose fixed_small" in line
+    assert not (tmp_path / "samples").exists()
+    # Other schedulers keep the word in their config without minding it.
+    drawn = sample(tmp_path / "model", "--scheduler", "DDIMScheduler")
+    assert len(drawn) == 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])

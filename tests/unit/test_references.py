@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from ddpm_cars.command_configs import EvaluateConfig
+from ddpm_cars.command_configs import CalibrateConfig, EvaluateConfig
 from ddpm_cars.config import ConfigError
 from ddpm_cars.features import load_extractor
 from ddpm_cars.references import (
@@ -88,6 +88,34 @@ def test_pictures_that_are_named_count_more_than_those_of_the_run(config: Evalua
     assert with_pictures_of_run(config, str(tmp_path)) == config
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"train_data_dir": "cars", "validation_split": "test", "resize": "crop", "background": "#102030"}),
+        ({"train_data_dir": "vans"}, {"train_data_dir": "vans", "validation_split": None, "resize": "crop"}),
+        ({"train_data_dir": "vans", "resize": "squash"}, {"resize": "squash", "background": "#102030"}),
+        ({"resize": "pad", "background": "black"}, {"resize": "pad", "background": "black", "train_data_dir": "cars"}),
+    ],
+)
+def test_calibration_prepares_pictures_as_the_run_did_but_for_what_is_given(
+    given: dict, expected: dict, tmp_path: Path
+):
+    run = {"train_data_dir": "cars", "validation_split": "test", "resize": "crop", "background": "#102030", "seed": 5}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
+    asked = CalibrateConfig(pretrained_model_name_or_path=str(tmp_path), **given)
+    got = with_pictures_of_run(asked, str(tmp_path))
+    assert {name: getattr(got, name) for name in expected} == expected
+    assert got.seed == 0
+
+
+def test_pictures_of_a_model_without_a_run_are_squashed_on_white(tmp_path: Path):
+    asked = CalibrateConfig(pretrained_model_name_or_path="x", train_data_dir="vans")
+    got = with_pictures_of_run(asked, str(tmp_path))
+    assert (got.resize, got.background) == ("squash", "white")
+    with pytest.raises(ConfigError, match="background is whitish"):
+        with_pictures_of_run(replace(asked, background="whitish"), str(tmp_path))
+
+
 def test_without_a_word_on_pictures_there_is_one_line_that_asks_for_them(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"no config.yaml .* give train_data_dir or dataset_name"):
         with_pictures_of_run(EvaluateConfig(pretrained_model_name_or_path="x/y"), str(tmp_path))
@@ -129,6 +157,14 @@ def test_drawn_pictures_have_the_classes_of_real_ones(config: EvaluateConfig, tm
 def test_too_few_pictures_are_named_with_the_number_that_would_do(config: EvaluateConfig):
     with pytest.raises(ConfigError, match=r"num_images is 46, which takes 92 .* has 90: lower num_images to 45"):
         load_real_pictures(replace(config, num_images=46), 8, 3, ())
+
+
+@pytest.mark.parametrize("num_images", [40, 2000])
+def test_a_set_that_is_too_small_for_any_number_is_told_what_is_needed(config: EvaluateConfig, num_images: int):
+    small = replace(config, split="train[:64]", num_images=num_images)
+    with pytest.raises(ConfigError, match=r"has 64 pictures; an evaluation needs 80 or more") as failed:
+        load_real_pictures(small, 8, 3, ())
+    assert "lower" not in str(failed.value)
 
 
 def test_one_held_out_picture_is_too_few_for_an_error(config: EvaluateConfig, tmp_path: Path):

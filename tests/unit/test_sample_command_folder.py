@@ -93,14 +93,26 @@ def test_weights_that_have_moved_are_the_same_model(tmp_path: Path):
 
 
 def test_pictures_of_unknown_settings_are_refused(tmp_path: Path):
-    (tmp_path / "00004.png").touch()
-    with pytest.raises(ConfigError, match=r"has pictures such as 00004.png, but no sampling.json; choose another"):
-        open_folder(tmp_path, SETTINGS)
-    assert [path.name for path in tmp_path.iterdir()] == ["00004.png"]
+    for name in ("00004.png", "grid.png", "denoising.png"):
+        (tmp_path / name).write_bytes(b"mine")
+    for overwrite in (False, True):
+        # They may be anybody's: nothing helps but another folder.
+        with pytest.raises(ConfigError, match=r"has pictures such as 00004.png, but no sampling.json; .* output_dir$"):
+            open_folder(tmp_path, SETTINGS, overwrite)
+        assert {path.name for path in tmp_path.iterdir()} == {"00004.png", "grid.png", "denoising.png"}
     for text in ("{", "[1]", "7"):
         (tmp_path / "sampling.json").write_text(text)
         with pytest.raises(ConfigError, match=r"sampling.json cannot be read .*--overwrite_output_dir"):
             open_folder(tmp_path, SETTINGS)
+    # The command has left it there, so the pictures are its own.
+    assert open_folder(tmp_path, SETTINGS, overwrite=True) == set()
+    assert json.loads((tmp_path / "sampling.json").read_text()) == SETTINGS
+
+
+def test_a_picture_that_only_has_the_name_of_a_grid_is_not_deleted(tmp_path: Path):
+    (tmp_path / "grid.png").write_bytes(b"mine")
+    assert open_folder(tmp_path, SETTINGS, overwrite=True) == set()
+    assert (tmp_path / "grid.png").read_bytes() == b"mine"
 
 
 def test_overwriting_deletes_what_the_command_has_written_only(tmp_path: Path):

@@ -13,8 +13,9 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from ddpm_cars import DDPMCarsPipeline
+from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, calibrate, fit_init_noise
 from ddpm_cars.config import ConfigError, TrainingConfig
+from ddpm_cars.data import training_samples
 from ddpm_cars.training import Trainer, train
 
 from .trainer_helpers import by_hand, forget_accelerate
@@ -346,6 +347,114 @@ def test_what_else_lies_in_the_output_folder_stays(make_config: MakeConfig):
     assert [p.name for p in (folder / "unet").glob("*.safetensors")] == ["diffusion_pytorch_model.safetensors"]
     assert not [p for p in folder.iterdir() if p.name.startswith(".pipeline")]
     DDPMCarsPipeline.from_pretrained(folder)
+
+
+def written(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Tell the files of a run that it shows to others from others of the same names."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != "checkpoints")
+    shown = {path: path.stat() for path in paths if path.name not in ("config.yaml", "pictures.json", ".lock")}
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in shown.items()}
+
+
+def calibrated(folder: Path, config: TrainingConfig) -> dict:
+    """Measure a trained model as scripts/calibrate.py does; return what that leaves in the scheduler's config."""
+    pipe, images = DDPMCarsPipeline.from_pretrained(folder), training_samples(config)
+    pipe.scheduler.register_to_config(variance_type="analytic")
+    calibrate(pipe.unet, images, pipe.scheduler, num_timesteps=4, num_bands=2, progress_bar=False)
+    fit_init_noise(images, pipe.scheduler)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(pipe.scheduler.to_json_string())
+    return scheduler_of(folder)
+
+
+def scheduler_of(folder: Path) -> dict:
+    return dict(DDPMCarsScheduler.from_pretrained(folder, subfolder="scheduler").config)
+
+
+@pytest.mark.parametrize("validation", [{}, {"validation_split": "test", "validation_steps": None}])
+def test_a_complete_run_is_left_as_it_is(make_config: MakeConfig, capsys: pytest.CaptureFixture, validation: dict):
+    config = make_config(ema_half_life_steps=(1, 500), **validation)
+    folder = train(config)
+    for part in (folder, *([folder / "best"] if validation else [])):
+        calibrated(part, config)
+    before = written(folder)
+    assert folder / "training.json" in before
+    capsys.readouterr()
+    for steps in (6, 4):
+        forget_accelerate()
+        assert train(replace(config, max_train_steps=steps)) == folder
+        assert "complete at step 6" in capsys.readouterr().out.splitlines()
+        assert written(folder) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model_index.json", "unet/diffusion_pytorch_model.safetensors", "unet/config.json"),
+        *("scheduler/scheduler_config.json", "samples.png", "loss.png", "loss.json", "training.json"),
+    ],
+)
+def test_results_that_are_missing_or_damaged_are_written_again(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture, name: str
+):
+    folder = train(make_config())
+    whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(b"")):
+        damage(folder / name)
+        capsys.readouterr()
+        forget_accelerate()
+        train(make_config())
+        assert "complete" not in capsys.readouterr().out
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == whole
+
+
+def test_weights_that_are_not_those_of_the_run_are_written_again(make_config: MakeConfig):
+    folder = train(make_config())
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + bytes(4))
+    assert path.read_bytes() != whole
+    forget_accelerate()
+    train(make_config())
+    assert path.read_bytes() == whole
+
+
+def test_a_calibration_stays_where_other_results_are_written_again(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture
+):
+    config = make_config()
+    folder = train(config)
+    before = calibrated(folder, config)
+    (folder / "samples.png").unlink()
+    forget_accelerate()
+    train(config)
+    assert (folder / "samples.png").exists()
+    assert scheduler_of(folder) == before
+    assert "the calibration of" not in capsys.readouterr().err
+
+
+def test_an_extended_run_keeps_the_init_noise_and_warns_of_the_calibration(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture
+):
+    config = make_config(validation_split="test", validation_steps=2, learning_rate=1e-3)
+    folder = train(config)
+    before = calibrated(folder, config)
+    assert before["variance_type"] == "analytic"
+    forget_accelerate()
+    train(replace(config, max_train_steps=8))
+    after = scheduler_of(folder)
+    assert after["_init_noise"] == before["_init_noise"]
+    assert after.get("_calibration") is None
+    assert after["variance_type"] == "fixed_small"
+    line = (
+        f"warning: the calibration of {folder} (variance_type analytic) does not fit the new weights and is left out"
+    )
+    assert capsys.readouterr().err.count(line) == 1
+    DDPMCarsPipeline.from_pretrained(folder)(1, torch.Generator().manual_seed(0), 2)
+    # Another run on the same folder may have other pictures.
+    forget_accelerate()
+    train(replace(config, seed=1, overwrite_output_dir=True))
+    assert scheduler_of(folder).get("_init_noise") is None
 
 
 def test_extending_a_cosine_run_and_running_past_the_end_are_warned_of(

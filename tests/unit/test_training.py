@@ -1,6 +1,7 @@
 """The training step against plain torch, and what a run accepts."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -220,6 +221,56 @@ def test_a_folder_with_another_run_is_refused(make_config: Callable[..., Trainin
     train(make_config(max_train_steps=1, learning_rate=2e-2, overwrite_output_dir=True))
     assert [record["learning_rate"] for record in json.loads((folder / "loss.json").read_text())] == [2e-2]
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_starting_again_deletes_what_a_run_has_written_and_nothing_else(make_config: Callable[..., TrainingConfig]):
+    config = make_config(save_images_steps=2, validation_split="test", validation_steps=2, checkpointing_steps=2)
+    folder = train(config)
+    places = [folder / name for name in ("samples", "best", "best/unet", "best/scheduler", "checkpoints")]
+    names = ("mine.jpg", "00000.png", "step-1.png", "step-00000002.jpg", "config.txt")
+    mine = [place / name for place in places for name in names]
+    for path in mine:
+        path.write_text("mine")
+    again = replace(config, overwrite_output_dir=True)
+    by_hand(again).keeper.begin()
+    assert {path for place in places for path in place.rglob("*") if path.is_file()} == set(mine)
+    assert {path.read_text() for path in mine} == {"mine"}
+    assert not (folder / "training.json").exists()
+    for path in mine:
+        path.unlink()
+    forget_accelerate()
+    train(again)
+    by_hand(again).keeper.begin()
+    assert not [place for place in places if place.exists()]
+    assert (folder / "model_index.json").exists()
+
+
+@pytest.mark.parametrize("inside", [".", "runs/mine", "train"])
+def test_an_output_folder_among_the_training_pictures_is_refused(
+    make_config: Callable[..., TrainingConfig], twelve_and_four_cars: Path, inside: str
+):
+    before = files_of(twelve_and_four_cars)
+    output_dir = twelve_and_four_cars / inside
+    with pytest.raises(ConfigError) as refused:
+        train(make_config(output_dir=str(output_dir)))
+    assert f"output_dir {output_dir} is inside train_data_dir {twelve_and_four_cars}, " in str(refused.value)
+    assert files_of(twelve_and_four_cars) == before
+    assert not (twelve_and_four_cars / "runs").exists()
+
+
+def test_an_output_folder_beside_the_training_pictures_is_not_refused(
+    make_config: Callable[..., TrainingConfig], twelve_and_four_cars: Path, tmp_path: Path
+):
+    shutil.copytree(twelve_and_four_cars, tmp_path / "cars")
+    config = make_config(train_data_dir=str(tmp_path / "cars"), output_dir=str(tmp_path / "cars-run"), dry_run=True)
+    train(config)
+    (tmp_path / "link").symlink_to(tmp_path / "cars")
+    with pytest.raises(ConfigError, match="is inside train_data_dir"):
+        train(replace(config, output_dir=str(tmp_path / "link" / "run")))
 
 
 FREE = {

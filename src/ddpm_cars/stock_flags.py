@@ -1,0 +1,93 @@
+"""Command lines as people write them: switches alone, lists without brackets, diffusers' flags, slips of the pen."""
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+STOCK_FLAGS = {
+    "center_crop": "give --resize crop",
+    "dataloader_num_workers": "leave it out, pictures are decoded before the first step, or by threads of --streaming",
+    "ddpm_beta_schedule": "give --beta_schedule",
+    "ddpm_num_inference_steps": "give --num_inference_steps",
+    "ddpm_num_steps": "give --num_train_timesteps",
+    "ema_max_decay": "give --ema_half_life_steps, 6931 for a decay of 0.9999",
+    "enable_xformers_memory_efficient_attention": "leave it out, attention is PyTorch's own fast one already",
+    "hub_token": "set HF_TOKEN, or log in with hf auth login",
+    "local_rank": "leave it out, accelerate launch sets it",
+    "logging_dir": "leave it out, --logger tensorboard writes to logs/ in --output_dir",
+    "model_config_name_or_path": "give --model_config, a JSON file",
+    "preserve_input_precision": "leave it out, pictures have 8 bits a channel here",
+    "resume_from_checkpoint": "leave it out, the same command continues what it finds in --output_dir",
+    "save_images_epochs": "give --save_images_steps, counted in steps",
+    "save_model_epochs": "give --checkpointing_steps, counted in steps",
+}
+"""What to do instead of giving a flag of diffusers' train_unconditional.py that has no namesake here."""
+
+
+def with_cures(message: str, names: Collection[str]) -> str:
+    """Add to the message about settings that do not exist what to give instead.
+
+    Args:
+        message: What the parser says; a message about anything else is left as it is.
+        names: The settings that exist.
+
+    Returns:
+        The message, with a clause for every setting in it that is one of diffusers' or resembles one that exists.
+    """
+    if message.lower().startswith("unrecognized arguments:"):
+        unknown = re.findall(r"(?<!\S)--([\w-]+)", message)
+    else:
+        unknown = re.findall(r"Option '([\w-]+)' is not accepted", message)
+    return "; ".join([message, *(f"--{name}: {cure}" for name in unknown if (cure := _cure(name, names)))])
+
+
+def _cure(name: str, names: Collection[str]) -> str | None:
+    stock = STOCK_FLAGS.get(name)
+    # What a command cannot do is no cure for its command line.
+    if stock is not None and set(re.findall(r"--(\w+)", stock)) <= set(names):
+        return stock
+    similar = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
+    return f"did you mean {' or '.join(f'--{other}' for other in similar)}?" if similar else None
+
+
+def reading_no(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Wrap a reader of YAML, to which `mixed_precision: no` says false, so that it is the choice "no"."""
+
+    def read_text(text: str) -> Any:
+        values = read(text)
+        if isinstance(values, dict) and values.get("mixed_precision") is False:
+            values["mixed_precision"] = "no"
+        return values
+
+    return read_text
+
+
+def spell_out_switches(argv: Sequence[str], switches: Collection[str]) -> list[str]:
+    """Let `--use_ema` alone stand for `--use_ema true`."""
+    spelled = list(argv)
+    for i, argument in enumerate(argv):
+        value = argv[i + 1] if i + 1 < len(argv) else "--"
+        if argument in switches and value.startswith("-"):
+            spelled[i] = f"{argument}=true"
+    return spelled
+
+
+def gather_lists(argv: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
+    """Let `--class_labels red 2` stand for `--class_labels '["red", "2"]'`; True marks a list of texts."""
+    gathered, rest = [], list(argv)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if flag not in lists:
+            gathered.append(flag + equals + value)
+            continue
+        values = [value] if equals else []
+        while rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        if values and values[0] != "null" and not values[0].startswith("["):
+            # Not escaped: the pairs that JSON escapes some characters to are no characters to YAML.
+            texts = (json.dumps(value, ensure_ascii=False) if lists[flag] else value for value in values)
+            values = [f"[{', '.join(texts)}]"]
+        gathered += [flag, *values]
+    return gathered
