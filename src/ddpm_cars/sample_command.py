@@ -30,6 +30,7 @@ from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.plots import make_grid, save_png
 from ddpm_cars.sampling import (
     as_class_ids,
+    check_learned_variance,
     denoising_strip,
     generate,
     load_pipeline,
@@ -218,6 +219,7 @@ class Sampling:
         if config.scheduler is not None or config.variance_type is not None:
             name = config.scheduler or "DDPMCarsScheduler"
             self.pipeline.scheduler = make_scheduler(name, self.pipeline.scheduler.config, config.variance_type)
+        check_learned_variance(self.pipeline)
         T = self.pipeline.scheduler.config.num_train_timesteps
         if config.num_inference_steps is not None and config.num_inference_steps > T:
             raise ConfigError(f"num_inference_steps is {config.num_inference_steps}; this model was trained with {T}")

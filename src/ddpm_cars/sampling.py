@@ -164,11 +164,8 @@ def as_class_ids(
         What `generate` takes as `class_labels`.
 
     Raises:
-        ConfigError: If the model does not have these classes, needs some, or cannot be guided or sampled with the
-            variance of its scheduler.
+        ConfigError: If the model does not have these classes, needs some, or cannot be guided.
     """
-    # Here, as this is where what a command line asks for first meets the network.
-    check_learned_variance(pipeline)
     ids: list[str | int] | None = None
     if class_labels is not None:
         texts = [str(label) for label in class_labels]

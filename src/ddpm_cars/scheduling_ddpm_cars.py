@@ -358,8 +358,8 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
     def _check_has_betas(cls, config: Mapping[str, Any]) -> None:
         if "beta_schedule" in config:
             return
-        keys = [(c, cls._get_init_keys(c)) for c in (cls, *cls._get_compatibles())]
-        known = set().union(*(names for _, names in keys if "beta_schedule" in names))
+        keys = [cls._get_init_keys(c) for c in (cls, *cls._get_compatibles())]
+        known = set().union(*(names for names in keys if "beta_schedule" in names))
         foreign = sorted(name for name in config if not name.startswith("_") and name not in known)
         # In memory a config does not say whose it is.
         class_name = str(config.get("_class_name", ""))
