@@ -59,15 +59,17 @@ def parse(
     Returns:
         The config, and the parser, whose `error` reports what is found later.
     """
-    parser = _Parser(description=config_class.__doc__, allow_abbrev=False)
+    types = {f"--{field.name}": field.type for field in fields(config_class)}  # type: ignore[arg-type]
+    switches = {flag for flag, kind in types.items() if kind is bool}
+    lists = {flag: "str" in str(kind) for flag, kind in types.items() if "tuple[" in str(kind)}
+    hints = {"Switches may stand alone.": switches, "Lists take several words, one after the other.": lists}
+    epilog = " ".join(hint for hint, flags in hints.items() if flags)
+    parser = _Parser(description=config_class.__doc__, epilog=epilog, allow_abbrev=False)
     flagged = (f for f in fields(config_class) if not positional or f.default is not MISSING)  # type: ignore[arg-type]
     parser.setting_names = [field.name for field in flagged]
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
     parser.add_class_arguments(config_class, as_positional=positional)
-    switches = {f"--{field.name}" for field in fields(config_class) if field.type is bool}  # type: ignore[arg-type]
     arguments = spell_out_switches(sys.argv[1:] if argv is None else argv, switches)
-    types = {f"--{field.name}": str(field.type) for field in fields(config_class)}  # type: ignore[arg-type]
-    lists = {flag: "str" in kind for flag, kind in types.items() if "tuple[" in kind}
     values = parser.parse_args(gather_lists(arguments, lists)).as_dict()
     values.pop("config")
     try:

@@ -81,7 +81,7 @@ class SampleConfig:
     num_images: int = 16
     """How many; a larger number later adds to those that are there."""
     batch_size: int = 16
-    """How many at a time and process, at most; the pictures do not depend on it."""
+    """How many at a time and process, at most; the pictures do not depend on it, up to rounding."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """Precision in which the network runs, but not the sampler; null is what accelerate was configured with."""
     compile: bool = False
@@ -115,7 +115,24 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateConfig(PicturesConfig):
+class PicturesOfRunConfig(PicturesConfig):
+    """Which pictures to measure a model with, and how they become squares where the command does not say it."""
+
+    resize: Resize | None = None  # type: ignore[assignment]
+    """How pictures become squares: squash, crop or pad; null is as config.yaml says, and squash without one."""
+    background: str | None = None  # type: ignore[assignment]
+    """Colour behind transparent pictures and of borders; null is as config.yaml says, and white without one."""
+
+    def __post_init__(self) -> None:
+        fit_types(self)
+        # What is null is taken from the run, and then all of it is checked.
+        is_named = self.train_data_dir is not None or self.dataset_name is not None
+        if is_named and self.background is not None:
+            PicturesConfig.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig(PicturesOfRunConfig):
     """Measure a saved model on its training pictures, for the variances and the init noise that depend on it.
 
     Without train_data_dir and dataset_name the pictures are those that the model was trained on, as the config.yaml in
@@ -124,10 +141,6 @@ class CalibrateConfig(PicturesConfig):
 
     pretrained_model_name_or_path: str
     """Folder of a saved pipeline; its scheduler_config.json is replaced."""
-    resize: Resize | None = None  # type: ignore[assignment]
-    """How pictures become squares: squash, crop or pad; null is as config.yaml says, and squash without one."""
-    background: str | None = None  # type: ignore[assignment]
-    """Colour behind transparent pictures and of borders; null is as config.yaml says, and white without one."""
     validation_split: str | None = None
     """Split that is left out where split is null; null is that of config.yaml, if the pictures are from there."""
     variance_type: Variance | None = None
@@ -148,11 +161,7 @@ class CalibrateConfig(PicturesConfig):
     """Decides the pictures and the noise."""
 
     def __post_init__(self) -> None:
-        fit_types(self)
-        # What is null is taken from the run, and then all of it is checked.
-        is_named = self.train_data_dir is not None or self.dataset_name is not None
-        if is_named and self.background is not None:
-            PicturesConfig.__post_init__(self)
+        PicturesOfRunConfig.__post_init__(self)
         at_least(self, 2, "num_timesteps", "num_bands")
         at_least(self, 1, "num_images", "batch_size")
         at_least(self, 0, "seed")
@@ -161,7 +170,7 @@ class CalibrateConfig(PicturesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(PicturesConfig):
+class EvaluateConfig(PicturesOfRunConfig):
     """How good a saved model is: metrics.json, plots and report.html. What metrics.json holds is not measured again.
 
     Without train_data_dir and dataset_name the pictures are those that the model was trained on, and its
@@ -178,10 +187,11 @@ class EvaluateConfig(PicturesConfig):
     """Split that the model was not trained on: bits per dimension are measured there, and it tells what a copy is."""
     label_column: str = "label"
     """Column of the dataset that holds the classes, for models with classes."""
-    num_images: int = 2000
-    """Pictures that are drawn for every figure, and real ones in their place for the floor."""
+    num_images: int | None = None
+    """Pictures that are drawn for every figure, and real ones in their place for the floor; null is half of the real
+    ones, and 2000 at most."""
     batch_size: int = 64
-    """How many at a time and process; the results do not depend on it."""
+    """How many at a time and process; the results do not depend on it, up to rounding."""
     seed: int = 0
     """Picture i is drawn from the seed `seed + i`, whatever the sampler."""
     num_inference_steps: int | None = 100
@@ -205,14 +215,12 @@ class EvaluateConfig(PicturesConfig):
     extractor: str = "efficientnet-lite0"
     """Features to compare pictures by: efficientnet-lite0, inception (FID), dinov2, or package.module:Class."""
     extractor_weights: str | None = None
-    """File with the weights of the extractor; null is those of its package, which downloads inception and dinov2."""
+    """File with its weights, for dinov2 a folder; null is those of its package, which downloads those of the two."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision in which the network runs; noise and statistics are not touched by it."""
 
     def __post_init__(self) -> None:
-        fit_types(self)
-        if self.train_data_dir is not None or self.dataset_name is not None:
-            PicturesConfig.__post_init__(self)
+        PicturesOfRunConfig.__post_init__(self)
         if (self.pretrained_model_name_or_path is None) == (self.compare is None):
             raise ConfigError("give exactly one of pretrained_model_name_or_path (a model) and compare (two models)")
         if self.compare is not None and len(self.compare) != 2:

@@ -133,13 +133,13 @@ class Evaluation:
                 "source": source,
                 "split": config.split or f"all{others}",
                 "num_images": len(real.training.images),
-                "num_reference_images": len(real.order) - config.num_images,
+                "num_reference_images": len(real.order) - real.num_floor_images,
                 "pictures_sha256": real.training.sha256[:16],
                 "resize": config.resize,
                 **held_out,
             },
             "seed": config.seed,
-            "num_images": config.num_images,
+            "num_images": real.num_floor_images,
             "mixed_precision": config.mixed_precision,
             "extractor": {
                 name: getattr(self.extractor, name)
@@ -220,7 +220,7 @@ class Evaluation:
 
     def _measure_floor(self) -> None:
         """Prepare the reference, and measure real pictures in place of drawn ones."""
-        training, n = self.real.training, self.config.num_images
+        training, n = self.real.training, self.real.num_floor_images
         self.training_features = self._features(training.images, training.sha256)
         features = self.training_features[self.real.order]
         self.reference = Reference.of(features[n:], training.images)
@@ -255,7 +255,7 @@ class Evaluation:
         started = time.perf_counter()
         try:
             with self.metrics.timed("samples"):
-                images = np.concatenate(self.team.gathered(config.num_images, draw))
+                images = np.concatenate(self.team.gathered(self.real.num_floor_images, draw))
         except ValueError as error:
             raise ConfigError(f"{label} with {num_inference_steps} steps: {error}") from error
         return images, time.perf_counter() - started

@@ -92,7 +92,7 @@ class StopNotice:
 
 
 def refuse_inside(output_dir: str, train_data_dir: str | None) -> None:
-    """See that what a run writes does not come to lie among its training pictures.
+    """See that what a command writes does not come to lie among training pictures.
 
     Raises:
         ConfigError: If it would: its plots would be training pictures of the next command.

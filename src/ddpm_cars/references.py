@@ -10,24 +10,25 @@ import numpy as np
 import torch
 import yaml
 
-from ddpm_cars.command_configs import MIN_EVALUATION_IMAGES, CalibrateConfig, EvaluateConfig
+from ddpm_cars.command_configs import MIN_EVALUATION_IMAGES, EvaluateConfig, PicturesOfRunConfig
 from ddpm_cars.config import ConfigError, ImageConfig, PicturesConfig
 from ddpm_cars.data import Pictures, load_pictures
 from ddpm_cars.features import Extractor
 
-Config = TypeVar("Config", EvaluateConfig, CalibrateConfig)
+Config = TypeVar("Config", bound=PicturesOfRunConfig)
 
 # Where pixels are compared, larger pictures are brought to this size: what is copied shows there too.
 _COMPARED_SIZE = 32
 _NUM_ROWS_AT_A_TIME = 1024
+# Distances between as many drawn pictures and real ones are told well enough from their error.
+_MAX_UNASKED_IMAGES = 2000
 
 
 def with_pictures_of_run(config: Config, name: str) -> Config:
     """Take from the config.yaml in the folder of a trained model what `config` does not say of the pictures.
 
     Args:
-        config: What the command line says. Where it names pictures, only how they become squares is taken, and only
-            of a command that can leave that open.
+        config: What the command line says. Where it names pictures, only how they become squares is taken.
         name: Folder of the model.
 
     Raises:
@@ -101,7 +102,7 @@ def load_real_pictures(
     """Decode the pictures that `config` names, as `load_pictures` does.
 
     Args:
-        config: Names them, and says how many are drawn.
+        config: Names them, and says how many are drawn or leaves that open.
         resolution: Height and width of what the model draws.
         num_channels: Of it, 1 or 3.
         class_names: Its classes; empty without.
@@ -121,9 +122,10 @@ def load_real_pictures(
             f"{source} has {n} pictures; an evaluation needs {2 * MIN_EVALUATION_IMAGES} or more, half of them to "
             "compare with and half in place of drawn ones"
         )
-    if n < 2 * config.num_images:
+    num_images = config.num_images or min(n // 2, _MAX_UNASKED_IMAGES)
+    if n < 2 * num_images:
         raise ConfigError(
-            f"num_images is {config.num_images}, which takes {2 * config.num_images} real pictures, half of them to "
+            f"num_images is {num_images}, which takes {2 * num_images} real pictures, half of them to "
             f"compare with and half in place of drawn ones; {source} has {n}: lower num_images to {n // 2} or less"
         )
     check_classes(training, class_names)
@@ -135,7 +137,7 @@ def load_real_pictures(
             split = config.validation_split
             raise ConfigError(f"validation_split {split} of {source} has 1 picture; it takes 2 or more")
     order = np.random.default_rng(config.seed).permutation(n)
-    return RealPictures(training, held_out, order, config.num_images)
+    return RealPictures(training, held_out, order, num_images)
 
 
 def check_classes(pictures: Pictures, class_names: tuple[str, ...]) -> None:

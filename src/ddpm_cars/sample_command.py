@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object, parse_choice_from_env, parse_flag_from_env
 from PIL import Image
@@ -24,7 +25,7 @@ from ddpm_cars.checkpoints import write_text
 from ddpm_cars.command_configs import SampleConfig
 from ddpm_cars.config import ConfigError
 from ddpm_cars.features import weights_sha256
-from ddpm_cars.guard import FolderLock, prepare_folder
+from ddpm_cars.guard import FolderLock, prepare_folder, refuse_inside
 from ddpm_cars.hardware import cpu_warnings
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.plots import make_grid, save_png
@@ -216,6 +217,9 @@ class Sampling:
     def _load(self) -> None:
         config = self.config
         self.pipeline = load_pipeline(config.pretrained_model_name_or_path)
+        run = Path(config.pretrained_model_name_or_path) / "config.yaml"
+        if run.is_file():
+            refuse_inside(config.output_dir, yaml.safe_load(run.read_text(encoding="utf-8")).get("train_data_dir"))
         if config.scheduler is not None or config.variance_type is not None:
             name = config.scheduler or "DDPMCarsScheduler"
             self.pipeline.scheduler = make_scheduler(name, self.pipeline.scheduler.config, config.variance_type)

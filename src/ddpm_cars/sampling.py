@@ -30,7 +30,8 @@ def load_pipeline(name: str) -> DDPMCarsPipeline:
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         if (folder / "checkpoints").is_dir():
             raise ConfigError(
-                f"{name} is a run that has not finished (no model_index.json); the same training command continues it"
+                f"{name} is a run that has not finished (no model_index.json); the same training command continues "
+                "it, and with --max_train_steps at the step of its checkpoint ends it there"
             )
         raise ConfigError(f"{name} holds no saved pipeline: there is no model_index.json")
     try:

@@ -314,7 +314,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
                 f"The betas run from {betas.min():.4g} to {betas.max():.4g}, but must be inside (0, 1): sampling will "
                 "give NaN. Check beta_start, beta_end and trained_betas."
             )
-        elif alpha_bar_T > _MAX_TERMINAL_ALPHA_BAR:
+        elif alpha_bar_T > _MAX_TERMINAL_ALPHA_BAR and config.get("_init_noise") is None:
             scales = config.trained_betas is None and config.beta_schedule not in _SCHEDULES_OF_ANY_T
             cure = "scale_betas_for_timesteps=True" if scales else "rescale_betas_zero_snr=True and v_prediction"
             logger.warning(
@@ -353,6 +353,14 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
                 # They follow from the other settings, which may be about to change.
                 config.pop("trained_betas")
         return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
+        """Sort a config as diffusers does, but tell the constructor of a start that was measured."""
+        arguments, unused, hidden = super().extract_init_dict(config_dict, **kwargs)
+        if "_init_noise" in hidden:
+            arguments["_init_noise"] = hidden["_init_noise"]
+        return arguments, unused, hidden
 
     @classmethod
     def _check_has_betas(cls, config: Mapping[str, Any]) -> None:

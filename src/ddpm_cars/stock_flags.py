@@ -21,7 +21,8 @@ STOCK_FLAGS = {
     "preserve_input_precision": "leave it out, pictures have 8 bits a channel here",
     "resume_from_checkpoint": "leave it out, the same command continues what it finds in --output_dir",
     "save_images_epochs": "give --save_images_steps, counted in steps",
-    "save_model_epochs": "give --checkpointing_steps, counted in steps",
+    "save_model_epochs": "give --checkpointing_steps, counted in steps; the same command with --max_train_steps at a "
+    "checkpoint makes the model of it",
 }
 """What to do instead of giving a flag of diffusers' train_unconditional.py that has no namesake here."""
 

@@ -335,7 +335,7 @@ class Trainer(Setup):
             return RunError(f"stopped by {name} at step {step}, which could not be saved; {self.keeper.last_safe()}")
         return RunStopped(
             f"stopped by {name} at step {self.state.step} of {self.total_steps} and saved in {self.keeper.folder}; "
-            "the same command continues",
+            f"the same command continues, and with --max_train_steps {self.state.step} makes the model as it is",
             signum,
         )
 

@@ -16,7 +16,14 @@ from PIL import Image
 
 from ddpm_cars import cli
 from ddpm_cars.cli import parse
-from ddpm_cars.command_configs import CalibrateConfig, SampleConfig, ShowConfig, ToyCarsConfig, TrainCommandConfig
+from ddpm_cars.command_configs import (
+    CalibrateConfig,
+    EvaluateConfig,
+    SampleConfig,
+    ShowConfig,
+    ToyCarsConfig,
+    TrainCommandConfig,
+)
 from ddpm_cars.config import ConfigError, TrainingConfig
 from ddpm_cars.stock_flags import STOCK_FLAGS, with_cures
 
@@ -193,6 +200,21 @@ def test_a_switch_alone_turns_on_what_is_off_by_default(tmp_path: Path):
     argv = [*PICTURES, "--config", str(tmp_path / "c.yaml")]
     assert parse(TrainingConfig, argv)[0].use_ema is False
     assert parse(TrainingConfig, [*argv, "--use_ema"])[0].use_ema is True
+
+
+@pytest.mark.parametrize(
+    ("config_class", "hints"),
+    [
+        (SampleConfig, "Switches may stand alone. Lists take several words, one after the other."),
+        (EvaluateConfig, "Lists take several words, one after the other."),
+        (ToyCarsConfig, ""),
+    ],
+)
+def test_help_ends_with_how_to_write_what_is_there(config_class: type, hints: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        parse(config_class, ["--help"])
+    last = capsys.readouterr().out.strip().split("\n\n")[-1]
+    assert last == hints if hints else "--seed" in last
 
 
 @pytest.mark.parametrize("config_class", CONFIGS)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from ddpm_cars import references
 from ddpm_cars.command_configs import CalibrateConfig, EvaluateConfig
 from ddpm_cars.config import ConfigError
 from ddpm_cars.features import load_extractor
@@ -36,6 +37,8 @@ def config(cars: Path, tmp_path: Path) -> EvaluateConfig:
         validation_split="test",
         num_images=40,
         cache_dir=str(tmp_path),
+        resize="squash",
+        background="white",
     )
 
 
@@ -84,7 +87,7 @@ def test_a_split_that_the_model_was_trained_on_is_not_held_out(tmp_path: Path, r
 
 
 def test_pictures_that_are_named_count_more_than_those_of_the_run(config: EvaluateConfig, tmp_path: Path):
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"dataset_name": "someone/photographs"}))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"dataset_name": "someone/photographs", "split": "dev"}))
     assert with_pictures_of_run(config, str(tmp_path)) == config
 
 
@@ -97,12 +100,13 @@ def test_pictures_that_are_named_count_more_than_those_of_the_run(config: Evalua
         ({"resize": "pad", "background": "black"}, {"resize": "pad", "background": "black", "train_data_dir": "cars"}),
     ],
 )
-def test_calibration_prepares_pictures_as_the_run_did_but_for_what_is_given(
-    given: dict, expected: dict, tmp_path: Path
+@pytest.mark.parametrize("command", [CalibrateConfig, EvaluateConfig])
+def test_pictures_are_prepared_as_the_run_did_but_for_what_is_given(
+    command: type, given: dict, expected: dict, tmp_path: Path
 ):
     run = {"train_data_dir": "cars", "validation_split": "test", "resize": "crop", "background": "#102030", "seed": 5}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
-    asked = CalibrateConfig(pretrained_model_name_or_path=str(tmp_path), **given)
+    asked = command(pretrained_model_name_or_path=str(tmp_path), **given)
     got = with_pictures_of_run(asked, str(tmp_path))
     assert {name: getattr(got, name) for name in expected} == expected
     assert got.seed == 0
@@ -159,8 +163,23 @@ def test_too_few_pictures_are_named_with_the_number_that_would_do(config: Evalua
         load_real_pictures(replace(config, num_images=46), 8, 3, ())
 
 
-@pytest.mark.parametrize("num_images", [40, 2000])
-def test_a_set_that_is_too_small_for_any_number_is_told_what_is_needed(config: EvaluateConfig, num_images: int):
+@pytest.mark.parametrize(("split", "num_drawn"), [(None, 45), ("train[:81]", 40)])
+def test_half_of_the_pictures_are_drawn_where_no_number_is_given(
+    config: EvaluateConfig, split: str | None, num_drawn: int
+):
+    real = load_real_pictures(replace(config, split=split, num_images=None), 8, 3, ())
+    assert real.num_floor_images == num_drawn
+
+
+def test_no_more_than_2000_are_drawn_unasked(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch):
+    assert references._MAX_UNASKED_IMAGES == 2000
+    monkeypatch.setattr(references, "_MAX_UNASKED_IMAGES", 41)
+    assert load_real_pictures(replace(config, num_images=None), 8, 3, ()).num_floor_images == 41
+    assert load_real_pictures(replace(config, num_images=43), 8, 3, ()).num_floor_images == 43
+
+
+@pytest.mark.parametrize("num_images", [40, 2000, None])
+def test_a_set_that_is_too_small_for_any_number_is_told_what_is_needed(config: EvaluateConfig, num_images: int | None):
     small = replace(config, split="train[:64]", num_images=num_images)
     with pytest.raises(ConfigError, match=r"has 64 pictures; an evaluation needs 80 or more") as failed:
         load_real_pictures(small, 8, 3, ())

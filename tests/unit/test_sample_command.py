@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import UNet2DModel
 from PIL import Image
 
@@ -236,6 +237,21 @@ def test_a_folder_in_use_is_refused(config: SampleConfig, tmp_path: Path):
         sample(config)
     lock.release()
     sample(config)
+
+
+def test_pictures_do_not_come_to_lie_among_those_that_the_model_learned_from(
+    config: SampleConfig, model: Path, tmp_path: Path
+):
+    trained = shutil.copytree(model, tmp_path / "trained")
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    (trained / "config.yaml").write_text(yaml.safe_dump({"train_data_dir": str(photographs)}))
+    of_run = replace(config, pretrained_model_name_or_path=str(trained), num_images=1)
+    for folder in (photographs, photographs / "drawn"):
+        with pytest.raises(ConfigError, match=rf"output_dir {folder} is inside train_data_dir {photographs}"):
+            sample(replace(of_run, output_dir=str(folder)))
+    assert not list(photographs.iterdir())
+    sample(of_run)
 
 
 OTHERS = {

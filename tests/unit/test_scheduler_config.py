@@ -1,5 +1,6 @@
 """What a config may hold, where it travels, and what the scheduler says of mistakes in it."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from diffusers import DDPMScheduler, DDPMWuerstchenScheduler, SchedulerMixin
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
-from ddpm_cars import DDPMCarsScheduler
+from ddpm_cars import DDPMCarsScheduler, fit_init_noise
 
 from .scheduler_helpers import VARIANCES, alpha_bars, randn, seeded
 
@@ -158,6 +159,20 @@ def test_the_tutorials_schedule_gets_one_warning_with_its_numbers_and_the_cure(c
     assert f"signal-to-noise ratio of {alpha_bar / (1 - alpha_bar):.3g}" in message
     assert "scale_betas_for_timesteps=True" in message
     assert "fit_init_noise" in message
+
+
+def test_a_start_that_was_measured_is_not_warned_of_again(caplog: pytest.LogCaptureFixture, tmp_path: Path):
+    scheduler = DDPMCarsScheduler(num_train_timesteps=300)
+    fit_init_noise(torch.rand(8, 3, 8, 8), scheduler)
+    scheduler.save_config(tmp_path)
+    caplog.clear()
+    loaded = DDPMCarsScheduler.from_pretrained(tmp_path)
+    copies = [loaded, DDPMCarsScheduler.from_config(scheduler.config), copy.deepcopy(scheduler)]
+    assert all(s.config["_init_noise"] == scheduler.config["_init_noise"] for s in copies)
+    assert not caplog.records
+    scheduler.register_to_config(_init_noise=None)
+    DDPMCarsScheduler.from_config(scheduler.config)
+    assert "samples turn grey" in caplog.text
 
 
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

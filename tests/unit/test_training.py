@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from diffusers import UNet2DModel
 from diffusers.optimization import get_scheduler
 from safetensors.torch import load_file
 
+from ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.config import ConfigError, TrainingConfig
 from ddpm_cars.losses import training_target
 from ddpm_cars.setup import make_noise_scheduler, num_steps
@@ -425,3 +427,17 @@ def test_a_model_that_diverged_at_the_last_step_is_not_published(make_config: Ca
     with pytest.raises(FloatingPointError, match="diverged at step 1: a weight is not finite"):
         train(config)
     assert not (Path(config.output_dir) / "model_index.json").exists()
+
+
+def test_a_stopped_run_becomes_a_model_when_told_to_end_at_its_checkpoint(make_config: Callable[..., TrainingConfig]):
+    config = make_config(lr_scheduler="cosine", use_ema=False)
+    trainer = by_hand(config)
+    for _ in range(2):
+        trainer.train_step()
+    assert trainer.save_checkpoint()
+    assert "with --max_train_steps 2 makes the model as it is" in str(trainer._stopped(signal.SIGTERM, True))
+    forget_accelerate()
+    folder = train(replace(config, max_train_steps=2))
+    found = DDPMCarsPipeline.from_pretrained(folder).unet.state_dict()
+    for name, value in trainer.state.unet.state_dict().items():
+        assert torch.equal(found[name], value)
