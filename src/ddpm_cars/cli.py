@@ -22,7 +22,7 @@ from ddpm_cars.command_configs import (
     ToyCarsConfig,
     TrainCommandConfig,
 )
-from ddpm_cars.config import ConfigError, ImageConfig, NoiseConfig, PicturesConfig
+from ddpm_cars.config import ConfigError, NoiseConfig
 from ddpm_cars.stock_flags import gather_lists, reading_no, spell_out_switches, with_cures
 
 Config = TypeVar("Config")
@@ -205,45 +205,13 @@ def _sample(config: SampleConfig) -> None:
 
 def calibrate(argv: Sequence[str] | None = None) -> None:
     """Run scripts/calibrate.py."""
-    _main(CalibrateConfig, _calibrate, argv)
 
+    def run(config: CalibrateConfig) -> None:
+        from ddpm_cars.calibrate_command import calibrate_folder
 
-def _calibrate(config: CalibrateConfig) -> None:
-    import numpy as np
-    import torch
-    from accelerate import PartialState
+        print(calibrate_folder(config))
 
-    from ddpm_cars.calibration import calibrate, fit_init_noise
-    from ddpm_cars.checkpoints import write_text
-    from ddpm_cars.data import load_pictures, to_samples
-    from ddpm_cars.references import check_classes, with_pictures_of_run
-    from ddpm_cars.sampling import class_names_of, load_pipeline, make_scheduler
-
-    folder = Path(config.pretrained_model_name_or_path)
-    if not folder.is_dir():
-        raise ConfigError(f"pretrained_model_name_or_path {folder} is not a folder with a saved pipeline")
-    pipeline = load_pipeline(str(folder)).to(PartialState().device)
-    size = pipeline.unet.config.sample_size
-    if not isinstance(size, int):
-        raise ConfigError(f"{folder} draws pictures of {size}; only squares can be made of the training pictures")
-    config = with_pictures_of_run(config, str(folder))
-    shown = ImageConfig(**{f.name: getattr(config, f.name) for f in fields(PicturesConfig)}, resolution=size)
-    class_names = class_names_of(pipeline)
-    label_column = config.label_column if class_names else None
-    num_channels, excluded = pipeline.unet.config.in_channels, config.validation_split
-    pictures = load_pictures(shown, num_channels, label_column=label_column, excluded_split=excluded)
-    check_classes(pictures, class_names)
-    samples = to_samples(np.array(pictures.images))
-    labels = None if pictures.labels is None else torch.from_numpy(pictures.labels)
-    scheduler = make_scheduler("DDPMCarsScheduler", pipeline.scheduler.config)
-    options = {k: getattr(config, k) for k in ("num_timesteps", "num_images", "batch_size", "num_bands", "seed")}
-    calibrate(pipeline.unet, samples, scheduler, **options, class_labels=labels)
-    scheduler = make_scheduler("DDPMCarsScheduler", scheduler.config, config.variance_type)
-    if config.fit_init_noise:
-        fit_init_noise(samples, scheduler)
-    path = folder / "scheduler" / scheduler.config_name
-    write_text(path, scheduler.to_json_string())
-    print(f"calibrated on {len(samples)} pictures, samples with {scheduler.config.variance_type}: {path}")
+    _main(CalibrateConfig, run, argv)
 
 
 def evaluate(argv: Sequence[str] | None = None) -> None:

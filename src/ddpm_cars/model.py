@@ -56,9 +56,14 @@ def create_unet(
         The network in float32.
 
     Raises:
-        ConfigError: If the file cannot be used, or the resolution does not fit the network.
+        ConfigError: If the file cannot be used or names another size, or the resolution does not fit the network.
     """
     arguments = PRESETS[preset] if model_config is None else _read_model_config(model_config)
+    if arguments.get("sample_size", resolution) not in (resolution, [resolution] * 2, None):
+        raise ConfigError(
+            f"model_config {model_config} has a sample_size of {arguments['sample_size']} and resolution is "
+            f"{resolution}; give them the same number, or take sample_size out of the file"
+        )
     arguments = {**arguments, "sample_size": resolution, **overrides}
     if learn_variance:
         arguments["out_channels"] = 2 * arguments.get("in_channels", 3)

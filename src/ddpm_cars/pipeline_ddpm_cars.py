@@ -250,6 +250,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
         self.register_modules(unet=unet, scheduler=_restored(scheduler))
         self.labels: dict[str, int] = {}
         self._fast: _CompiledNetwork | None = None
+        self._interrupt = False
         if id2label is not None:
             self._name_classes(id2label)
 
@@ -319,6 +320,11 @@ class DDPMCarsPipeline(DiffusionPipeline):
         return num_names if has_one_more else None
 
     @property
+    def interrupt(self) -> bool:
+        """Whether a callback has asked for the end of sampling, `pipe._interrupt = True`, as diffusers has it."""
+        return self._interrupt
+
+    @property
     def num_timesteps(self) -> int:
         """How many denoising steps the scheduler is set to, for callbacks that want to know the last one."""
         return len(self.scheduler.timesteps)
@@ -351,7 +357,8 @@ class DDPMCarsPipeline(DiffusionPipeline):
                 "numpy" and "latent" are what diffusers has also called "np" and "raw".
             return_dict: Whether an `ImagePipelineOutput` is returned, else a tuple of its one value.
             callback_on_step_end: Called after every step as `callback(pipe, step_index, timestep, tensors)`. A dict
-                that it returns may hold "latents", which then replaces x_s.
+                that it returns may hold "latents", which then replaces x_s. After `pipe._interrupt = True` no step
+                follows.
             callback_on_step_end_tensor_inputs: Which tensors the callback is given: "latents" (x_s) and
                 "pred_original_sample" (x_0_hat, None where the scheduler does not report it).
             class_labels: Integers in [0, num_class_embeds) or names, one per image or one for all; for UNets with
@@ -384,7 +391,10 @@ class DDPMCarsPipeline(DiffusionPipeline):
         shape = (batch_size, self.unet.config.in_channels, *self._image_size())
         x_t = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         x_t = self._noised_start(x_t)
+        self._interrupt = False
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            if self.interrupt:
+                break
             model_output = self._predict(x_t, t, labels, guidance_scale)
             step = self.scheduler.step(model_output, t, x_t, **step_kwargs)
             x_t = step.prev_sample
@@ -411,6 +421,9 @@ class DDPMCarsPipeline(DiffusionPipeline):
             raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be 1 or more.")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}; choose one of {OUTPUT_TYPES}.")
+        num_channels = self.unet.config.in_channels
+        if output_type == "pil" and num_channels not in (1, 3, 4):
+            raise ValueError(f"PIL has no images of {num_channels} channels; take output_type 'np' or 'pt'.")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"{len(generator)} generators were given for {batch_size} images; pass one for each.")
         unknown = set(callback_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -489,6 +502,8 @@ class DDPMCarsPipeline(DiffusionPipeline):
         labels = torch.as_tensor(class_labels, device=device).flatten()
         if len(labels) not in (1, batch_size):
             raise ValueError(f"{len(labels)} class_labels were given for {batch_size} images; pass one, or one each.")
+        if labels.is_floating_point():
+            raise ValueError(f"class_labels {labels.tolist()} must be integers.")
         end = num_classes if null_class is None else null_class
         if end is not None and not bool(((labels >= 0) & (labels < end)).all()):
             raise ValueError(f"class_labels {labels.tolist()} must be from 0 to {end - 1}.")

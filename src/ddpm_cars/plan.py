@@ -53,7 +53,9 @@ def describe(run: Setup, found: Path | None) -> list[str]:
     epochs = ""
     if run.pictures is not None:
         epochs = f", {run.total_steps * run.global_batch_size / len(run.pictures.images):.1f} epochs"
+    flips = "flipped at random" if config.random_flip else "never flipped"
     lines += [
+        f"prepared     {config.resize}, {flips}",
         f"network      {weights:,} parameters, {run.device}, mixed_precision {run.accelerator.mixed_precision}",
         f"a step       {run.global_batch_size} pictures: {whole_step}",
         f"steps        {run.state.step:,} done, {run.total_steps:,} in all{epochs}",

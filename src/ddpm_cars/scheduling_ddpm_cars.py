@@ -149,14 +149,18 @@ def band_index(height: int, width: int, band_edges: Any) -> np.ndarray:
 
 
 class _Config(FrozenDict):
-    """A config in which a setting that only this class has is written down once it differs from its default."""
+    """A config that keeps settings which only this class has, where they differ from the default, in a private entry.
+
+    Other classes pass over private entries without a word, and hand them on.
+    """
 
     def __missing__(self, name: str) -> Any:
-        return _OWN_DEFAULTS[name]
+        default = _OWN_DEFAULTS[name]
+        return (self.get(_SAVED_ENTRY) or {}).get(name, default)
 
     def __getattr__(self, name: str) -> Any:
         if name in _OWN_DEFAULTS:
-            return _OWN_DEFAULTS[name]
+            return self[name]
         raise AttributeError(f"the config has no {name!r}")
 
 
@@ -200,8 +204,8 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
 
     Raises:
         NotImplementedError: If `beta_schedule` is unknown.
-        ValueError: If `prediction_type` or `timestep_spacing` is unknown, scaled betas leave (0, 1), or other betas
-            are given beside them.
+        ValueError: If `num_train_timesteps` is below 1, `prediction_type` or `timestep_spacing` is unknown, scaled
+            betas leave (0, 1), or other betas are given beside them.
     """
 
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]
@@ -228,6 +232,8 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         scale_betas_for_timesteps: bool = False,
         max_last_noise_grey_levels: float | None = 1.0,
     ):
+        if num_train_timesteps < 1:
+            raise ValueError(f"num_train_timesteps is {num_train_timesteps}; it must be 1 or more.")
         for name, choices in (("prediction_type", PredictionType), ("timestep_spacing", TimestepSpacing)):
             if self.config[name] not in get_args(choices):
                 raise ValueError(f"{name} is {self.config[name]!r}; choose one of {get_args(choices)}.")
@@ -271,8 +277,12 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
 
     @_internal_dict.setter
     def _internal_dict(self, config: Mapping[str, Any]) -> None:
-        # Other classes are to take the config over without a warning or a loss.
-        settings = {k: v for k, v in config.items() if k not in _OWN_DEFAULTS or v != _OWN_DEFAULTS[k]}
+        settings = dict(config)
+        kept = settings.pop(_SAVED_ENTRY, None) or {}
+        own = {k: settings.pop(k, kept.get(k, default)) for k, default in _OWN_DEFAULTS.items()}
+        own = {k: v for k, v in own.items() if v != _OWN_DEFAULTS[k]}
+        if own:
+            settings[_SAVED_ENTRY] = {"class": _SAVED_CLASS, **own}
         # What is listed here is not handed on; diffusers also lists values that were given by position.
         defaults = {k: p.default for k, p in inspect.signature(type(self).__init__).parameters.items()}
         listed = set(settings.pop("_use_default_values", ())).difference(_OF_THE_MODEL)
@@ -283,7 +293,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def alphas_cumprod(self) -> torch.Tensor:
-        """alpha_bar_t, float32 (T,); assigning other values, as some trainers do, replaces the noise levels."""
+        """alpha_bar_t, float32 (T,); other values in it or for it, as some trainers give, replace the noise levels."""
         return self._alphas_cumprod
 
     @alphas_cumprod.setter
@@ -293,11 +303,16 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         # A copy on another device, or in fewer digits, is no other schedule.
         if not torch.equal(values, torch.from_numpy(self._alpha_bar).to(values.dtype)):
             self._use_alpha_bar(values.double().numpy())
-        self._alphas_cumprod = alphas_cumprod
+        self._alphas_cumprod, self._alphas_cumprod_version = alphas_cumprod, _version(alphas_cumprod)
+
+    def _see_edited_alphas_cumprod(self) -> None:
+        if _is_edited(self._alphas_cumprod, self._alphas_cumprod_version):
+            self.alphas_cumprod = self._alphas_cumprod
 
     def _use_alpha_bar(self, alpha_bar: np.ndarray) -> None:
         self._alpha_bar = alpha_bar
         self._alphas_cumprod = torch.from_numpy(alpha_bar).float()
+        self._alphas_cumprod_version = _version(self._alphas_cumprod)
         self._tables_for: tuple[Any, ...] | None = None
         self._constants: dict[tuple[str, torch.device, torch.dtype | None], torch.Tensor] = {}
         with np.errstate(all="ignore"):
@@ -305,6 +320,10 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
 
     def _warn_of_mistakes(self, betas: np.ndarray) -> None:
         config, T, alpha_bar_T = self.config, len(betas), float(self._alpha_bar[-1])
+        if config.num_train_timesteps != T:
+            logger.warning(
+                f"trained_betas has {T} values and num_train_timesteps is {config.num_train_timesteps}: set it to {T}."
+            )
         if config.variance_type not in get_args(VarianceType):
             known = get_args(VarianceType)
             logger.warning(f"variance_type is {config.variance_type!r}, not one of {known}: using 'fixed_small'.")
@@ -316,7 +335,10 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             )
         elif alpha_bar_T > _MAX_TERMINAL_ALPHA_BAR and config.get("_init_noise") is None:
             scales = config.trained_betas is None and config.beta_schedule not in _SCHEDULES_OF_ANY_T
-            cure = "scale_betas_for_timesteps=True" if scales else "rescale_betas_zero_snr=True and v_prediction"
+            cure = "rescale_betas_zero_snr=True and v_prediction"
+            if scales:
+                fits = betas.max() * 1000 < T
+                cure = "scale_betas_for_timesteps=True" if fits else "beta_schedule='squaredcos_cap_v2'"
             logger.warning(
                 f"With these {T} timesteps alpha_bar_T is {alpha_bar_T:.3g}, a signal-to-noise ratio of "
                 f"{alpha_bar_T / (1 - alpha_bar_T):.3g}: noising does not end in N(0, I), where sampling starts, so "
@@ -349,9 +371,15 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             # What the other class has by default is what its model was trained with.
             unsaid = set(config.pop("_use_default_values", ())).difference(_OF_THE_MODEL)
             config["_use_default_values"] = sorted(unsaid)
+            if config.get("variance_type", "") is None:
+                # Other classes have none.
+                config.pop("variance_type")
             if _are_scaled_betas(config.get("trained_betas"), config):
                 # They follow from the other settings, which may be about to change.
                 config.pop("trained_betas")
+            elif config.get("trained_betas") is not None:
+                # Another class has taken them for what they are, whatever else has changed.
+                config.pop("scale_betas_for_timesteps", None)
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     @classmethod
@@ -385,10 +413,10 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         "spectral"; everything else is equal. `from_config` of this class reads the entry.
         """
         config = json.loads(super().to_json_string())
-        own = {name: config.pop(name) for name in _OWN_DEFAULTS if name in config}
+        own = config.pop(_SAVED_ENTRY, {})
         if config["variance_type"] in CALIBRATED_VARIANCES:
             own["variance_type"], config["variance_type"] = config["variance_type"], _STAND_IN_VARIANCE
-        config |= {"_class_name": "DDPMScheduler", _SAVED_ENTRY: {"class": _SAVED_CLASS, **own}}
+        config |= {"_class_name": "DDPMScheduler", _SAVED_ENTRY: {**own, "class": _SAVED_CLASS}}
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
     def __repr__(self) -> str:
@@ -426,18 +454,20 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         """
         T = self.config.num_train_timesteps
         if timesteps is not None and num_inference_steps is None:
-            chosen = np.array(timesteps, dtype=np.int64)
+            chosen = np.array(timesteps).astype(np.int64)
+            if not np.array_equal(chosen, timesteps):
+                raise ValueError(f"`timesteps` must be whole numbers, got {list(timesteps)}.")
             if chosen.size == 0 or np.any(np.diff(chosen) >= 0):
                 raise ValueError(f"`timesteps` must be in descending order without repeats, got {list(timesteps)}.")
             if chosen[0] >= T or chosen[-1] < 0:
                 raise ValueError(f"`timesteps` must start before `num_train_timesteps`: {T} and end at 0 or later.")
         elif num_inference_steps is not None and timesteps is None:
-            if not 1 <= num_inference_steps <= T:
+            if not 1 <= num_inference_steps <= T or int(num_inference_steps) != num_inference_steps:
                 raise ValueError(
-                    f"`num_inference_steps` is {num_inference_steps}; it must be from 1 to {T}, the number of "
-                    "timesteps that the model was trained with (`num_train_timesteps`)."
+                    f"`num_inference_steps` is {num_inference_steps}; it must be a whole number from 1 to {T}, the "
+                    "number of timesteps that the model was trained with (`num_train_timesteps`)."
                 )
-            chosen = self._spaced_timesteps(num_inference_steps)
+            chosen = self._spaced_timesteps(int(num_inference_steps))
         else:
             raise ValueError("Pass exactly one of `num_inference_steps` and `timesteps` to set_timesteps.")
         self.custom_timesteps = timesteps is not None
@@ -546,9 +576,12 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
     def _refresh_tables(self, chosen: np.ndarray | None = None) -> None:
         """Compute the coefficients of every chosen step, once for each value of `self.timesteps`."""
         config = self.config
-        # A config may be changed in place, and `timesteps` assigned.
-        key = (self.timesteps, config.variance_type, config.get("_calibration"), config.max_last_noise_grey_levels)
-        if self._tables_for is not None and all(a is b for a, b in zip(key, self._tables_for, strict=True)):
+        self._see_edited_alphas_cumprod()
+        # A config may be changed in place, and `timesteps` too, or assigned.
+        settings = (config.variance_type, config.get("_calibration"), config.max_last_noise_grey_levels)
+        key = (self.timesteps, *settings)
+        same = self._tables_for is not None and all(a is b for a, b in zip(key, self._tables_for, strict=True))
+        if same and not _is_edited(self.timesteps, self._timesteps_version):
             return
         # Timesteps that somebody assigned have to be read; this waits for their device, once.
         t = self.timesteps.cpu().numpy() if chosen is None else chosen
@@ -560,7 +593,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             beta = 1 - alpha
             # Its logarithm is taken, hence the bound away from 0.
             beta_tilde = np.maximum((1 - alpha_bar_s) / (1 - alpha_bar_t) * beta, 1e-20)
-            fixed_variance = beta if config.variance_type.startswith("fixed_large") else beta_tilde
+            fixed_variance = beta if str(config.variance_type).startswith("fixed_large") else beta_tilde
             steps = _Step(
                 sqrt_alpha_bar=np.sqrt(alpha_bar_t),
                 one_over_sqrt_alpha_bar=1 / np.sqrt(alpha_bar_t),
@@ -578,7 +611,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         self._steps = {i: _Step(*row) for i, row in zip(t.tolist(), rows, strict=True)}
         # The same for timesteps that live on a device.
         self._keep("steps", self._scattered(t, np.stack(steps).T))
-        self._tables_for = key
+        self._tables_for, self._timesteps_version = key, _version(self.timesteps)
 
     def _with_calibrated_noise(self, t: np.ndarray, steps: _Step) -> _Step:
         calibration = self._calibration()
@@ -816,6 +849,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) in float32 or wider, shaped to multiply `like`."""
         if timesteps.is_floating_point():
             raise ValueError(f"timesteps are {timesteps.dtype}; noise levels are numbered by integers: use .long().")
+        self._see_edited_alphas_cumprod()
         table = self._constant("marginal", like.device, torch.promote_types(like.dtype, torch.float32))
         t = timesteps.to(like.device).long().flatten()
         a, b = table.index_select(1, t).view(2, -1, *[1] * (like.ndim - 1)).unbind()
@@ -854,6 +888,16 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         """
         a, b = self._marginal_at(timesteps, sample)
         return (a * noise).addcmul_(b, sample.to(a.dtype), value=-1).to(sample.dtype)
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """Return a number that changes whenever a tensor is written to; None where torch does not count."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _is_edited(tensor: torch.Tensor, version: int | None) -> bool:
+    # A compiled program is of the values that it has seen.
+    return not torch.compiler.is_compiling() and _version(tensor) != version
 
 
 def _white_noise(like: torch.Tensor, generator: Any) -> torch.Tensor:

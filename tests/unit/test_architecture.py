@@ -70,6 +70,7 @@ RANKS = {
     "demo_plots": 1,
     "demo_markup": 1,
     "sample_command": 2,
+    "calibrate_command": 2,
     "training": 2,
     "evaluation": 2,
     "hub": 2,

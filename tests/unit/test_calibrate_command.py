@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DModel
 from PIL import Image
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, cli
@@ -63,6 +63,30 @@ def test_a_calibrated_folder_samples_with_what_was_measured(
         ]
     )
     assert (tmp_path / "samples" / "00001.png").exists()
+
+
+def test_a_model_of_another_sampler_keeps_it(unet: UNet2DModel, pictures: Path, tmp_path: Path, capsys):
+    model = tmp_path / "ddim"
+    DDIMPipeline(unet, DDIMScheduler(num_train_timesteps=300, clip_sample=False)).save_pretrained(model)
+    before = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
+    calibrate(model, pictures, tmp_path, "--fit_init_noise")
+    assert "samples with DDIMScheduler" in capsys.readouterr().out
+    after = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
+    assert {after.pop("_calibration")["num_train_timesteps"], len(after.pop("_init_noise")["mean"])} == {300, 3}
+    assert after == before
+    assert type(DiffusionPipeline.from_pretrained(model)) is DDIMPipeline
+    with pytest.raises(SystemExit, match="2"):
+        calibrate(model, pictures, tmp_path, "--variance_type", "analytic")
+    assert "samples with DDIMScheduler, which has no choice of variances" in one_line(capsys)
+    sampled = ("--pretrained_model_name_or_path", str(model), "--output_dir", str(tmp_path / "samples"))
+    cli.sample(
+        [
+            *sampled,
+            *("--num_images", "1", "--num_inference_steps", "3"),
+            *("--scheduler", "DDPMCarsScheduler", "--variance_type", "analytic"),
+        ]
+    )
+    assert (tmp_path / "samples" / "00000.png").exists()
 
 
 def test_init_noise_is_measured_when_asked_for(model: Path, pictures: Path, tmp_path: Path):

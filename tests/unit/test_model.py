@@ -81,8 +81,8 @@ def test_the_tiny_preset_runs_and_its_weights_follow_the_seed():
     assert out.isfinite().all()
 
 
-def test_a_file_describes_the_network_and_the_resolution_is_ours(tmp_path: Path):
-    arguments = {**SMALL, "in_channels": 1, "out_channels": 1, "sample_size": 256, "_class_name": "UNet2DModel"}
+def test_a_file_describes_the_network(tmp_path: Path):
+    arguments = {**SMALL, "in_channels": 1, "out_channels": 1, "_class_name": "UNet2DModel"}
     unet = create_unet("64", 10, write(tmp_path / "unet.json", arguments))
     assert tuple(unet.config.block_out_channels) == (4, 8)
     assert unet.config.in_channels == 1
@@ -128,3 +128,16 @@ def test_a_resolution_that_cannot_be_halved_is_refused(preset: str, resolution: 
     expected = rf"resolution is {resolution}; .* multiple of {factor} \(the nearest is {nearest}\)"
     with torch.device("meta"), pytest.raises(ConfigError, match=expected):
         create_unet(preset, resolution)
+
+
+@pytest.mark.parametrize("size", [16, [8, 16]])
+def test_a_file_of_another_size_is_refused_with_both_numbers(size: object, tmp_path: Path):
+    path = write(tmp_path / "unet.json", {**SMALL, "sample_size": size})
+    with pytest.raises(ConfigError, match=r"has a sample_size of .*16.* and resolution is 8; give them the same"):
+        create_unet("tiny", 8, path)
+
+
+@pytest.mark.parametrize("size", [8, [8, 8], None])
+def test_a_file_of_the_same_size_or_none_is_taken(size: object, tmp_path: Path):
+    path = write(tmp_path / "unet.json", {**SMALL, "sample_size": size})
+    assert create_unet("tiny", 8, path).config.sample_size == 8

@@ -287,6 +287,30 @@ def test_the_callback_sees_every_step(pipe: DDPMCarsPipeline):
     assert torch.equal(pipe(batch_size=2, generator=seeded(), num_inference_steps=5, output_type="raw").images, raw)
 
 
+def test_a_callback_may_end_sampling(pipe: DDPMCarsPipeline):
+    seen = []
+
+    def interrupt(pipe: DDPMCarsPipeline, i: int, t: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
+        seen.append(tensors["latents"])
+        pipe._interrupt = i == 2
+
+    raw = pipe(1, seeded(), 5, output_type="raw", callback_on_step_end=interrupt).images
+    assert len(seen) == 3
+    assert pipe.interrupt
+    assert torch.equal(raw, seen[-1].clamp(-1, 1))
+    # The next call is another one.
+    seen.clear()
+    pipe(1, seeded(), 5, callback_on_step_end=lambda *_: seen.append(None))
+    assert len(seen) == 5
+
+
+def test_images_that_pil_does_not_have_are_refused_before_the_first_step(make_unet: Callable[..., UNet2DModel]):
+    pipe = DDPMCarsPipeline(make_unet(in_channels=5, out_channels=5), DDPMCarsScheduler(20))
+    with pytest.raises(ValueError, match="PIL has no images of 5 channels"):
+        pipe(num_inference_steps=2, callback_on_step_end=lambda *_: pytest.fail("a step was taken"))
+    assert pipe(num_inference_steps=2.0, output_type="np").images.shape == (1, 8, 8, 5)
+
+
 def test_the_callback_gets_only_the_sample_unless_it_asks(pipe: DDPMCarsPipeline):
     names = []
     pipe(callback_on_step_end=lambda pipe, i, t, tensors: names.append(list(tensors)))
@@ -354,6 +378,7 @@ def test_each_image_gets_its_own_class(class_pipe: DDPMCarsPipeline):
     [
         (None, "pass class_labels"),
         ([0, 1, 2], "3 class_labels were given for 2 images"),
+        ([0.5, 1.0], r"class_labels \[0.5, 1.0\] must be integers"),
         ([], "0 class_labels were given for 2 images"),
         (3, "must be from 0 to 2"),
         (-1, "must be from 0 to 2"),

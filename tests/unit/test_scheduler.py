@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.losses import min_snr_weights
@@ -232,10 +233,24 @@ def test_unknown_per_sample_timesteps_raise(timesteps: list[int]):
         scheduler.previous_timestep(torch.tensor(timesteps))
 
 
-@pytest.mark.parametrize("n", [0, -1, 1001])
-def test_numbers_of_steps_out_of_range_raise(n: int):
-    with pytest.raises(ValueError, match=rf"`num_inference_steps` is {n}; it must be from 1 to 1000"):
-        DDPMCarsScheduler().set_timesteps(n)
+@pytest.mark.parametrize("n", [0, -1, 1001, 50.5, float("nan")])
+def test_numbers_of_steps_out_of_range_raise_and_change_nothing(n: float):
+    scheduler = DDPMCarsScheduler()
+    scheduler.set_timesteps(10)
+    with pytest.raises(ValueError, match=rf"`num_inference_steps` is {n}; it must be a whole number from 1 to 1000"):
+        scheduler.set_timesteps(n)
+    assert scheduler.timesteps.tolist() == list(range(900, -1, -100))
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_whole_numbers_may_be_floats_as_sliders_give_them(spacing: str):
+    scheduler, expected = (DDPMCarsScheduler(timestep_spacing=spacing) for _ in range(2))
+    expected.set_timesteps(50)
+    scheduler.set_timesteps(50.0)
+    assert torch.equal(scheduler.timesteps, expected.timesteps)
+    scheduler.set_timesteps(timesteps=[900.0, 3.0])
+    assert scheduler.timesteps.tolist() == [900, 3]
+    assert scheduler.timesteps.dtype == torch.int64
 
 
 def test_exactly_one_of_number_and_timesteps_is_needed():
@@ -252,6 +267,7 @@ def test_exactly_one_of_number_and_timesteps_is_needed():
         ([], "descending"),
         ([1000, 3], "must start before"),
         ([3, -1], "end at 0 or later"),
+        ([900.5, 500, 100], "whole numbers"),
     ],
 )
 def test_bad_custom_timesteps_raise(timesteps: list[int], message: str):
@@ -376,6 +392,49 @@ def test_noise_levels_that_a_trainer_assigns_are_used():
     for i in (900, torch.tensor([900, 100])):
         got, expected = (s.step(eps, i, x, seeded(0)).prev_sample for s in (scheduler, wanted))
         torch.testing.assert_close(got, expected, **close)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_noise_levels_that_are_edited_in_place_are_used_as_stock_uses_them(prediction_type: str):
+    ours, stock = (c(prediction_type=prediction_type) for c in (DDPMCarsScheduler, DDPMScheduler))
+    x, eps, t = randn(2, 1, 2, 2), randn(2, 1, 2, 2, seed=1), torch.tensor([990, 500])
+    results = []
+    for scheduler in (ours, stock):
+        scheduler.set_timesteps(100)
+        scheduler.step(eps, 990, x, seeded(0))
+        scheduler.alphas_cumprod.mul_(0.5)
+        scheduler.alphas_cumprod[-10] = 1e-3
+        results.append(
+            [
+                scheduler.add_noise(x, eps, t),
+                scheduler.get_velocity(x, eps, t),
+                *scheduler.step(eps, 990, x, seeded(0), return_dict=False),
+            ]
+        )
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_timesteps_that_are_edited_in_place_are_those_of_sampling():
+    edited, chosen = DDPMCarsScheduler(), DDPMCarsScheduler()
+    edited.set_timesteps(3)
+    x = randn(1, 1, 2, 2)
+    edited.step(x, 666, x)
+    edited.timesteps[0] = 950
+    chosen.set_timesteps(timesteps=[950, 333, 0])
+    expected = chosen.step(x, 950, x, seeded(0)).prev_sample
+    assert torch.equal(edited.step(x, 950, x, seeded(0)).prev_sample, expected)
+
+
+def test_a_scheduler_made_for_inference_works():
+    with torch.inference_mode():
+        scheduler = DDPMCarsScheduler()
+        scheduler.set_timesteps(10)
+        x = randn(1, 1, 2, 2)
+        got = scheduler.step(x, 900, x, seeded(0)).prev_sample
+    plain = DDPMCarsScheduler()
+    plain.set_timesteps(10)
+    assert torch.equal(got, plain.step(x, 900, x, seeded(0)).prev_sample)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

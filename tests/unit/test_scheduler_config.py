@@ -16,6 +16,11 @@ from ddpm_cars import DDPMCarsScheduler, fit_init_noise
 from .scheduler_helpers import VARIANCES, alpha_bars, randn, seeded
 
 
+def test_no_timesteps_at_all_raise():
+    with pytest.raises(ValueError, match="num_train_timesteps is 0; it must be 1 or more"):
+        DDPMCarsScheduler(0)
+
+
 def test_unknown_spacing_raises():
     with pytest.raises(ValueError, match=r"karras.*leading"):
         DDPMCarsScheduler(timestep_spacing="karras")
@@ -204,6 +209,10 @@ def test_sound_schedules_are_not_warned_of(config: dict, caplog: pytest.LogCaptu
         ({"num_train_timesteps": 1, "rescale_betas_zero_snr": True}, ["betas run from nan", "NaN"]),
         # Ends at 0.03 at any T.
         ({"beta_schedule": "laplace"}, ["alpha_bar_T is 0.03", "Train with rescale_betas_zero_snr=True"]),
+        # Scaled, these would have a beta of 1.
+        ({"num_train_timesteps": 20}, ["Train with beta_schedule='squaredcos_cap_v2'"]),
+        ({"num_train_timesteps": 21}, ["Train with scale_betas_for_timesteps=True"]),
+        ({"trained_betas": [0.9, 0.99, 0.999]}, ["has 3 values and num_train_timesteps is 1000: set it to 3"]),
     ],
 )
 def test_mistakes_that_stock_accepts_silently_are_warned_of(
@@ -271,10 +280,18 @@ def test_other_betas_beside_scaled_ones_are_refused():
     scaled = DDPMCarsScheduler(100, scale_betas_for_timesteps=True)
     with pytest.raises(ValueError, match="two noise schedules"):
         DDPMCarsScheduler.from_config(scaled.config, trained_betas=betas)
-    with pytest.raises(ValueError, match="two noise schedules"):
-        DDPMCarsScheduler.from_config(DDPMScheduler.from_config(scaled.config, trained_betas=betas.tolist()).config)
     given = DDPMCarsScheduler.from_config(scaled.config, trained_betas=betas, scale_betas_for_timesteps=False)
     np.testing.assert_allclose(given.betas, betas, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change", [{"trained_betas": np.linspace(0.001, 0.3, 100).tolist()}, {"beta_schedule": "squaredcos_cap_v2"}]
+)
+def test_betas_that_another_class_took_from_ours_or_was_given_are_taken_back(change: dict):
+    scaled = DDPMCarsScheduler(100, scale_betas_for_timesteps=True)
+    other = DDPMScheduler.from_config(scaled.config, **change)
+    back = DDPMCarsScheduler.from_config(other.config)
+    np.testing.assert_allclose(back.betas, other.betas, rtol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -301,7 +318,23 @@ def test_stock_reads_our_config_without_a_warning(caplog: pytest.LogCaptureFixtu
     assert saved.config.max_last_noise_grey_levels == 1.0
     DDPMScheduler.from_pretrained(tmp_path)
     DDPMScheduler.from_config(saved.config)
-    diffusers.DDIMScheduler.from_config(DDPMCarsScheduler().config)
+    own = DDPMCarsScheduler(300, scale_betas_for_timesteps=True, max_last_noise_grey_levels=None)
+    for other in (DDPMScheduler, diffusers.DDIMScheduler, diffusers.EulerDiscreteScheduler):
+        other.from_config(DDPMCarsScheduler().config)
+        back = DDPMCarsScheduler.from_config(other.from_config(own.config).config)
+        assert back.config.scale_betas_for_timesteps is True
+        assert back.config.max_last_noise_grey_levels is None
+    assert not caplog.records
+    own.register_to_config(scale_betas_for_timesteps=False, max_last_noise_grey_levels=1.0)
+    assert (own.config.scale_betas_for_timesteps, own.config["max_last_noise_grey_levels"]) == (False, 1.0)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"])
+def test_a_class_without_a_variance_is_none_to_warn_of(name: str, caplog: pytest.LogCaptureFixture, tmp_path: Path):
+    getattr(diffusers, name)().save_pretrained(tmp_path)
+    caplog.clear()
+    scheduler = DDPMCarsScheduler.from_pretrained(tmp_path)
+    assert scheduler.config.variance_type == "fixed_small"
     assert not caplog.records
 
 

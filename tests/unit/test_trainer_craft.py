@@ -312,6 +312,7 @@ def test_a_dry_run_says_what_would_happen_and_leaves_no_model(make_config: MakeC
     unet = by_hand(replace(config, output_dir=config.output_dir + "-2")).state.unet
     assert "pictures     12 at 8x8, 0 left out as bad" in plan
     assert "held out     4 pictures of test" in plan
+    assert "prepared     squash, flipped at random" in plan
     assert f"network      {sum(p.numel() for p in unet.parameters()):,} parameters, cpu" in plan
     assert "a step       6 pictures: 2 pictures x 1 processes x 3 times" in plan
     assert "steps        0 done, 6 in all, 3.0 epochs" in plan
