@@ -314,6 +314,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         self._alphas_cumprod = torch.from_numpy(alpha_bar).float()
         self._alphas_cumprod_version = _version(self._alphas_cumprod)
         self._tables_for: tuple[Any, ...] | None = None
+        self._timesteps_version: int | None = None
         self._constants: dict[tuple[str, torch.device, torch.dtype | None], torch.Tensor] = {}
         with np.errstate(all="ignore"):
             self._keep("marginal", np.sqrt(np.stack([alpha_bar, 1 - alpha_bar])))
