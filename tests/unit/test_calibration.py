@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import diffusers
 import numpy as np
 import pytest
+import scipy.fft
 import torch
 from diffusers import SchedulerMixin
 
@@ -253,6 +254,19 @@ def test_init_noise_has_the_moments_of_the_noised_data(n: int):
     got = (rows @ x_T @ columns.T).var(0).mean(0)
     expected = alpha_bar * torch.from_numpy(LOW).mean(0) + 1 - alpha_bar
     torch.testing.assert_close(got, expected.float(), rtol=0.04, atol=0)
+
+
+@pytest.mark.parametrize("num_modes", [1, 2, 4, 9])
+def test_modes_of_the_init_noise_are_those_of_scipy(num_modes: int):
+    images = synthesise(SPECTRUM, 300, mean=0.2)
+    got = fit_init_noise(images, tutorial_scheduler(), num_modes)
+    modes, m = scipy.fft.dctn(images.double().numpy(), axes=(2, 3), norm="ortho"), min(num_modes, 4)
+    low = modes[:, :, :m, :m].reshape(300, -1)
+    np.testing.assert_allclose(np.ravel(got["mean"]), low.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got["covariance"], np.cov(low.T, bias=True), rtol=1e-5, atol=1e-6)
+    rest = np.ones(SIZE, bool)
+    rest[:m, :m] = False
+    np.testing.assert_allclose(got["rest_variance"], modes.var(0)[:, rest].mean(), rtol=1e-5)
 
 
 def test_colours_of_the_init_noise_are_correlated_as_the_data():

@@ -74,6 +74,7 @@ def test_metadata_is_what_the_hub_knows(run: Path):
     assert values["frechet_distance"].metric_value == 20.13
     assert values["frechet_distance"].metric_name == "FD-EfficientNet (fixed_small, 100 steps, 2,000 pictures)"
     assert values["frechet_distance"].dataset_name == "photographs"
+    assert values["frechet_distance"].dataset_split == "train"
     assert values["bits_per_dimension"].metric_value == 4.1036
     assert values["bits_per_dimension"].dataset_split == "test"
     assert len(results) == 9  # of the saved sampler and of the whole chain only

@@ -23,6 +23,8 @@ from ddpm_cars.checkpoints import (
     write_text,
 )
 
+from .disk_helpers import note_disk_events
+
 
 def make_run(optimizer_class: type[torch.optim.Optimizer]) -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
     torch.manual_seed(0)
@@ -247,3 +249,14 @@ def test_a_folder_that_cannot_be_written_gives_an_oserror_and_keeps_the_old_chec
     with pytest.raises(OSError, match="File exists"):
         save_checkpoint(path / "state.json", 2, {"unet": {"w": torch.ones(2)}}, {})
     assert find_damage(path) is None
+
+
+def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    events = note_disk_events(monkeypatch)
+    save_checkpoint(tmp_path, 1, {"unet": {"w": torch.ones(2)}}, {})
+    named = events.index("named step-00000001")
+    assert sorted(events[:named]) == [".step-00000001.tmp", "manifest.json", "state.json", "unet.safetensors"]
+    assert events[named + 1 :] == [tmp_path.name]
+    events.clear()
+    write_text(tmp_path / "a.txt", "text")
+    assert events == [".a.txt.tmp", "named a.txt", tmp_path.name]

@@ -28,7 +28,10 @@ def test_every_split_is_joined_unless_one_is_named(load: Callable[..., Pictures]
     assert (pictures.labels, pictures.class_names) == (None, ())
     assert colours(load(split="train")) == [BLUE, RED]
     assert colours(load(split="test+train[:50%]")) == [GREY, BLUE]
-    assert load(num_channels=1).images.shape == (3, 8, 8, 1)
+    grey = load(num_channels=1)
+    assert grey.images.shape == (3, 8, 8, 1)
+    # Luma of ITU-R 601, as Pillow's "L" has it.
+    assert colours(grey) == [(29,), (76,), (60,)]
 
 
 def test_the_background_reaches_the_pixels(load: Callable[..., Pictures], folder: Path):

@@ -17,9 +17,10 @@ from PIL import Image
 from ddpm_cars import cli
 from ddpm_cars.config import ConfigError, ImageConfig
 from ddpm_cars.data import Pictures
-from ddpm_cars.picture_cache import decode_once
+from ddpm_cars.picture_cache import _try_lock, decode_once
 from ddpm_cars.picture_sources import find_pictures
 
+from .disk_helpers import note_disk_events
 from .picture_helpers import BLUE, GREEN, GREY, RED, colours, save
 
 # Decodes the pictures in sys.argv[1] into the cache in sys.argv[2] and is killed before they are published.
@@ -223,3 +224,24 @@ def test_a_cache_that_cannot_be_made_is_named_and_other_files_are_not_mistaken_f
     with pytest.raises(FileExistsError, match="file"):
         load(report_path=tmp_path / "file" / "pictures.json")
     assert list((tmp_path / "cache" / "ddpm_cars").iterdir()) == []
+
+
+def test_a_lock_that_somebody_holds_is_left_to_them(tmp_path: Path):
+    with _try_lock(tmp_path / "x.tmp") as mine:
+        for _ in range(2):
+            with _try_lock(tmp_path / "x.tmp") as theirs:
+                assert (mine, theirs) == (True, False)
+            assert (tmp_path / "x.tmp.lock").exists()
+    assert not (tmp_path / "x.tmp.lock").exists()
+
+
+def test_pictures_are_on_the_disk_before_their_folder_has_its_name(
+    load: Callable[..., Pictures], cached: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch
+):
+    events = note_disk_events(monkeypatch)
+    load()
+    [key] = {Path(path).parent.name for path in cached() if path.endswith("images.npy")}
+    named = events.index(f"named {key}")
+    assert {"images.npy", "digests.npy", "record.json"} < set(events[:named])
+    # The name, too, which the folder above holds.
+    assert len(events) > named + 1

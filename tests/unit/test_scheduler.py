@@ -446,6 +446,14 @@ def test_a_copy_of_the_tables_is_no_new_schedule(dtype: torch.dtype):
     assert torch.equal(scheduler.add_noise(x, x, t), untouched.add_noise(x, x, t))
 
 
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_the_last_step_leaves_the_generator_alone(as_tensor: bool):
+    scheduler, generator = DDPMCarsScheduler(), seeded(0)
+    before, x = generator.get_state(), torch.zeros(1, 3, 4, 4)
+    scheduler.step(x, torch.tensor(0) if as_tensor else 0, x, generator)
+    assert torch.equal(generator.get_state(), before)
+
+
 def test_threads_may_share_a_scheduler():
     scheduler, errors = DDPMCarsScheduler(num_train_timesteps=100), []
     x, t, stop = randn(2, 1, 2, 2), torch.tensor([90, 10]), threading.Event()

@@ -107,6 +107,7 @@ def test_attributes_that_pipelines_and_training_scripts_read():
     assert ours.variance_type == stock.variance_type
     assert ours.num_inference_steps is None
     assert ours.custom_timesteps is False
+    assert ours.one == stock.one
     assert torch.equal(ours.timesteps, stock.timesteps)
     assert ours.timesteps.dtype == stock.timesteps.dtype
     assert {k: ours.config[k] for k in stock.config if not k.startswith("_")}.items() <= dict(stock.config).items()

@@ -204,6 +204,7 @@ def test_sound_schedules_are_not_warned_of(config: dict, caplog: pytest.LogCaptu
     [
         ({"beta_end": 2.0}, ["betas run from 0.0001 to 2", "inside (0, 1)", "NaN"]),
         ({"beta_start": -0.1}, ["betas run from -0.1"]),
+        ({"beta_start": 0.0}, ["betas run from 0 to 0.02", "NaN"]),
         ({"trained_betas": [0.1, 1.0, 0.1], "num_train_timesteps": 3}, ["to 1,"]),
         ({"rescale_betas_zero_snr": True}, ["zero terminal SNR", "epsilon", "v_prediction"]),
         ({"num_train_timesteps": 1, "rescale_betas_zero_snr": True}, ["betas run from nan", "NaN"]),

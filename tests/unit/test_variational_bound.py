@@ -159,6 +159,7 @@ PIXELS = normal_images(0.3, 2, 3, 6, 10).float()
         (PIXELS[0], r"shape \(3, 6, 10\)"),
         (PIXELS[:0], r"shape \(0, 3, 6, 10\)"),
         (PIXELS + 1e-3, "8-bit"),
+        (torch.cat([PIXELS[:1], PIXELS[1:] + 1e-3]), "8-bit"),
         (PIXELS + 2 / 127.5 * 128, "8-bit"),
         (PIXELS * float("nan"), "nan"),
         (torch.full((2, 3, 6, 10), 128, dtype=torch.uint8), "uint8"),
