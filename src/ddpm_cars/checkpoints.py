@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from ddpm_cars.config import ConfigError
 
 _NAME = re.compile(r"step-(\d{8})")
 _MANIFEST = "manifest.json"
@@ -65,6 +68,28 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_file(path: Path) -> Any:
+    """Read a JSON or YAML file that a command has written.
+
+    Args:
+        path: Its suffix says which of the two it is.
+
+    Returns:
+        What it holds, None if there is none.
+
+    Raises:
+        ConfigError: If it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        # JSON is YAML too, but its reader is faster and stricter.
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; mend or remove it") from error
 
 
 def save_checkpoint(

@@ -161,18 +161,24 @@ def _push(config: PushConfig) -> None:
     from ddpm_cars.model_folder import open_model_folder
 
     if config.dry_run:
-        print(describe(collect(config, open_model_folder(config.folder), config.repo_id)))
+        folder = open_model_folder(config.folder)
+        print(describe(collect(config, folder, config.repo_id)))
+        _warn_of_stale(folder.stale_metrics)
         return
     try:
         published = push(config)
     except PublishError as error:
         _end(1, f"error: {error}")
-    if published.stale_metrics is not None:
-        _warn(f"{published.stale_metrics} is of other weights and was left out; evaluate again")
+    _warn_of_stale(published.stale_metrics)
     if published.kept_card:
         command = f"push_to_hub.py {config.folder} {config.repo_id} --overwrite_card"
         _warn(f"the card on the Hub has been edited there and was kept; {command} replaces it")
     print(f"published: {published.url}" if published.is_new else f"nothing has changed: {published.url}")
+
+
+def _warn_of_stale(metrics: Path | None) -> None:
+    if metrics is not None:
+        _warn(f"{metrics} is of other weights, or of another calibration, and is left out; evaluate again")
 
 
 def _warn(message: str) -> None:

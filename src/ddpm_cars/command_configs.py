@@ -195,7 +195,7 @@ class EvaluateConfig(PicturesOfRunConfig):
     seed: int = 0
     """Picture i is drawn from the seed `seed + i`, whatever the sampler."""
     num_inference_steps: int | None = 100
-    """Denoising steps of the model as it was saved; null is every timestep of the training."""
+    """Denoising steps of the model as it was saved; null, and more than that, is every timestep of the training."""
     steps: tuple[int, ...] | None = None
     """Also measure every one of schedulers with so many denoising steps each; null is not to."""
     schedulers: tuple[str, ...] = (

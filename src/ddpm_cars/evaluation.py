@@ -22,6 +22,7 @@ from ddpm_cars.command_configs import EvaluateConfig
 from ddpm_cars.config import ConfigError
 from ddpm_cars.data import Pictures, to_samples
 from ddpm_cars.features import load_extractor, weights_sha256
+from ddpm_cars.guard import prepare_folder
 from ddpm_cars.hardware import idle_cores_warnings
 from ddpm_cars.held_out_likelihood import bounds_to_measure, measure_bounds
 from ddpm_cars.metrics_file import MetricsFile
@@ -41,6 +42,7 @@ from ddpm_cars.sampling import (
     load_pipeline,
     place_to_draw,
     sampler_from_config,
+    sampler_sha256,
 )
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
 from ddpm_cars.team import Team
@@ -84,6 +86,7 @@ class Evaluation:
             self.real = load_real_pictures(config, unet.config.sample_size, unet.config.in_channels, class_names)
         check_held_out(config, name)
         self.extractor = load_extractor(config.extractor, config.extractor_weights, self.accelerator.device)
+        self.team.agreed(lambda: prepare_folder(output_dir))
         self.metrics = MetricsFile(output_dir / "metrics.json", self._head(), self.team)
         place_to_draw(self.pipeline, self.accelerator.device)
         self.pipeline.unet = self.accelerator.prepare_model(unet.eval(), evaluation_mode=True)
@@ -95,7 +98,6 @@ class Evaluation:
         if not isinstance(size, int):
             raise ConfigError(f"{self.name} draws pictures of {size}; only squares can be made of the real ones")
         for name, values in (
-            ("num_inference_steps", [config.num_inference_steps or T]),
             ("steps", config.steps or []),
             ("likelihood_steps", config.likelihood_steps or []),
         ):
@@ -128,6 +130,7 @@ class Evaluation:
                 "prediction_type": self.saved_config.prediction_type,
                 "scheduler": type(self.pipeline.scheduler).__name__,
                 "variance_type": self.saved_config.get("variance_type"),
+                "scheduler_config_sha256": sampler_sha256(self.pipeline.scheduler)[:16],
             },
             "data": {
                 "source": source,
@@ -161,7 +164,8 @@ class Evaluation:
         if config.num_likelihood_images is not None and held_out is not None:
             self._measure_likelihood(held_out, min(config.num_likelihood_images, len(held_out.images)))
         self._measure_floor()
-        self._measure_model(config.num_inference_steps or self.saved_config.num_train_timesteps)
+        T = self.saved_config.num_train_timesteps
+        self._measure_model(min(config.num_inference_steps or T, T))
         for steps in config.steps or ():
             for name in config.schedulers:
                 if self.metrics.sampler(name, steps) is None:
@@ -371,8 +375,9 @@ def _compare(config: EvaluateConfig, first: str, second: str) -> tuple[Path, str
     if sizes[0] != sizes[1]:
         a, b = (f"{size} pixels with {channels} channels" for size, channels in sizes)
         raise ConfigError(f"{first} draws {a} and {second} {b}; only models of one size can be compared")
-    metrics = [evaluation.run() for evaluation in evaluations]
     output_dir = Path(config.output_dir or "comparison")
+    prepare_folder(output_dir)
+    metrics = [evaluation.run() for evaluation in evaluations]
     if evaluations[0].team.is_main:
         evaluation_pictures.save_comparison(metrics, folders, output_dir)
     return output_dir / "report.html", "\n\n".join(map(report.summary, metrics))

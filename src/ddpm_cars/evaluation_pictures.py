@@ -9,12 +9,13 @@ import numpy as np
 
 from ddpm_cars import evaluation_plots, report, report_card, report_comparison
 from ddpm_cars.calibration import rounded
-from ddpm_cars.checkpoints import write_text
+from ddpm_cars.checkpoints import read_file, write_text
 from ddpm_cars.plots import arrays_to_pil, make_grid, plot_loss, save_png
 
 _NUM_GRID_IMAGES = 64
 _NUM_ROWS = 8
 _NUM_NEIGHBOURS = 3
+_PLOTS = ("bits_by_timestep", "eps_mse", "spectrum", "quality", "loss")
 _DRAWN = ("samples", "denoising", "neighbours_features", "neighbours_pixels")
 
 
@@ -73,10 +74,10 @@ def save_report(metrics: Mapping[str, Any], model_folder: Path, output_dir: Path
         model_folder: Folder of the run, whose losses are shown; it need not exist.
         output_dir: Where to write.
     """
-    paths = {
-        name: output_dir / f"{name}.png"
-        for name in (*_DRAWN, "bits_by_timestep", "eps_mse", "spectrum", "quality", "loss")
-    }
+    paths = {name: output_dir / f"{name}.png" for name in (*_DRAWN, *_PLOTS)}
+    # Those of an earlier evaluation say something else.
+    for name in _PLOTS:
+        paths[name].unlink(missing_ok=True)
     if "likelihood" in metrics:
         evaluation_plots.plot_bits_by_timestep(metrics["likelihood"], paths["bits_by_timestep"])
         evaluation_plots.plot_eps_mse(metrics["eps_mse"], paths["eps_mse"])
@@ -85,10 +86,8 @@ def save_report(metrics: Mapping[str, Any], model_folder: Path, output_dir: Path
         name = metrics["extractor"]["distance_name"]
         evaluation_plots.plot_quality(metrics["samples"], metrics["floor"], name, paths["quality"])
     if (model_folder / "loss.json").exists():
-        held_out = model_folder / "validation.json"
-        validation = json.loads(held_out.read_text(encoding="utf-8")) if held_out.exists() else ()
-        history = json.loads((model_folder / "loss.json").read_text(encoding="utf-8"))
-        plot_loss(history, paths["loss"], validation)
+        validation = read_file(model_folder / "validation.json") or ()
+        plot_loss(read_file(model_folder / "loss.json"), paths["loss"], validation)
     pictures = {name: path for name, path in paths.items() if path.exists()}
     report.write_report(metrics, pictures, output_dir / "report.html")
     write_text(output_dir / "card.md", report_card.card_section(metrics))
@@ -135,6 +134,9 @@ def _bpd_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> tupl
     """
     if "likelihood" not in first or "likelihood" not in second:
         return None
-    a, b = (np.array(each["likelihood"][0]["image_bpd"]) for each in (first, second))
+    bounds = [each["likelihood"][0] for each in (first, second)]
+    if any(bounds[0][name] != bounds[1][name] for name in ("chain", "num_inference_steps", "num_images")):
+        return None
+    a, b = (np.array(bound["image_bpd"]) for bound in bounds)
     difference = b - a
     return float(difference.mean()), float(difference.std(ddof=1) / len(difference) ** 0.5)

@@ -57,7 +57,7 @@ class Published:
         commit: Its newest commit.
         is_new: Whether this push has made it; a push of what is there already does not.
         kept_card: Whether the card on the Hub was left as somebody has edited it.
-        stale_metrics: Path of an evaluation that was left out, because it is of other weights.
+        stale_metrics: Path of an evaluation that was left out, because it is of other weights or another calibration.
     """
 
     url: str

@@ -1,6 +1,7 @@
 """metrics.json: everything that has been measured of a model, kept measurement by measurement."""
 
 import json
+import logging
 import platform
 import resource
 import sys
@@ -11,8 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ddpm_cars.checkpoints import write_text
+from ddpm_cars.checkpoints import read_file, write_text
+from ddpm_cars.config import ConfigError
 from ddpm_cars.team import Team
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 
@@ -31,6 +35,9 @@ class MetricsFile:
         head: JSON values that say what is measured, of what and with what.
         team: The processes, the first of which reads and writes.
 
+    Raises:
+        ConfigError: If the file cannot be read.
+
     Attributes:
         values: The metrics, JSON values.
     """
@@ -39,7 +46,12 @@ class MetricsFile:
         self.path = path
         self.team = team
         head = json.loads(json.dumps({"format": FORMAT_VERSION, **head, "versions": versions()}))
-        known = team.agreed(lambda: json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+        known = team.agreed(lambda: read_file(path)) or {}
+        if not isinstance(known, dict):
+            raise ConfigError(f"{path} holds no JSON object; mend or remove it")
+        changed = [name for name in head if name in known and known[name] != head[name]]
+        if changed and team.is_main:
+            logger.warning(f"{path} was measured with another {', '.join(changed)}, and is begun anew")
         begun = {"samples": [], "spectrum": {"generated": {}}, "cost": {"seconds": {}, "peak_memory_mib": 0}}
         self.values: dict[str, Any] = known if head.items() <= known.items() else {**head, **begun}
 

@@ -1,16 +1,14 @@
 """A folder with a model, read for publication."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ddpm_cars.checkpoints import read_file
 from ddpm_cars.config import ConfigError
 from ddpm_cars.features import weights_sha256
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.sampling import load_pipeline
+from ddpm_cars.sampling import load_pipeline, sampler_sha256
 
 
 @dataclass(frozen=True)
@@ -22,8 +20,8 @@ class ModelFolder:
         pipeline: The model, on the CPU.
         settings: Those of the training run, from config.yaml.
         training: training.json.
-        metrics: metrics.json of an evaluation of these very weights.
-        stale_metrics: Path of a metrics.json of other weights, which nothing is to be said from.
+        metrics: metrics.json of an evaluation of these very weights, drawn from as they are now.
+        stale_metrics: Path of a metrics.json of other weights or settings, which nothing is to be said from.
     """
 
     path: Path
@@ -53,25 +51,19 @@ def open_model_folder(folder: str | Path) -> ModelFolder:
         raise ConfigError(f"{path} is not a folder with a saved pipeline: there is no model_index.json")
     pipeline = load_pipeline(str(path))
     metrics_path = path / "evaluation" / "metrics.json"
-    metrics = _read(metrics_path)
-    # Results are written anew by every run in the folder; an evaluation may be of those before.
-    stale = metrics is not None and metrics["model"]["weights_sha256"] != weights_sha256(pipeline.unet)[:16]
+    metrics = read_file(metrics_path)
+    # Results are written anew by every run in the folder, and the sampler by a calibration.
+    now = {
+        "weights_sha256": weights_sha256(pipeline.unet)[:16],
+        "scheduler_config_sha256": sampler_sha256(pipeline.scheduler)[:16],
+    }
+    # Earlier versions have left the second one out.
+    stale = metrics is not None and any(metrics["model"].get(name, value) != value for name, value in now.items())
     return ModelFolder(
         path,
         pipeline,
-        _read(path / "config.yaml"),
-        _read(path / "training.json"),
+        read_file(path / "config.yaml"),
+        read_file(path / "training.json"),
         None if stale else metrics,
         metrics_path if stale else None,
     )
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        # JSON is YAML too, but its reader is faster and stricter.
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}; mend or remove it") from error

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 from datasets.exceptions import DatasetsError
 
-from ddpm_cars.config import ConfigError, ImageConfig
+from ddpm_cars.config import ConfigError, ImageConfig, TrainingConfig
 from ddpm_cars.images import PictureError, class_of, list_folder
 from ddpm_cars.picture_cache import Source
 
@@ -138,19 +138,23 @@ def _find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spl
     else:
         parts = {config.split: _open_dataset(config, config.split)}
     features = next(iter(parts.values())).features
-    for column in (config.image_column, label_column):
+    image_column = _image_column(config, features)
+    if label_column == TrainingConfig.label_column and label_column not in features and "cls" in features:
+        # What archives of WebDataset call it.
+        label_column = "cls"
+    for column in (image_column, label_column):
         if column is not None and column not in features:
             raise ConfigError(f"{place} has no column {column!r}; it has {', '.join(features)}")
-    images = datasets.concatenate_datasets([part.select_columns(config.image_column) for part in parts.values()])
+    images = datasets.concatenate_datasets([part.select_columns(image_column) for part in parts.values()])
     try:
-        rows = images.cast_column(config.image_column, datasets.Image(decode=False))
+        rows = images.cast_column(image_column, datasets.Image(decode=False))
     except (NotImplementedError, TypeError, ValueError) as error:
-        kind = features[config.image_column]
-        raise ConfigError(f"image_column {config.image_column!r} of {place} holds {kind}, not pictures") from error
+        kind = features[image_column]
+        raise ConfigError(f"image_column {image_column!r} of {place} holds {kind}, not pictures") from error
     ends = np.cumsum([len(part) for part in parts.values()])
 
     def read(i: int) -> bytes:
-        row = rows[i][config.image_column]
+        row = rows[i][image_column]
         if row is None or (row["bytes"] is None and row["path"] is None):
             raise PictureError("the row has no picture")
         if row["bytes"] is not None:
@@ -162,7 +166,7 @@ def _find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spl
             return file.read()
 
     def path(i: int) -> str:
-        row = rows[i][config.image_column]
+        row = rows[i][image_column]
         if row is not None and row["path"] is not None:
             return row["path"]
         part = int(np.searchsorted(ends, i, side="right"))
@@ -173,6 +177,13 @@ def _find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spl
     if label_column is not None:
         labels, class_names = _column_classes(config, label_column, parts, path)
     return Source(place, len(rows), read, path, rows._fingerprint, labels, class_names, [], {})
+
+
+def _image_column(config: ImageConfig, features: Mapping[str, Any]) -> str:
+    """Return the column of pictures: the only one, where the usual name is not there and no other was given."""
+    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    by_itself = config.image_column == ImageConfig.image_column and config.image_column not in features
+    return pictures[0] if by_itself and len(pictures) == 1 else config.image_column
 
 
 def _open_dataset(config: ImageConfig, split: str | None) -> Any:

@@ -1,6 +1,7 @@
 """The real pictures that a model is measured against, and their features, which are computed once."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +29,8 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
     """Take from the config.yaml in the folder of a trained model what `config` does not say of the pictures.
 
     Args:
-        config: What the command line says. Where it names pictures, only how they become squares is taken.
+        config: What the command line says. Where it names pictures, only how they become squares is taken, and
+            which of them were held out if they are those of the run.
         name: Folder of the model.
 
     Raises:
@@ -38,6 +40,7 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
     defaults: dict[str, Any] = {field.name: field.default for field in fields(PicturesConfig)}
     names = {setting for setting in ("resize", "background") if getattr(config, setting) is None}
     taken = {setting: defaults[setting] for setting in names}
+    run = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if config.train_data_dir is None and config.dataset_name is None:
         if not path.is_file():
             raise ConfigError(
@@ -47,8 +50,24 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
         names = {*defaults, "label_column", "validation_split"}
         # What the command line says, it means; only where null is the default can it be told that it does.
         names -= {f.name for f in fields(config) if f.default is None and getattr(config, f.name) is not None}
-    run = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    elif config.split is None and config.validation_split is None and _are_of_run(config, run):
+        names.add("validation_split")
     return replace(config, **taken | {setting: value for setting, value in run.items() if setting in names})
+
+
+def _are_of_run(config: PicturesOfRunConfig, run: Mapping[str, Any]) -> bool:
+    """Return whether settings name the pictures of a run, however the place is written."""
+
+    def place(name: Any) -> Any:
+        return Path(name).resolve() if name is not None and Path(name).exists() else name
+
+    names = ("train_data_dir", "dataset_name", "dataset_config_name")
+    return all(place(run.get(name)) == place(getattr(config, name)) for name in names)
+
+
+def _splits(text: str | None) -> set[str] | None:
+    """Return the splits in text such as "train[:9]+test"; None is all of them."""
+    return None if text is None else {part.partition("[")[0].strip() for part in text.split("+")}
 
 
 def check_held_out(config: EvaluateConfig, name: str) -> None:
@@ -65,9 +84,9 @@ def check_held_out(config: EvaluateConfig, name: str) -> None:
     if split is None or not path.is_file():
         return
     run = yaml.safe_load(path.read_text(encoding="utf-8"))
-    sources = ("train_data_dir", "dataset_name", "dataset_config_name")
-    same_pictures = all(run.get(source) == getattr(config, source) for source in sources)
-    if same_pictures and run.get("split") in (None, split) and run.get("validation_split") != split:
+    trained, asked = _splits(run.get("split")), _splits(split)
+    has_seen = (trained is None or trained & asked) and run.get("validation_split") != split  # type: ignore[operator]
+    if has_seen and _are_of_run(config, run):
         raise ConfigError(
             f"validation_split is {split}, which {name} was trained on, as its config.yaml says; evaluate without "
             "validation_split, or train with it"

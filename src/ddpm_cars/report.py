@@ -29,6 +29,7 @@ from ddpm_cars.report_pieces import (
 )
 
 _WIDTH = 100
+_LEAST_WIDTH = 16
 
 
 def write_report(metrics: Metrics, pictures: Mapping[str, Path], path: str | Path) -> Path:
@@ -104,9 +105,9 @@ def _short_values(figures: Metrics) -> list[str]:
 
 
 def _text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Align columns, all but the first to the right, and cut the first so that a line has no more than _WIDTH."""
+    """Align columns, all but the first to the right, and cut the first to make room, but not beyond recognition."""
     _, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
-    room = min(max(len(row[0]) for row in rows), _WIDTH - sum(widths) - 2 * len(widths))
+    room = min(max(len(row[0]) for row in rows), max(_WIDTH - sum(widths) - 2 * len(widths), _LEAST_WIDTH))
     lines = []
     for first, *cells in rows:
         start = first if len(first) <= room else f"{first[: room - 1]}…"

@@ -3,7 +3,6 @@
 The folder says what has been drawn: the same command goes on with the pictures that are missing.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -37,6 +36,7 @@ from ddpm_cars.sampling import (
     load_pipeline,
     make_scheduler,
     place_to_draw,
+    sampler_sha256,
 )
 
 logger = logging.getLogger(__name__)
@@ -106,15 +106,12 @@ def settings_of(pipeline: DDPMCarsPipeline, config: SampleConfig, class_labels: 
         class_labels: The classes of the command, as numbers.
     """
     scheduler = pipeline.scheduler
-    scheduler_config = json.loads(scheduler.to_json_string())
-    scheduler_config.pop("_diffusers_version")
-    hashed = json.dumps(scheduler_config, sort_keys=True).encode()
     return {
         "model": config.pretrained_model_name_or_path,
         "weights_sha256": weights_sha256(pipeline.unet)[:16],
         "scheduler": type(scheduler).__name__,
         "variance_type": scheduler.config.get("variance_type"),
-        "scheduler_config_sha256": hashlib.sha256(hashed).hexdigest()[:16],
+        "scheduler_config_sha256": sampler_sha256(scheduler)[:16],
         "seed": config.seed,
         "num_inference_steps": config.num_inference_steps or scheduler.config.num_train_timesteps,
         "class_labels": class_labels,

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ddpm_cars.model_folder import open_model_folder
+
 from .training_helpers import LAUNCHER, SCRIPTS, Runs
 
 # Its features are the pixels themselves, which take no time.
@@ -159,6 +161,30 @@ def test_the_same_command_again_measures_nothing(runs: Runs, whole: dict):
     assert again["cost"]["seconds"] == whole["cost"]["seconds"]
 
 
+def test_what_has_changed_is_measured_again_and_nothing_old_is_shown(runs: Runs, caplog: pytest.LogCaptureFixture):
+    left = shutil.ignore_patterns("checkpoints", "evaluation")
+    model = Path(shutil.copytree(runs.folder / "good", runs.folder / "calibrated", ignore=left))
+    settings = {"pretrained_model_name_or_path": "calibrated", "num_inference_steps": 100}
+    evaluate(runs, **settings, steps="2 3", schedulers="fixed_large")
+    before = metrics_in(model / "evaluation")
+    # More steps than there are timesteps are all of them.
+    assert before["samples"][0]["num_inference_steps"] == 20
+    assert (model / "evaluation" / "quality.png").exists()
+    assert open_model_folder(model).metrics is not None
+    few = ("--num_timesteps", "3", "--num_images", "8", "--fit_init_noise")
+    runs.run(SCRIPTS / "calibrate.py", "--pretrained_model_name_or_path", "calibrated", *few)
+    # What was measured before is not what is published now.
+    assert open_model_folder(model).stale_metrics == model / "evaluation" / "metrics.json"
+    pushed = runs.run(SCRIPTS / "push_to_hub.py", "calibrated", "me/cars", "--dry_run")
+    assert "is of other weights, or of another calibration, and is left out; evaluate again" in pushed.stderr
+    evaluate(runs, **settings)
+    after = metrics_in(model / "evaluation")
+    assert after["samples"][0]["metrics"] != before["samples"][0]["metrics"]
+    assert "was measured with another model, and is begun anew" in caplog.text
+    assert not (model / "evaluation" / "quality.png").exists()
+    assert open_model_folder(model).metrics == after
+
+
 def test_two_models_are_set_side_by_side(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
@@ -177,6 +203,11 @@ def test_two_models_are_set_side_by_side(
     assert good["floor"] == poor["floor"]
     expected = sum(poor["likelihood"][0]["image_bpd"]) / 8 - sum(good["likelihood"][0]["image_bpd"]) / 8
     assert difference["bpd"] == pytest.approx(expected, rel=1e-4)
+    # Bounds of other numbers of pictures have no difference picture by picture.
+    evaluate(runs, pretrained_model_name_or_path="poor", num_likelihood_images=9)
+    evaluate(runs, compare="good poor", output_dir="pair", num_likelihood_images="null")
+    comparison = json.loads((runs.folder / "pair" / "comparison.json").read_text())
+    assert "bpd_difference" not in comparison
 
 
 MISTAKES = {
@@ -185,7 +216,6 @@ MISTAKES = {
     "no model": ({"pretrained_model_name_or_path": "nowhere", "train_data_dir": "cars"}, "nowhere"),
     "empty folder": ({"train_data_dir": "empty"}, "empty"),
     "no such split": ({"train_data_dir": "cars", "validation_split": "dev"}, "the splits of cars are train, test"),
-    "too many steps": ({"num_inference_steps": 21}, "num_inference_steps is 21; good was trained with 20"),
     "too many steps in the table": ({"steps": "5 30"}, "steps is 30"),
     "unknown scheduler": ({"steps": "5", "schedulers": "fixed_smal"}, "scheduler is fixed_smal"),
     "unknown extractor": ({"extractor": "resnet"}, "resnet"),
@@ -193,6 +223,7 @@ MISTAKES = {
         {"extractor": "torch.nn:Flatten", "extractor_weights": "gone.safetensors"},
         "gone.safetensors",
     ),
+    "a file in the place of the results": ({"output_dir": "cars/train/00000.png"}, "is a file; choose another"),
     "two models at once": ({"compare": "good poor"}, "exactly one of"),
     "one model to compare": ({"pretrained_model_name_or_path": None, "compare": "good"}, "compare has 1"),
     "the same twice": ({"pretrained_model_name_or_path": None, "compare": "good ./good"}, "twice"),
@@ -201,7 +232,7 @@ MISTAKES = {
 
 def refused(runs: Runs, **changes: object) -> str:
     """Run a command line that must fail with exit code 2, and return its last line."""
-    run = evaluate(runs, code=2, output_dir="mistaken", **changes)
+    run = evaluate(runs, code=2, **{"output_dir": "mistaken", **changes})
     assert not (runs.folder / "mistaken").exists()
     return runs.last_line(run)
 

@@ -172,8 +172,9 @@ def test_power_that_is_not_known_makes_no_energy(changed: Callable[..., Path]):
     assert "kWh" not in text
 
 
-def test_figures_of_other_weights_are_left_out(changed: Callable[..., Path]):
-    folder = changed("evaluation/metrics.json", "model.weights_sha256", "0" * 16)
+@pytest.mark.parametrize("identity", ["weights_sha256", "scheduler_config_sha256"])
+def test_figures_of_other_weights_or_samplers_are_left_out(changed: Callable[..., Path], identity: str):
+    folder = changed("evaluation/metrics.json", f"model.{identity}", "0" * 16)
     found = open_model_folder(folder)
     assert found.metrics is None
     assert found.stale_metrics == folder / "evaluation" / "metrics.json"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
+from ddpm_cars.config import ConfigError
 from ddpm_cars.metrics_file import MetricsFile, versions
 from ddpm_cars.team import Team
 
@@ -45,12 +46,16 @@ def test_what_was_saved_is_known_to_the_next_call(team: Team, tmp_path: Path):
         {**HEAD, "precision": "bf16"},
     ],
 )
-def test_metrics_of_something_else_are_not_kept(team: Team, tmp_path: Path, head: dict):
+def test_metrics_of_something_else_are_not_kept(
+    team: Team, tmp_path: Path, head: dict, caplog: pytest.LogCaptureFixture
+):
     path = tmp_path / "metrics.json"
     metrics = MetricsFile(path, HEAD, team)
     metrics.put_sampler(sampler("fixed_small", 10, 3.0), [1.0])
     metrics.save()
     assert MetricsFile(path, head, team)["samples"] == []
+    changed = [name for name in HEAD if head[name] != HEAD[name]]
+    assert [f"another {name}, and is begun anew" in caplog.text for name in changed] == [True] * len(changed)
     # Nothing is lost before there is something to put in its place.
     assert json.loads(path.read_text())["samples"]
 
@@ -62,6 +67,15 @@ def test_other_versions_of_what_computes_start_anew(team: Team, tmp_path: Path):
     metrics.save()
     path.write_text(path.read_text().replace(versions()["torch"], "1.0.0"))
     assert "floor" not in MetricsFile(path, HEAD, team)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [('{"format": 1, "mod', "cannot be read"), ("[1]", "holds no JSON object")]
+)
+def test_a_damaged_file_is_named_with_the_cure(team: Team, tmp_path: Path, text: str, words: str):
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(ConfigError, match=rf"metrics\.json {words}.*mend or remove it"):
+        MetricsFile(tmp_path / "metrics.json", HEAD, team)
 
 
 def test_a_sampler_that_is_measured_again_replaces_its_entry(team: Team, tmp_path: Path):

@@ -99,7 +99,7 @@ def test_a_local_dataset_with_embedded_pictures(
     assert colours(load(**source, split="train[1:]")) == [BLUE]
     assert colours(load(**source, excluded_split="train")) == [GREEN]
     for changes, words in (
-        ({"image_column": "image"}, "no column 'image'; it has photo, number"),
+        ({"image_column": "picture"}, "no column 'picture'; it has photo, number"),
         ({"image_column": "number"}, "image_column 'number' of .* holds .*int64.*, not pictures"),
         ({"label_column": "label"}, "no column 'label'; it has photo, number"),
         ({"excluded_split": "validation"}, "the splits of .* are train, test"),
@@ -108,6 +108,19 @@ def test_a_local_dataset_with_embedded_pictures(
             load(**{**source, **changes})
     as_parquet(tmp_path / "parquet", "test", features, photo=[one_colour((1, 2, 3))], number=[2])
     assert colours(load(**source))[2] == (1, 2, 3)
+
+
+def test_the_only_pictures_there_are_need_no_name(tmp_path: Path, load: Callable[..., Pictures]):
+    features = {"png": datasets.Image(), "cls": datasets.Value("int64")}
+    name = as_parquet(tmp_path / "one", "train", features, png=[one_colour(RED), one_colour(BLUE)], cls=[1, 0])
+    source = {"train_data_dir": None, "dataset_name": name}
+    assert colours(load(**source)) == [RED, BLUE]
+    # Nor do the classes of an archive.
+    assert load(**source, label_column="label").labels.tolist() == [1, 0]
+    two = {"png": datasets.Image(), "jpg": datasets.Image()}
+    name = as_parquet(tmp_path / "two", "train", two, png=[one_colour(RED)], jpg=[one_colour(BLUE)])
+    with pytest.raises(ConfigError, match="no column 'image'; it has png, jpg"):
+        load(train_data_dir=None, dataset_name=name)
 
 
 @pytest.mark.parametrize(

@@ -71,18 +71,27 @@ def test_a_run_says_which_pictures_it_was_trained_on(tmp_path: Path):
         ({"train_data_dir": "cars", "split": None, "validation_split": None}, True),
         ({"train_data_dir": "cars", "split": "test", "validation_split": None}, True),
         ({"train_data_dir": "cars", "split": None, "validation_split": "dev"}, True),
+        ({"train_data_dir": "cars", "split": "train+test", "validation_split": None}, True),
+        ({"train_data_dir": "cars", "split": "train[:9] + test[50%:]", "validation_split": None}, True),
+        ({"train_data_dir": "cars", "split": "train+dev", "validation_split": None}, False),
         ({"train_data_dir": "cars", "split": None, "validation_split": "test"}, False),
         ({"train_data_dir": "cars", "split": "train", "validation_split": None}, False),
         ({"train_data_dir": "vans", "split": None, "validation_split": None}, False),
         (None, False),
     ],
 )
-def test_a_split_that_the_model_was_trained_on_is_not_held_out(tmp_path: Path, run: dict | None, seen: bool):
+def test_a_split_that_the_model_was_trained_on_is_not_held_out(
+    tmp_path: Path, run: dict | None, seen: bool, monkeypatch: pytest.MonkeyPatch
+):
     if run is not None:
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
     config = EvaluateConfig(pretrained_model_name_or_path="x", train_data_dir="cars", validation_split="test")
-    with pytest.raises(ConfigError, match=r"test, which .* was trained on") if seen else nullcontext():
-        check_held_out(config, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cars").mkdir()
+    for place in ("cars", "cars/", "./cars", str(tmp_path / "cars")):
+        config = replace(config, train_data_dir=place)
+        with pytest.raises(ConfigError, match=r"test, which .* was trained on") if seen else nullcontext():
+            check_held_out(config, str(tmp_path))
     check_held_out(replace(config, validation_split=None), str(tmp_path))
 
 
@@ -96,14 +105,19 @@ def test_pictures_that_are_named_count_more_than_those_of_the_run(config: Evalua
     [
         ({}, {"train_data_dir": "cars", "validation_split": "test", "resize": "crop", "background": "#102030"}),
         ({"train_data_dir": "vans"}, {"train_data_dir": "vans", "validation_split": None, "resize": "crop"}),
+        # The same pictures, written otherwise, have the same split held out.
+        ({"train_data_dir": "./cars/"}, {"train_data_dir": "./cars/", "validation_split": "test"}),
+        ({"train_data_dir": "cars", "split": "train"}, {"validation_split": None, "split": "train"}),
         ({"train_data_dir": "vans", "resize": "squash"}, {"resize": "squash", "background": "#102030"}),
         ({"resize": "pad", "background": "black"}, {"resize": "pad", "background": "black", "train_data_dir": "cars"}),
     ],
 )
 @pytest.mark.parametrize("command", [CalibrateConfig, EvaluateConfig])
 def test_pictures_are_prepared_as_the_run_did_but_for_what_is_given(
-    command: type, given: dict, expected: dict, tmp_path: Path
+    command: type, given: dict, expected: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cars").mkdir()
     run = {"train_data_dir": "cars", "validation_split": "test", "resize": "crop", "background": "#102030", "seed": 5}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
     asked = command(pretrained_model_name_or_path=str(tmp_path), **given)

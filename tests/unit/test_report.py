@@ -244,6 +244,13 @@ def test_the_summary_tells_bits_and_copies(metrics: dict[str, Any], minimal: dic
     assert not re.search("Bits|copies|None", summary(minimal))
 
 
+def test_however_large_the_figures_are_the_samplers_can_be_told_apart(metrics: dict[str, Any]):
+    for entry, label in zip(metrics["samples"], ("fixed_small", "fixed_large"), strict=False):
+        entry["label"] = label
+        entry["metrics"] |= {"frechet_distance": 2476710.0, "frechet_distance_std_error": 2e4}
+    assert {"fixed_small", "fixed_large"} < set(summary(metrics).split())
+
+
 @pytest.mark.parametrize("label", ["x", "DPMSolverMultistepScheduler", "a" * 90])
 @pytest.mark.parametrize("distance", [1.0, 12345.6])
 def test_the_summary_fits_a_terminal(metrics: dict[str, Any], label: str, distance: float):
