@@ -122,6 +122,9 @@ class PicturesOfRunConfig(PicturesConfig):
     """How pictures become squares: squash, crop or pad; null is as config.yaml says, and squash without one."""
     background: str | None = None  # type: ignore[assignment]
     """Colour behind transparent pictures and of borders; null is as config.yaml says, and white without one."""
+    validation_split: str | None = None
+    """Split that the model was not trained on; null is that of config.yaml, if the pictures are from there. It is left
+    out where split is null; an evaluation measures bits per dimension on it, and tells by it what a copy is."""
 
     def __post_init__(self) -> None:
         fit_types(self)
@@ -141,8 +144,6 @@ class CalibrateConfig(PicturesOfRunConfig):
 
     pretrained_model_name_or_path: str
     """Folder of a saved pipeline; its scheduler_config.json is replaced."""
-    validation_split: str | None = None
-    """Split that is left out where split is null; null is that of config.yaml, if the pictures are from there."""
     variance_type: Variance | None = None
     """Variance that the model samples with from now on; null leaves it as it is."""
     num_timesteps: int | None = 50
@@ -183,8 +184,6 @@ class EvaluateConfig(PicturesOfRunConfig):
     """Two models to measure with the same seeds and compare, instead of one."""
     output_dir: str | None = None
     """Where the results go; null is evaluation/ in the folder of the model, and for compare comparison/."""
-    validation_split: str | None = None
-    """Split that the model was not trained on: bits per dimension are measured there, and it tells what a copy is."""
     label_column: str = "label"
     """Column of the dataset that holds the classes, for models with classes."""
     num_images: int | None = None

@@ -97,10 +97,7 @@ class Evaluation:
         size = self.pipeline.unet.config.sample_size
         if not isinstance(size, int):
             raise ConfigError(f"{self.name} draws pictures of {size}; only squares can be made of the real ones")
-        for name, values in (
-            ("steps", config.steps or []),
-            ("likelihood_steps", config.likelihood_steps or []),
-        ):
+        for name, values in (("steps", config.steps or ()), ("likelihood_steps", config.likelihood_steps or ())):
             if any(value > T for value in values):
                 raise ConfigError(f"{name} is {max(values)}; {self.name} was trained with {T} timesteps")
         for name in config.schedulers if config.steps else ():
