@@ -17,7 +17,7 @@ serve_folder("model")
 # What the page needs of the package's dependencies. Spaces bring gradio themselves, in the version of the README.
 _REQUIREMENTS = (
     *("torch", "numpy", "diffusers", "transformers", "accelerate", "safetensors", "filelock", "huggingface_hub"),
-    *("datasets", "fsspec", "pillow", "matplotlib", "tqdm"),
+    *("datasets", "fsspec", "pillow", "pyyaml", "matplotlib", "tqdm"),
 )
 _ABOUT = """
 # {title}

@@ -128,13 +128,13 @@ def test_results_that_cannot_be_written_are_one_line_and_the_same_command_writes
 
 
 def test_an_output_folder_that_disappears_is_made_again(runs: Runs):
-    process = runs.start("gone", **{**LONG, "max_train_steps": 400})
+    process = runs.start("gone", **{**LONG, "max_train_steps": 150})
     runs.wait_for_checkpoint("gone", process)
     shutil.rmtree(runs.folder / "gone")
     run = runs.finish(process)
     assert run.returncode == 0, run.stderr
     assert (runs.folder / "gone" / "model_index.json").exists()
-    assert (runs.folder / "gone" / "checkpoints" / "step-00000400").is_dir()
+    assert (runs.folder / "gone" / "checkpoints" / "step-00000150").is_dir()
 
 
 @pytest.mark.parametrize("place", ["file", "below a file"])

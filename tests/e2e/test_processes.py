@@ -36,6 +36,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict) -> Ru
     return runs
 
 
+@pytest.fixture(scope="module")
+def two(runs: Runs) -> subprocess.CompletedProcess:
+    """The same run on two processes, by the launcher that people use."""
+    return runs.train_apart("two", *ACCELERATE, **{**RICH, "train_batch_size": 4})
+
+
 def held_out(runs: Runs, output_dir: str) -> list[dict]:
     return json.loads((runs.folder / output_dir / "validation.json").read_text())
 
@@ -46,24 +52,24 @@ def assert_close_to_one_process(runs: Runs, output_dir: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_two_processes_under_accelerate_train_like_one_and_each_file_is_written_once(runs: Runs):
-    run = runs.train_apart("two", *ACCELERATE, **{**RICH, "train_batch_size": 4})
+def test_two_processes_under_accelerate_train_like_one_and_each_file_is_written_once(
+    runs: Runs, two: subprocess.CompletedProcess
+):
     assert_close_to_one_process(runs, "two")
-    assert run.stdout.count("model: two") == 1
+    assert two.stdout.count("model: two") == 1
     assert not [path for path in (runs.folder / "two").rglob("*") if path.name.endswith((".tmp", ".old"))]
     assert {path.name for path in (runs.folder / "two").iterdir()} == {
         path.name for path in (runs.folder / "one").iterdir()
     }
 
 
-def test_two_processes_resume_to_the_same_bits(runs: Runs):
+def test_two_processes_resume_to_the_same_bits(runs: Runs, two: subprocess.CompletedProcess):
     settings = {**RICH, "train_batch_size": 4}
-    runs.train_apart("whole", *LAUNCHER, **settings)
     # The end of a run is the end of a record as well.
     runs.train_apart("parts", *LAUNCHER, **{**settings, "max_train_steps": 5})
     runs.train_apart("parts", *LAUNCHER, **settings)
-    assert_same_bits(runs, "whole", "parts")
-    assert held_out(runs, "whole") == held_out(runs, "parts")
+    assert_same_bits(runs, "two", "parts")
+    assert held_out(runs, "two") == held_out(runs, "parts")
 
 
 def test_accumulation_and_the_number_of_processes_may_change_in_the_middle(runs: Runs):
