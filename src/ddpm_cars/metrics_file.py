@@ -49,8 +49,8 @@ class MetricsFile:
         known = team.agreed(lambda: read_file(path)) or {}
         if not isinstance(known, dict):
             raise ConfigError(f"{path} holds no JSON object; mend or remove it")
-        changed = [name for name in head if name in known and known[name] != head[name]]
-        if changed and team.is_main:
+        changed = [name for name in head if known.get(name) != head[name]]
+        if known and changed and team.is_main:
             logger.warning(f"{path} was measured with another {', '.join(changed)}, and is begun anew")
         begun = {"samples": [], "spectrum": {"generated": {}}, "cost": {"seconds": {}, "peak_memory_mib": 0}}
         self.values: dict[str, Any] = known if head.items() <= known.items() else {**head, **begun}

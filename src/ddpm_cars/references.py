@@ -66,7 +66,7 @@ def _are_of_run(config: PicturesOfRunConfig, run: Mapping[str, Any]) -> bool:
 
 
 def _splits(text: str | None) -> set[str] | None:
-    """Return the splits in text such as "train[:9]+test"; None is all of them."""
+    """Return the splits in text such as "train[:9]+test", of which slices count as all; None is all of them."""
     return None if text is None else {part.partition("[")[0].strip() for part in text.split("+")}
 
 
@@ -88,8 +88,8 @@ def check_held_out(config: EvaluateConfig, name: str) -> None:
     has_seen = (trained is None or trained & asked) and run.get("validation_split") != split  # type: ignore[operator]
     if has_seen and _are_of_run(config, run):
         raise ConfigError(
-            f"validation_split is {split}, which {name} was trained on, as its config.yaml says; evaluate without "
-            "validation_split, or train with it"
+            f"validation_split is {split}, which {name} was trained on, at least in part, as its config.yaml says; "
+            "evaluate without validation_split, or train with it"
         )
 
 

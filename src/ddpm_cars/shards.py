@@ -231,8 +231,10 @@ def _columns_of(kind: str, path: str) -> dict[str, Any]:
 
 def _find_image_column(config: TrainingConfig, kind: str, columns: dict[str, Any]) -> str:
     name = config.image_column
-    if kind == "webdataset" and name not in columns and name == TrainingConfig.image_column:
-        pictures = [column for column in columns if column.rsplit(".", 1)[-1].lower() in _TAR_IMAGES]
+    if name not in columns and name == TrainingConfig.image_column:
+        pictures = [column for column, holds in columns.items() if isinstance(holds, datasets.Image)]
+        if kind == "webdataset":
+            pictures = [column for column in columns if column.rsplit(".", 1)[-1].lower() in _TAR_IMAGES]
         if len(pictures) == 1:
             return pictures[0]
     if name not in columns:

@@ -12,6 +12,7 @@ import yaml
 from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DModel
 from PIL import Image
 
+import ddpm_cars
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, cli
 from ddpm_cars.command_configs import CalibrateConfig, SampleConfig
 from ddpm_cars.config import ConfigError, NoiseConfig, TrainingConfig
@@ -87,6 +88,37 @@ def test_a_model_of_another_sampler_keeps_it(unet: UNet2DModel, pictures: Path, 
         ]
     )
     assert (tmp_path / "samples" / "00000.png").exists()
+
+
+def test_what_is_measured_depends_on_the_settings_that_are_given(
+    unet: UNet2DModel, model: Path, pictures: Path, tmp_path: Path
+):
+    calibrate(model, pictures, tmp_path, "--seed", "7", "--num_bands", "3")
+    found = DDPMCarsScheduler.from_pretrained(model, subfolder="scheduler").config._calibration
+    pixels = np.stack([np.asarray(Image.open(path)) for path in sorted(pictures.iterdir())])
+    samples, expected = torch.from_numpy(pixels / 127.5 - 1).float().permute(0, 3, 1, 2), DDPMCarsScheduler(300)
+    settings = {"num_timesteps": 4, "num_images": 3, "num_bands": 3, "seed": 7}
+    ddpm_cars.calibrate(unet, samples, expected, **settings, progress_bar=False)
+    for name in ("eps_mse", "timesteps", "band_edges"):
+        assert found[name] == pytest.approx(expected.config._calibration[name], rel=1e-4)
+
+
+def test_every_picture_is_measured_with_its_own_class(unet: UNet2DModel, pictures: Path, tmp_path: Path):
+    network, names = with_classes(unet, 2).eval(), {0: "left", 1: "right"}
+    DDPMCarsPipeline(network, DDPMCarsScheduler(300), id2label=names).save_pretrained(tmp_path / "classed")
+    for number, name in enumerate(("right", "left", "left", "right")):
+        (tmp_path / "folders" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(pictures / f"{number}.png", tmp_path / "folders" / name)
+    calibrate(tmp_path / "classed", tmp_path / "folders", tmp_path)
+    scheduler = DDPMCarsScheduler.from_pretrained(tmp_path / "classed", subfolder="scheduler")
+    found, expected = scheduler.config._calibration["eps_mse"], DDPMCarsScheduler(300)
+    pixels = np.stack([np.asarray(Image.open(pictures / f"{number}.png")) for number in (1, 2, 0, 3)])
+    samples, labels = torch.from_numpy(pixels / 127.5 - 1).float().permute(0, 3, 1, 2), torch.tensor([0, 0, 1, 1])
+    settings = {"num_timesteps": 4, "num_images": 3, "progress_bar": False}
+    ddpm_cars.calibrate(network, samples, expected, **settings, class_labels=labels)
+    assert found == pytest.approx(expected.config._calibration["eps_mse"], rel=1e-4)
+    ddpm_cars.calibrate(network, samples, expected, **settings, class_labels=1 - labels)
+    assert found != pytest.approx(expected.config._calibration["eps_mse"], rel=1e-3)
 
 
 def test_init_noise_is_measured_when_asked_for(model: Path, pictures: Path, tmp_path: Path):

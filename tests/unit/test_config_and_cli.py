@@ -103,6 +103,15 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         ({"ema_inv_gamma": 0.0}, r"ema_inv_gamma is 0\.0; it must be above 0"),
         ({"ema_power": -0.75}, r"ema_power is -0\.75"),
         ({"max_grad_norm": 0.0}, r"max_grad_norm is 0\.0"),
+        ({"dropout": 1.0}, r"dropout is 1\.0; it must be in \[0, 1\)"),
+        ({"class_dropout_prob": 1.0}, r"class_dropout_prob is 1\.0; it must be in \[0, 1\)"),
+        ({"max_bad_images_fraction": 1.0}, r"max_bad_images_fraction is 1\.0; it must be in \[0, 1\)"),
+        ({"snr_gamma": 0.0}, r"snr_gamma is 0\.0; it must be above 0"),
+        ({"vlb_weight": 0.0}, r"vlb_weight is 0\.0; it must be above 0"),
+        ({"max_skipped_steps": -1}, "max_skipped_steps is -1"),
+        ({"validation_steps": 0}, "validation_steps is 0"),
+        ({"num_validation_images": 0}, "num_validation_images is 0"),
+        ({"shuffle_window_images": 0}, "shuffle_window_images is 0"),
     ],
     ids=lambda value: (
         "-".join(f"{name}={setting}" for name, setting in value.items()) if isinstance(value, dict) else ""
@@ -111,6 +120,22 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def test_settings_of_a_run_that_cannot_work_are_named(changes: dict, words: str):
     with pytest.raises(ConfigError, match=words):
         TrainingConfig(**{"train_data_dir": "pictures", **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"streaming": True, "train_data_dir": "pictures"}, "streaming reads shards: give dataset_name"),
+        ({"streaming": True, "dataset_name": "cars", "split": "train"}, "give max_train_steps"),
+        ({"streaming": True, "dataset_name": "cars", "max_train_steps": 7}, "the name of one split"),
+        ({"train_data_dir": "pictures", "dataset_config_name": "large"}, "dataset_config_name is large; it goes with"),
+        ({"train_data_dir": "pictures", "image_column": "photo"}, "image_column is photo; it goes with dataset_name"),
+        ({"train_data_dir": "pictures", "label_column": "kind"}, "label_column is kind; it goes with dataset_name"),
+    ],
+)
+def test_settings_of_pictures_that_do_not_go_together_are_named(changes: dict, words: str):
+    with pytest.raises(ConfigError, match=words):
+        TrainingConfig(**changes)
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,13 @@ def test_a_damaged_picture_is_named_with_the_cure(config: SampleConfig):
     assert np.abs(pixels(config) - drawn).max() <= 1
 
 
+def test_an_output_folder_that_is_a_file_is_refused(config: SampleConfig):
+    Path(config.output_dir).write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"drawn is a file; choose another output_dir"):
+        sample(config)
+    assert Path(config.output_dir).read_bytes() == b"mine"
+
+
 def test_a_folder_in_use_is_refused(config: SampleConfig, tmp_path: Path):
     (tmp_path / "drawn").mkdir()
     lock = FolderLock(tmp_path / "drawn")

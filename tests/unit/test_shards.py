@@ -6,6 +6,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -230,6 +231,15 @@ def test_archives_with_several_pictures_to_a_sample_need_a_choice(tmp_path: Path
         open_folder(folder, class_conditional=False)
     chosen = open_folder(folder, class_conditional=False, image_column="depth.png")
     assert [row.image for row in chosen.every_row()] == [png(7)]
+
+
+def test_the_only_column_of_pictures_needs_no_name(tmp_path: Path):
+    path = write_shard(tmp_path / "named", "parquet", 0, [png(7)], [0])
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")})
+    pq.write_table(pq.read_table(path).rename_columns(["img", "label"]).cast(features.arrow_schema), path)
+    assert [row.image for row in open_folder(path.parent, class_conditional=False).every_row()] == [png(7)]
+    with pytest.raises(ConfigError, match="no column 'picture'"):
+        open_folder(path.parent, class_conditional=False, image_column="picture")
 
 
 def test_costs_are_measured(folder: Path, tmp_path: Path, kind: str):
