@@ -1,6 +1,5 @@
 """What scripts/calibrate.py does: measures a saved model on its training pictures, and writes it into its folder."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from diffusers import DDPMScheduler
 from ddpm_cars.calibration import calibrate, fit_init_noise
 from ddpm_cars.checkpoints import write_text
 from ddpm_cars.command_configs import CalibrateConfig
-from ddpm_cars.config import ConfigError, ImageConfig, PicturesConfig
+from ddpm_cars.config import ConfigError
 from ddpm_cars.data import load_pictures, to_samples
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.references import check_classes, with_pictures_of_run
@@ -69,10 +68,10 @@ def _training_samples(config: CalibrateConfig, pipeline: DDPMCarsPipeline) -> tu
     if not isinstance(size, int):
         name = config.pretrained_model_name_or_path
         raise ConfigError(f"{name} draws pictures of {size}; only squares can be made of the training pictures")
-    shown = ImageConfig(**{f.name: getattr(config, f.name) for f in fields(PicturesConfig)}, resolution=size)
     class_names = class_names_of(pipeline)
     label_column = config.label_column if class_names else None
     num_channels, excluded = pipeline.unet.config.in_channels, config.validation_split
+    shown = config.at_resolution(size)
     pictures = load_pictures(shown, num_channels, label_column=label_column, excluded_split=excluded)
     check_classes(pictures, class_names)
     labels = None if pictures.labels is None else torch.from_numpy(pictures.labels)

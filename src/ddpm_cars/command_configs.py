@@ -1,6 +1,6 @@
 """What the commands besides training depend on, as frozen dataclasses. A field's docstring is its `--help` text."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Literal
 
 from ddpm_cars.config import (
@@ -132,6 +132,10 @@ class PicturesOfRunConfig(PicturesConfig):
         is_named = self.train_data_dir is not None or self.dataset_name is not None
         if is_named and self.background is not None:
             PicturesConfig.__post_init__(self)
+
+    def at_resolution(self, resolution: int) -> ImageConfig:
+        """Return how the pictures are loaded for a model of this height and width."""
+        return ImageConfig(**{f.name: getattr(self, f.name) for f in fields(PicturesConfig)}, resolution=resolution)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from ddpm_cars.checkpoints import atomic_path
 from ddpm_cars.command_configs import EvaluateConfig
 from ddpm_cars.config import ConfigError
 from ddpm_cars.data import Pictures, to_samples
-from ddpm_cars.features import load_extractor, weights_sha256
+from ddpm_cars.features import identity, load_extractor
 from ddpm_cars.guard import prepare_folder
 from ddpm_cars.hardware import idle_cores_warnings
 from ddpm_cars.held_out_likelihood import bounds_to_measure, measure_bounds
@@ -42,7 +42,6 @@ from ddpm_cars.sampling import (
     load_pipeline,
     place_to_draw,
     sampler_from_config,
-    sampler_sha256,
 )
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
 from ddpm_cars.team import Team
@@ -119,7 +118,7 @@ class Evaluation:
         return {
             "model": {
                 "name": _public_name(self.name),
-                "weights_sha256": weights_sha256(unet)[:16],
+                **identity(self.pipeline),
                 "resolution": unet.config.sample_size,
                 "num_channels": unet.config.in_channels,
                 "num_parameters": sum(p.numel() for p in unet.parameters()),
@@ -127,7 +126,6 @@ class Evaluation:
                 "prediction_type": self.saved_config.prediction_type,
                 "scheduler": type(self.pipeline.scheduler).__name__,
                 "variance_type": self.saved_config.get("variance_type"),
-                "scheduler_config_sha256": sampler_sha256(self.pipeline.scheduler)[:16],
             },
             "data": {
                 "source": source,
@@ -373,8 +371,9 @@ def _compare(config: EvaluateConfig, first: str, second: str) -> tuple[Path, str
         a, b = (f"{size} pixels with {channels} channels" for size, channels in sizes)
         raise ConfigError(f"{first} draws {a} and {second} {b}; only models of one size can be compared")
     output_dir = Path(config.output_dir or "comparison")
-    prepare_folder(output_dir)
+    team = evaluations[0].team
+    team.agreed(lambda: prepare_folder(output_dir))
     metrics = [evaluation.run() for evaluation in evaluations]
-    if evaluations[0].team.is_main:
+    if team.is_main:
         evaluation_pictures.save_comparison(metrics, folders, output_dir)
     return output_dir / "report.html", "\n\n".join(map(report.summary, metrics))

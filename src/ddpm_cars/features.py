@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib
 import io
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ddpm_cars.config import ConfigError
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 
 # Raised where pictures are prepared in another way, so that features of before are not taken for those of now.
 _PREPARATION_VERSION = 1
@@ -241,3 +243,15 @@ def weights_sha256(network: nn.Module, prefix: str = "") -> str:
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def identity(pipeline: DDPMCarsPipeline) -> dict[str, str]:
+    """Return what pictures are told by: hashes of the weights, and of the class and all settings of the sampler.
+
+    Args:
+        pipeline: With a scheduler of any class.
+    """
+    settings = json.loads(pipeline.scheduler.to_json_string())
+    settings.pop("_diffusers_version")
+    hashed = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return {"weights_sha256": weights_sha256(pipeline.unet)[:16], "scheduler_config_sha256": hashed[:16]}

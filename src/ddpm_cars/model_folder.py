@@ -6,9 +6,9 @@ from typing import Any
 
 from ddpm_cars.checkpoints import read_file
 from ddpm_cars.config import ConfigError
-from ddpm_cars.features import weights_sha256
+from ddpm_cars.features import identity
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.sampling import load_pipeline, sampler_sha256
+from ddpm_cars.sampling import load_pipeline
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,7 @@ def open_model_folder(folder: str | Path) -> ModelFolder:
     metrics_path = path / "evaluation" / "metrics.json"
     metrics = read_file(metrics_path)
     # Results are written anew by every run in the folder, and the sampler by a calibration.
-    now = {
-        "weights_sha256": weights_sha256(pipeline.unet)[:16],
-        "scheduler_config_sha256": sampler_sha256(pipeline.scheduler)[:16],
-    }
+    now = identity(pipeline)
     # Earlier versions have left the second one out.
     stale = metrics is not None and any(metrics["model"].get(name, value) != value for name, value in now.items())
     return ModelFolder(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,8 @@ def _find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spl
     else:
         parts = {config.split: _open_dataset(config, config.split)}
     features = next(iter(parts.values())).features
-    image_column = _image_column(config, features)
+    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    image_column = find_image_column(config, features, pictures)
     if label_column == TrainingConfig.label_column and label_column not in features and "cls" in features:
         # What archives of WebDataset call it.
         label_column = "cls"
@@ -179,10 +180,15 @@ def _find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spl
     return Source(place, len(rows), read, path, rows._fingerprint, labels, class_names, [], {})
 
 
-def _image_column(config: ImageConfig, features: Mapping[str, Any]) -> str:
-    """Return the column of pictures: the only one, where the usual name is not there and no other was given."""
-    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    by_itself = config.image_column == ImageConfig.image_column and config.image_column not in features
+def find_image_column(config: ImageConfig, columns: Collection[str], pictures: Sequence[str]) -> str:
+    """Return the column of pictures: the only one, where the usual name is not there and no other was given.
+
+    Args:
+        config: Names it.
+        columns: All that there are.
+        pictures: Those of them that hold pictures.
+    """
+    by_itself = config.image_column == ImageConfig.image_column and config.image_column not in columns
     return pictures[0] if by_itself and len(pictures) == 1 else config.image_column
 
 

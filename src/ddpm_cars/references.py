@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import datasets
 import numpy as np
 import torch
-import yaml
 
+from ddpm_cars.checkpoints import read_file
 from ddpm_cars.command_configs import MIN_EVALUATION_IMAGES, EvaluateConfig, PicturesOfRunConfig
-from ddpm_cars.config import ConfigError, ImageConfig, PicturesConfig
+from ddpm_cars.config import ConfigError, PicturesConfig
 from ddpm_cars.data import Pictures, load_pictures
 from ddpm_cars.features import Extractor
 
@@ -40,9 +40,9 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
     defaults: dict[str, Any] = {field.name: field.default for field in fields(PicturesConfig)}
     names = {setting for setting in ("resize", "background") if getattr(config, setting) is None}
     taken = {setting: defaults[setting] for setting in names}
-    run = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    run = read_file(path) or {}
     if config.train_data_dir is None and config.dataset_name is None:
-        if not path.is_file():
+        if not run:
             raise ConfigError(
                 f"{name} has no config.yaml that says what it was trained on; give train_data_dir or dataset_name, "
                 "and validation_split"
@@ -81,9 +81,9 @@ def check_held_out(config: EvaluateConfig, name: str) -> None:
         ConfigError: If the run behind the model was trained on `validation_split` of the same pictures.
     """
     path, split = Path(name) / "config.yaml", config.validation_split
-    if split is None or not path.is_file():
+    run = read_file(path)
+    if split is None or run is None:
         return
-    run = yaml.safe_load(path.read_text(encoding="utf-8"))
     trained, asked = _splits(run.get("split")), _splits(split)
     has_seen = (trained is None or trained & asked) and run.get("validation_split") != split  # type: ignore[operator]
     if has_seen and _are_of_run(config, run):
@@ -129,8 +129,7 @@ def load_real_pictures(
     Raises:
         ConfigError: As `load_pictures`, and if there are too few pictures or other classes.
     """
-    pictures = {field.name: getattr(config, field.name) for field in fields(PicturesConfig)}
-    image_config = ImageConfig(**pictures, resolution=resolution)
+    image_config = config.at_resolution(resolution)
     label_column = config.label_column if class_names else None
     training = load_pictures(
         image_config, num_channels, label_column=label_column, excluded_split=config.validation_split

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object, parse_choice_from_env, parse_flag_from_env
 from PIL import Image
 from tqdm import tqdm
 
-from ddpm_cars.checkpoints import write_text
+from ddpm_cars.checkpoints import read_file, write_text
 from ddpm_cars.command_configs import SampleConfig
 from ddpm_cars.config import ConfigError
-from ddpm_cars.features import weights_sha256
+from ddpm_cars.features import identity
 from ddpm_cars.guard import FolderLock, prepare_folder, refuse_inside
 from ddpm_cars.hardware import cpu_warnings
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
@@ -36,7 +35,6 @@ from ddpm_cars.sampling import (
     load_pipeline,
     make_scheduler,
     place_to_draw,
-    sampler_sha256,
 )
 
 logger = logging.getLogger(__name__)
@@ -108,10 +106,9 @@ def settings_of(pipeline: DDPMCarsPipeline, config: SampleConfig, class_labels: 
     scheduler = pipeline.scheduler
     return {
         "model": config.pretrained_model_name_or_path,
-        "weights_sha256": weights_sha256(pipeline.unet)[:16],
+        **identity(pipeline),
         "scheduler": type(scheduler).__name__,
         "variance_type": scheduler.config.get("variance_type"),
-        "scheduler_config_sha256": sampler_sha256(scheduler)[:16],
         "seed": config.seed,
         "num_inference_steps": config.num_inference_steps or scheduler.config.num_train_timesteps,
         "class_labels": class_labels,
@@ -214,9 +211,8 @@ class Sampling:
     def _load(self) -> None:
         config = self.config
         self.pipeline = load_pipeline(config.pretrained_model_name_or_path)
-        run = Path(config.pretrained_model_name_or_path) / "config.yaml"
-        if run.is_file():
-            refuse_inside(config.output_dir, yaml.safe_load(run.read_text(encoding="utf-8")).get("train_data_dir"))
+        run = read_file(Path(config.pretrained_model_name_or_path) / "config.yaml") or {}
+        refuse_inside(config.output_dir, run.get("train_data_dir"))
         if config.scheduler is not None or config.variance_type is not None:
             name = config.scheduler or "DDPMCarsScheduler"
             self.pipeline.scheduler = make_scheduler(name, self.pipeline.scheduler.config, config.variance_type)

@@ -1,7 +1,5 @@
 """Many pictures from one pipeline, and the way they come out of the noise."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -136,17 +134,6 @@ def class_names_of(pipeline: DDPMCarsPipeline) -> tuple[str, ...]:
             "pipeline with id2label"
         )
     return tuple(names[i] for i in sorted(names))
-
-
-def sampler_sha256(scheduler: Any) -> str:
-    """Return the identity of a scheduler: of its class and all the settings that it is saved with.
-
-    Args:
-        scheduler: Of any class.
-    """
-    settings = json.loads(scheduler.to_json_string())
-    settings.pop("_diffusers_version")
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def check_learned_variance(pipeline: DDPMCarsPipeline) -> None:

@@ -579,8 +579,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         config = self.config
         self._see_edited_alphas_cumprod()
         # A config may be changed in place, and `timesteps` too, or assigned.
-        settings = (config.variance_type, config.get("_calibration"), config.max_last_noise_grey_levels)
-        key = (self.timesteps, *settings)
+        key = (self.timesteps, config.variance_type, config.get("_calibration"), config.max_last_noise_grey_levels)
         same = self._tables_for is not None and all(a is b for a, b in zip(key, self._tables_for, strict=True))
         if same and not _is_edited(self.timesteps, self._timesteps_version):
             return

@@ -29,6 +29,7 @@ from fsspec.core import url_to_fs
 
 from ddpm_cars.config import ConfigError, TrainingConfig
 from ddpm_cars.images import PictureError, decode_image, resize_image
+from ddpm_cars.picture_sources import find_image_column
 
 _NUM_THREADS = 16
 # The share of bad pictures is one of at least so many.
@@ -230,13 +231,12 @@ def _columns_of(kind: str, path: str) -> dict[str, Any]:
 
 
 def _find_image_column(config: TrainingConfig, kind: str, columns: dict[str, Any]) -> str:
-    name = config.image_column
-    if name not in columns and name == TrainingConfig.image_column:
-        pictures = [column for column, holds in columns.items() if isinstance(holds, datasets.Image)]
+    def is_picture(column: str) -> bool:
         if kind == "webdataset":
-            pictures = [column for column in columns if column.rsplit(".", 1)[-1].lower() in _TAR_IMAGES]
-        if len(pictures) == 1:
-            return pictures[0]
+            return column.rsplit(".", 1)[-1].lower() in _TAR_IMAGES
+        return isinstance(columns[column], datasets.Image)
+
+    name = find_image_column(config, columns, list(filter(is_picture, columns)))
     if name not in columns:
         raise ConfigError(f"{config.dataset_name} has no column {name!r}; it has {[*columns]}: give image_column")
     holds = columns[name]
