@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/draw_toy_cars.py --output_dir $(DEMO)/toy-cars --resolution 32
 	$(BIN)/python scripts/show.py --train_data_dir $(DEMO)/toy-cars --resolution 32 --output_dir $(DEMO)
-	$(BIN)/python scripts/train.py --config scripts/configs/toy.yaml --train_data_dir $(DEMO)/toy-cars \
+	$(BIN)/python scripts/train.py --config src/ddpm_cars/recipes/toy.yaml --train_data_dir $(DEMO)/toy-cars \
 		--output_dir $(DEMO)/model
 	$(BIN)/python scripts/sample.py --pretrained_model_name_or_path $(DEMO)/model --num_inference_steps 100 \
 		--num_images 36 --batch_size 36 --strip --output_dir $(DEMO)/samples --overwrite_output_dir

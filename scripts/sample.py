@@ -1,6 +1,6 @@
 """Draw pictures from a saved model: python scripts/sample.py --pretrained_model_name_or_path DIR"""
 
-from ddpm_cars.cli import sample
+from ddpm_cars.cli.commands import sample
 
 if __name__ == "__main__":
     sample()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ddpm_cars.calibration import calibrate, fit_init_noise
+from ddpm_cars.diffusion.calibration import calibrate, fit_init_noise
 
 # Both are imported here because diffusers loads a saved pipeline's classes only from modules that are imported.
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline

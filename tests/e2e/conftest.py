@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .hub_server import LocalHub
+from tests.support.hub_server import LocalHub
 
 
 @pytest.fixture(scope="module")

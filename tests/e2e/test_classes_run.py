@@ -11,10 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.toy_cars import draw_car
-
-from ..unit.streaming_helpers import SHARDS, SIZE, declare_classes, png, write_shard
-from .training_helpers import SCRIPTS, Runs, assert_same_bits
+from ddpm_cars.toy_cars.painting import draw_car
+from tests.support.streaming_helpers import SHARDS, SIZE, declare_classes, png, write_shard
+from tests.support.training_helpers import SCRIPTS, Runs, assert_same_bits
 
 CLASSES = ["Käfer 🚗", "pickup truck"]
 LEARNING = {"class_conditional": "true", "class_dropout_prob": 0.2, "validation_split": "test", "validation_steps": 5}

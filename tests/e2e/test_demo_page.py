@@ -20,11 +20,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
-from ddpm_cars.demo_parts import enlarged
-from ddpm_cars.sampling import generate
-from ddpm_cars.toy_cars import draw_car
-
-from .training_helpers import SCRIPTS
+from ddpm_cars.demo.drawing import enlarged
+from ddpm_cars.sampling.generate import generate
+from ddpm_cars.toy_cars.painting import draw_car
+from tests.support.training_helpers import SCRIPTS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 T = 1000

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .training_helpers import SCRIPTS, Runs, assert_same_bits
+from tests.support.training_helpers import SCRIPTS, Runs, assert_same_bits
 
 # Long enough that a signal meets it at work.
 LONG = {"max_train_steps": 4000, "logging_steps": 50, "checkpointing_steps": 50}
@@ -155,7 +155,7 @@ def test_a_run_that_diverges_says_so_in_one_line(runs: Runs):
 # One thread of torch and a network of a few kilobytes need little; the batch is what does not fit.
 OUT_OF_MEMORY = """
 import resource, sys
-import ddpm_cars.memory as memory
+import ddpm_cars.training.memory as memory
 from pathlib import Path
 import torch
 
@@ -168,9 +168,9 @@ def limited(unet, batch_size, accelerator, num_averages, fits=memory.step_fits):
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
 
-import ddpm_cars.setup
-ddpm_cars.setup.step_fits = limited
-from ddpm_cars.cli import train
+import ddpm_cars.training.prepare
+ddpm_cars.training.prepare.step_fits = limited
+from ddpm_cars.cli.commands import train
 train()
 """
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from .hub_api_client import Client, Failure, ask, read_files, start_client, write_model
-from .hub_server import LocalHub
+from tests.support.hub_api_client import Client, Failure, ask, read_files, start_client, write_model
+from tests.support.hub_server import LocalHub
 
 FAULTS = [
     ({"status": 500}, "Internal Error"),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .hub_api_client import CARD, Client, Failure, ask, read_files, start_client, write_model
-from .hub_server import LocalHub
+from tests.support.hub_api_client import CARD, Client, Failure, ask, read_files, start_client, write_model
+from tests.support.hub_server import LocalHub
 
 INDEX = """model-index:
 - name: cars

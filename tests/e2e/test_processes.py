@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .training_helpers import LAUNCHER, Runs, assert_close, assert_same_bits
+from tests.support.training_helpers import LAUNCHER, Runs, assert_close, assert_same_bits
 
 # `accelerate launch --cpu` starts several processes through MPI only; as "GPU" processes without GPUs they use gloo.
 ACCELERATE = (

@@ -16,9 +16,8 @@ from diffusers import UNet2DModel
 
 import ddpm_cars
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
-
-from .hub_server import LocalHub
-from .training_helpers import Runs
+from tests.support.hub_server import LocalHub
+from tests.support.training_helpers import Runs
 
 HERE = Path(__file__).parent
 T = 20

@@ -13,8 +13,7 @@ from diffusers import UNet2DModel
 from PIL import Image
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
-
-from .training_helpers import LAUNCHER, SCRIPTS, Runs
+from tests.support.training_helpers import LAUNCHER, SCRIPTS, Runs
 
 NUM_IMAGES = 60
 ARGUMENTS = (
@@ -24,7 +23,7 @@ ARGUMENTS = (
 # The second process can write no files, but the lines and the connections of a process are none.
 FAILING = """
 import os, resource
-from ddpm_cars import cli
+from ddpm_cars.cli import commands as cli
 if os.environ["RANK"] == "1":
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 cli.sample()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ..unit.streaming_helpers import NUM_IMAGES, SHARDS, png, write_shard, write_shards
-from .training_helpers import LAUNCHER, Runs, assert_close, assert_same_bits
+from tests.support.streaming_helpers import NUM_IMAGES, SHARDS, png, write_shard, write_shards
+from tests.support.training_helpers import LAUNCHER, Runs, assert_close, assert_same_bits
 
 TEST_IMAGES = [30, 31, 32]
 STREAMED = {

@@ -14,9 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.hardware import num_cores
-
-from .training_helpers import SCRIPTS, Runs, assert_same_bits
+from ddpm_cars.runtime.hardware import num_cores
+from tests.support.training_helpers import SCRIPTS, Runs, assert_same_bits
 
 LAUNCH = (
     *"-m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1".split(),

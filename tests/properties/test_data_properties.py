@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from ddpm_cars.data import BatchOrder, to_samples
-from ddpm_cars.images import PictureError, decode_image, resize_image
-from ddpm_cars.plots import to_pil
+from ddpm_cars.data.decoding import PictureError, decode_image, resize_image
+from ddpm_cars.data.pictures import to_samples
+from ddpm_cars.figures.grids import to_pil
+from ddpm_cars.training.batches import BatchOrder
 
 properties = settings(max_examples=50, deadline=None)
 # ITU-R 601-2.

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddpm_cars.streaming import ShardStream
-
-from ..unit.streaming_helpers import KINDS, draw, make_config, merged, rows_of, write_shard
+from ddpm_cars.data.stream import ShardStream
+from tests.support.streaming_helpers import KINDS, draw, make_config, merged, rows_of, write_shard
 
 properties = settings(max_examples=25, deadline=None)
 kinds = st.sampled_from(KINDS)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpm_cars import DDPMCarsScheduler
-from ddpm_cars.calibration import band_edges
+from ddpm_cars.diffusion.frequency_bands import band_edges
 
 quick = settings(max_examples=40, deadline=None)
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"]

@@ -1,0 +1,1 @@
+"""ddpm_cars beside stock diffusers, measured in one run: python -m benchmarks SUITE."""

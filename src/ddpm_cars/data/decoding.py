@@ -1,0 +1,140 @@
+"""Files of pictures: which ones a folder holds, the pixels of each, and how they become squares."""
+
+import os
+import threading
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
+
+_OPENING = threading.Lock()
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PictureError(ValueError):
+    """A file that gives no picture; the message is the reason, without the name of the file."""
+
+
+def decode_image(source: str | os.PathLike | bytes, mode: str = "RGB", background: str = "white") -> Image.Image:
+    """Decode one picture as a viewer would show it.
+
+    EXIF rotation is applied, transparency is laid on `background`, 16-bit grey is rounded to 8 bits, of an animation
+    the first frame is taken, and what the file contains counts rather than its name.
+
+    Args:
+        source: Path, or the bytes of the file.
+        mode: "RGB" or "L".
+        background: Colour behind transparent parts, in the notation of `PIL.ImageColor`.
+
+    Returns:
+        The picture in `mode`.
+
+    Raises:
+        OSError: If the file cannot be read.
+        PictureError: If it cannot be decoded, or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels, which are then
+            not decoded.
+    """
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if not data:
+        raise PictureError("the file is empty")
+    try:
+        with _open(data) as image:
+            width, height = image.size
+            if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+                raise PictureError(
+                    f"{width} x {height} pixels, more than PIL.Image.MAX_IMAGE_PIXELS, {Image.MAX_IMAGE_PIXELS}"
+                )
+            image.load()
+            image = _turn_upright(image)
+        return _flatten(image, background).convert(mode)
+    except (PictureError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError("not a picture in a format that Pillow reads, or one of zero size") from error
+    except Exception as error:
+        # On damaged files Pillow's readers raise whatever their parsing runs into.
+        raise PictureError(str(error) or type(error).__name__) from error
+
+
+def _open(data: bytes) -> Image.Image:
+    # Pillow checks the number of pixels before anyone can ask for it, and only warns up to twice the limit.
+    with _OPENING:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(BytesIO(data))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    # `ImageOps.exif_transpose` also writes the EXIF anew, which fails on much that can be read.
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        # Damaged EXIF takes nothing from the pixels.
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _flatten(image: Image.Image, background: str) -> Image.Image:
+    """Return the picture in mode "RGB", without transparency."""
+    if image.mode == "F":
+        raise PictureError("its pixels are floating-point numbers, of which nothing says what is white")
+    if image.mode.startswith("I"):
+        image = _to_8_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        behind = Image.new("RGB", image.size, _rgb(background)).convert("RGBA")
+        image = Image.alpha_composite(behind, image)
+    return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int32)
+    if values.min() < 0 or values.max() > 65535:
+        raise PictureError(f"its pixels run from {values.min()} to {values.max()}, not from 0 to 65535")
+    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _rgb(colour: str) -> tuple[int, ...]:
+    return ImageColor.getrgb(colour)[:3]
+
+
+def resize_image(image: Image.Image, resolution: int, resize: str, background: str = "white") -> Image.Image:
+    """Bring a picture to `resolution` x `resolution` pixels with an antialiasing filter.
+
+    Args:
+        image: Any size, in mode "RGB" or "L".
+        resolution: Height and width of the result.
+        resize: "squash", "crop" or "pad"; see `ImageConfig.resize`.
+        background: Colour of the borders of "pad", in the notation of `PIL.ImageColor`.
+
+    Returns:
+        The square, in the mode of `image`.
+    """
+    size = (resolution, resolution)
+    if resize == "crop":
+        return ImageOps.fit(image, size, Image.Resampling.BICUBIC)
+    if resize == "squash":
+        return image.resize(size, Image.Resampling.BICUBIC)
+    # Unlike in `ImageOps.pad`, the thinnest strip stays visible.
+    width, height = (max(1, round(side / max(image.size) * resolution)) for side in image.size)
+    square = Image.new("RGB", size, _rgb(background)).convert(image.mode)
+    left, top = round((resolution - width) / 2), round((resolution - height) / 2)
+    square.paste(image.resize((width, height), Image.Resampling.BICUBIC), (left, top))
+    return square

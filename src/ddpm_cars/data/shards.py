@@ -1,0 +1,368 @@
+"""Shards of pictures: which ones a split has, what their columns are, and their rows from any one on.
+
+A shard is a Parquet file, whose pictures are bytes in a column, or a WebDataset archive, a tar in which the files of
+a sample lie side by side and differ in the suffix of their names, which is the column.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import tarfile
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets.exceptions import DatasetNotFoundError
+from datasets.utils.file_utils import xopen
+from fsspec.core import url_to_fs
+
+from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.data.dataset import find_image_column
+from ddpm_cars.data.decoding import PictureError, decode_image, resize_image
+from ddpm_cars.errors import ConfigError
+
+_NUM_THREADS = 16
+
+# The share of bad pictures is one of at least so many.
+_MIN_READ = 1000
+
+_MAX_CLASSES = 100_000
+
+_TAR_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+
+_TAR_MEMBER = re.compile(r"((?:.*/|)[^./]+)[.]([^/]*)")
+
+_MAX_TAR_PADDING = 1 << 20
+
+
+def _parquet_rows(path: str, columns: Sequence[str], start: int) -> Iterator[tuple[int, list[Any]]]:
+    """Yield (number, values of the columns) of every row from `start` on; row groups before it are not read."""
+    # Without a buffer, a column of a whole row group is read at once.
+    with xopen(path, "rb") as raw, pq.ParquetFile(raw, buffer_size=1 << 20) as file:
+        missing = [column for column in columns if column not in file.schema_arrow.names]
+        if missing:
+            raise ConfigError(f"{path} has no column {missing[0]!r}; it has {file.schema_arrow.names}")
+        number = 0
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if number + size <= start:
+                number += size
+                continue
+            for batch in file.iter_batches(64, row_groups=[group], columns=[*columns], use_threads=False):
+                values = [batch.column(column) for column in columns]
+                values = [pc.struct_field(v, "bytes") if pa.types.is_struct(v.type) else v for v in values]
+                for i in range(max(start - number, 0), len(batch)):
+                    yield number + i, [value[i].as_py() for value in values]
+                number += len(batch)
+
+
+def _tar_samples(path: str, wanted: Sequence[str], start: int) -> Iterator[tuple[int, dict[str, bytes | None]]]:
+    """Yield (first byte, fields) of every sample from byte `start` on; only the `wanted` fields are read."""
+    key, begin = None, start
+    fields: dict[str, bytes | None] = {}
+    with xopen(path, "rb") as file:
+        file.seek(start)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                # It remembers every member that it has seen.
+                tar.members = []  # type: ignore[attr-defined]
+                name = _TAR_MEMBER.fullmatch(member.name)
+                if name is None or not member.isreg() or os.path.basename(member.name).startswith("__"):
+                    continue
+                if name[1] != key:
+                    if fields:
+                        yield begin, fields
+                    key, begin, fields = name[1], member.offset, {}
+                if name[2] in fields:
+                    raise tarfile.ReadError(f"{member.name} is there twice")
+                fields[name[2]] = None
+                if name[2] in wanted:
+                    file.seek(member.offset_data)
+                    fields[name[2]] = file.read(member.size)
+            if fields:
+                yield begin, fields
+            # Damage is taken for the end, but behind the end are zeros only, and not many.
+            file.seek(tar.offset)
+            rest = file.read(_MAX_TAR_PADDING + 1)
+            if len(rest) > _MAX_TAR_PADDING or rest.strip(b"\0"):
+                raise tarfile.ReadError(f"at byte {tar.offset} no file begins")
+
+
+def _tar_rows(path: str, columns: Sequence[str], start: int) -> Iterator[tuple[int, list[Any]]]:
+    for begin, fields in _tar_samples(path, columns, start):
+        yield begin, [fields.get(column) for column in columns]
+
+
+_READERS = {"parquet": _parquet_rows, "webdataset": _tar_rows}
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Name the shard in what goes wrong while it is read."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (OSError, ValueError, tarfile.TarError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} cannot be read: {reason}; replace or remove it") from error
+
+
+@dataclass
+class Row:
+    """A sample: the `number` it has in its shard, what a reader finds it by, and what decoding gave.
+
+    That is uint8 (H, W, C), or the reason why there are no pixels.
+    """
+
+    shard: int
+    number: int
+    seek: int
+    image: bytes | None
+    label: int | None
+    result: np.ndarray | str | None = None
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of a split, sorted by name, and what is read of them."""
+
+    kind: str
+    paths: tuple[str, ...]
+    names: tuple[str, ...]
+    fingerprint: str
+    image_column: str
+    label_column: str | None = None
+    class_names: tuple[str, ...] = ()
+
+    def _values(self, shard: int, columns: Sequence[str], seek: int = 0) -> Generator[tuple[int, list[Any]]]:
+        with _reading(self.paths[shard]):
+            yield from _READERS[self.kind](self.paths[shard], columns, seek)
+
+    def rows(self, shard: int, number: int = 0, seek: int = 0) -> Generator[Row]:
+        """Yield the rows of a shard from one on, which has this `number` and `seek`.
+
+        Raises:
+            ConfigError: If the shard cannot be read.
+        """
+        columns = [self.image_column] if self.label_column is None else [self.image_column, self.label_column]
+        for i, (place, (image, *label)) in enumerate(self._values(shard, columns, seek), number):
+            yield Row(shard, i, place, image, _as_label(label[0]) if label else None)
+
+    def every_row(self) -> Generator[Row]:
+        """Yield the rows of all shards.
+
+        Raises:
+            ConfigError: If a shard cannot be read.
+        """
+        for shard in range(len(self.paths)):
+            yield from self.rows(shard)
+
+    def labels(self, shard: int) -> set[int]:
+        """Return the classes in a shard, reading nothing else.
+
+        Raises:
+            ConfigError: If the shard cannot be read.
+        """
+        labels = {_as_label(value) for _, [value] in self._values(shard, [str(self.label_column)])}
+        return {label for label in labels if label is not None}
+
+
+def _as_label(value: Any) -> int | None:
+    # Parquet holds integers, an archive their digits.
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        return None
+
+
+def open_shards(config: TrainingConfig, split: str | None) -> Shards:
+    """Find the shards of a split, and the columns in the first of them.
+
+    Raises:
+        ConfigError: If the data set, the split or a column does not exist, or the data set is not one of shards.
+    """
+    source = str(config.dataset_name)
+    local = Path(source).is_dir()
+    # `datasets` has a meaning of its own for words like "parquet", but not for whole paths.
+    place = str(Path(source).absolute()) if local else source
+    try:
+        builder = datasets.load_dataset_builder(place, config.dataset_config_name, cache_dir=config.cache_dir)
+    except (DatasetNotFoundError, datasets.data_files.EmptyDatasetError, OSError, ValueError) as error:
+        raise ConfigError(f"no shards can be read from {source}: {' '.join(str(error).split())}") from error
+    kind = builder.name
+    if kind not in _READERS:
+        raise ConfigError(
+            f"{source} is read by {kind!r}; streaming reads Parquet files and WebDataset archives: drop "
+            "--streaming, or pack the pictures into such shards"
+        )
+    files = builder.config.data_files
+    if split not in files:
+        raise ConfigError(f"{source} has no split {split!r}; streaming reads one of {[str(name) for name in files]}")
+    paths = tuple(sorted(files[split]))
+    # On the Hub, what stands before the path names a commit, which may have left the shards as they were.
+    names = [os.path.relpath(p, source) if local else re.sub("^hf://[^@]*@[^/]*/", "", p) for p in paths]
+    sizes = [fs.size(inside) for fs, inside in map(url_to_fs, paths)]
+    identity = [None if local else source, config.dataset_config_name, split, names, sizes]
+    fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    columns = _columns_of(kind, paths[0])
+    shards = Shards(kind, paths, tuple(names), fingerprint, _find_image_column(config, kind, columns))
+    if not config.class_conditional:
+        return shards
+    column = _find_label_column(config, kind, columns)
+    declared = {**columns, **(builder.info.features or {})}[column]
+    shards = replace(shards, label_column=column)
+    return replace(shards, class_names=_class_names(shards, declared))
+
+
+def _columns_of(kind: str, path: str) -> dict[str, Any]:
+    """Return the columns of a shard with their types, of an archive without."""
+    with _reading(path):
+        if kind == "webdataset":
+            samples = itertools.islice(_tar_samples(path, (), 0), 5)
+            return {name: None for _, fields in samples for name in fields}
+        with xopen(path, "rb") as raw, pq.ParquetFile(raw) as file:
+            return dict(datasets.Features.from_arrow_schema(file.schema_arrow))
+
+
+def _find_image_column(config: TrainingConfig, kind: str, columns: dict[str, Any]) -> str:
+    def is_picture(column: str) -> bool:
+        if kind == "webdataset":
+            return column.rsplit(".", 1)[-1].lower() in _TAR_IMAGES
+        return isinstance(columns[column], datasets.Image)
+
+    name = find_image_column(config, columns, list(filter(is_picture, columns)))
+    if name not in columns:
+        raise ConfigError(f"{config.dataset_name} has no column {name!r}; it has {[*columns]}: give image_column")
+    holds = columns[name]
+    picture = isinstance(holds, datasets.Image) or (isinstance(holds, dict) and "bytes" in holds)
+    if kind == "parquet" and not picture and getattr(holds, "dtype", None) not in ("binary", "large_binary"):
+        raise ConfigError(f"column {name!r} of {config.dataset_name} holds {holds}, not pictures: give image_column")
+    return name
+
+
+def _find_label_column(config: TrainingConfig, kind: str, columns: dict[str, Any]) -> str:
+    name = config.label_column
+    if kind == "webdataset" and name not in columns and name == TrainingConfig.label_column:
+        name = "cls"
+    if name not in columns:
+        raise ConfigError(f"{config.dataset_name} has no column {name!r}; it has {[*columns]}: give label_column")
+    return name
+
+
+def _class_names(shards: Shards, declared: Any) -> tuple[str, ...]:
+    """Take the declared names; where classes are only numbers, all of them have to be looked at."""
+    column = shards.label_column
+    if isinstance(declared, datasets.ClassLabel):
+        return tuple(declared.names)
+    if shards.kind == "parquet" and "int" not in str(getattr(declared, "dtype", None)):
+        raise ConfigError(f"column {column!r} holds {declared}; classes are a ClassLabel or integers")
+    if shards.kind == "webdataset" and "://" in shards.paths[0]:
+        raise ConfigError(
+            f"to count the classes in {column!r}, all of {shards.names[0]} and the other shards would have to be "
+            "loaded; declare them as a class_label under dataset_info in the README.md of the data set"
+        )
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        found = set[int]().union(*pool.map(shards.labels, range(len(shards.paths))))
+    if not found or min(found) < 0 or max(found) >= _MAX_CLASSES:
+        span = f"numbers from {min(found)} to {max(found)}" if found else "no integers"
+        raise ConfigError(f"column {column!r} holds {span}; classes are numbered from 0 to {_MAX_CLASSES - 1} at most")
+    return tuple(str(number) for number in range(max(found) + 1))
+
+
+class Decoder:
+    """Turns what a row holds into pixels."""
+
+    def __init__(self, config: TrainingConfig, num_channels: int, shards: Shards):
+        if num_channels not in (1, 3):
+            raise ConfigError(f"the network takes {num_channels} channels; pictures can be given to one with 1 or 3")
+        self.config = config
+        self.mode = "RGB" if num_channels == 3 else "L"
+        self.shape = (config.resolution, config.resolution, num_channels)
+        self.num_classes = None if shards.label_column is None else len(shards.class_names)
+
+    def __call__(self, row: Row) -> None:
+        """Set the row's result and let go of its bytes."""
+        row.result, row.image = self._decode(row), None
+
+    def _decode(self, row: Row) -> np.ndarray | str:
+        if not row.image:
+            return "holds no picture"
+        if self.num_classes is not None and (row.label is None or not 0 <= row.label < self.num_classes):
+            return f"its class is {row.label}, not one of {self.num_classes}"
+        config = self.config
+        try:
+            image = decode_image(row.image, self.mode, config.background)
+        except PictureError as error:
+            return str(error)
+        square = resize_image(image, config.resolution, config.resize, config.background)
+        return np.asarray(square).reshape(self.shape)
+
+
+class BadImages:
+    """What could not be used so far, each picture once, and whether it is too much."""
+
+    def __init__(self, shards: Shards, max_fraction: float):
+        self.shards = shards
+        self.max_fraction = max_fraction
+        self.reasons: dict[str, str] = {}
+        self.num_read = self.num_bad = 0
+
+    def add(self, num_read: int, bad: Sequence[Row]) -> None:
+        """Count pictures that were read, of which some are bad.
+
+        Raises:
+            ConfigError: If the bad ones are more than the allowed share of all, or of 1000 while there are fewer.
+        """
+        self.num_read += num_read
+        self.num_bad += len(bad)
+        self.reasons.update((f"{self.shards.names[row.shard]}, row {row.number}", str(row.result)) for row in bad)
+        if self.num_bad > self.max_fraction * max(self.num_read, _MIN_READ):
+            first = "; ".join(f"{path} ({reason})" for path, reason in itertools.islice(self.reasons.items(), 5))
+            raise ConfigError(
+                f"{self.num_bad} of the first {self.num_read} pictures cannot be used, more than "
+                f"max_bad_images_fraction, {self.max_fraction}, allows: {first}; mend them or raise it"
+            )
+
+
+def measure(config: TrainingConfig, num_channels: int, num_images: int = 256) -> dict[str, float]:
+    """Measure what the first pictures of the split cost.
+
+    Args:
+        config: Names the data set, and how pictures become squares.
+        num_channels: 3 for colour, 1 for grey.
+        num_images: How many pictures are tried, at most.
+
+    Returns:
+        `bytes_per_image`, as stored, and `decode_milliseconds_per_image`, on one core.
+
+    Raises:
+        ConfigError: If there are no such shards, or they begin without a picture.
+    """
+    shards = open_shards(replace(config, class_conditional=False), config.split)
+    decode = Decoder(config, num_channels, shards)
+    rows = list(itertools.islice(shards.every_row(), num_images))
+    num_bytes = sum(len(row.image or b"") for row in rows)
+    if num_bytes == 0:
+        raise ConfigError(
+            f"the first shards of {config.dataset_name} hold no pictures; where they hold paths, write them with the "
+            "bytes of the files instead"
+        )
+    start = time.perf_counter()
+    for row in rows:
+        decode(row)
+    return {
+        "bytes_per_image": num_bytes / len(rows),
+        "decode_milliseconds_per_image": 1000 * (time.perf_counter() - start) / len(rows),
+    }

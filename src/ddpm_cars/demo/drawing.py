@@ -1,0 +1,256 @@
+"""What the demo page does, without the page: drawing step by step, noising, and the files that show them."""
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from ddpm_cars.data.decoding import PictureError, decode_image, resize_image
+from ddpm_cars.data.pictures import to_samples
+from ddpm_cars.demo.requests import (
+    MAX_SEED,
+    OWN_SCHEDULER,
+    DrawRequest,
+    check_class,
+    num_timesteps_of,
+    resolution_of,
+    whole_number,
+)
+from ddpm_cars.diffusion.seeds import seeded_generators
+from ddpm_cars.errors import ConfigError
+from ddpm_cars.figures.grids import make_grid, noisy_to_pil, to_pil
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.sampling.classes import cycled
+from ddpm_cars.sampling.samplers import make_scheduler
+
+Item = TypeVar("Item")
+
+_GRID_WIDTH = 512
+
+_MAX_FRAMES = 48
+
+_FRAME_MS, _LAST_FRAME_MS = 80, 2500
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a drawing has got to.
+
+    Attributes:
+        step: How many steps are done; 0 shows the noise that it starts from.
+        images: x_t, and after the last step the pictures.
+        guesses: x_0_hat, None where the scheduler does not report it.
+    """
+
+    step: int
+    images: list[Image.Image]
+    guesses: list[Image.Image] | None
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A picture with noise, and what the network sees in it.
+
+    Attributes:
+        x_t: The picture with noise.
+        x_0_hat: The picture that the network takes it for.
+        alpha_bar: alpha_bar_t, in [0, 1].
+        snr: alpha_bar_t / (1 - alpha_bar_t).
+    """
+
+    x_t: Image.Image
+    x_0_hat: Image.Image
+    alpha_bar: float
+    snr: float
+
+
+def own_pipeline(pipeline: DDPMCarsPipeline, scheduler: str, variance_type: str | None = None) -> DDPMCarsPipeline:
+    """Return a pipeline around the same network with a scheduler of its own, whose state no other visitor changes.
+
+    Args:
+        pipeline: The model.
+        scheduler: As `make_scheduler` takes it.
+        variance_type: Of `DDPMCarsScheduler`; None leaves it as it is in the config.
+    """
+    own_scheduler = make_scheduler(scheduler, pipeline.scheduler.config, variance_type)
+    own = DDPMCarsPipeline(pipeline.unet, own_scheduler, pipeline.config.get("id2label"))
+    own.set_progress_bar_config(disable=True)
+    return own
+
+
+class _ClosedError(Exception):
+    """Ends the work of a generator that nobody reads any more."""
+
+
+def in_lockstep(work: Callable[[Callable[[Item], None]], None]) -> Iterator[Item]:
+    """Turn a function that reports into a generator; it runs only while the next report is waited for.
+
+    Args:
+        work: Called in a thread with the function to report with. Closing the generator ends it at its next report,
+            where it is waiting already.
+
+    Yields:
+        What is reported.
+
+    Raises:
+        BaseException: What `work` raises.
+    """
+    reports: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+    wanted, closed = threading.Semaphore(0), threading.Event()
+
+    def report(item: Item) -> None:
+        reports.put(("item", item))
+        wanted.acquire()
+        if closed.is_set():
+            raise _ClosedError
+
+    def run() -> None:
+        try:
+            work(report)
+            reports.put(("end", None))
+        except _ClosedError:
+            pass
+        except BaseException as error:
+            reports.put(("error", error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while (report_ := reports.get())[0] == "item":
+            yield report_[1]
+            wanted.release()
+        if report_[0] == "error":
+            raise report_[1]
+    finally:
+        closed.set()
+        wanted.release()
+        thread.join()
+
+
+def draw(pipeline: DDPMCarsPipeline, request: DrawRequest) -> Iterator[Frame]:
+    """Draw pictures as `ddpm_cars.sampling.generate` does, in one batch, and show how they come out of the noise.
+
+    Args:
+        pipeline: The model; its scheduler gives the config alone.
+        request: What to draw.
+
+    Yields:
+        The noise, some of the steps, evenly spaced, and the pictures.
+
+    Raises:
+        ConfigError: If the scheduler cannot take so many steps, or what it draws is not finite.
+    """
+    own, steps = own_pipeline(pipeline, request.scheduler, request.variance_type), request.num_inference_steps
+    try:
+        own.scheduler.set_timesteps(steps)
+    except ValueError as error:
+        raise ConfigError(f"{request.scheduler} cannot take {steps} steps; choose another number: {error}") from error
+    shown = set(np.linspace(0, steps, min(steps + 1, _MAX_FRAMES)).round().astype(int).tolist()) - {0, steps}
+    count, labels = request.num_images, request.class_labels
+
+    def work(report: Callable[[Frame], None]) -> None:
+        def watch(pipe: Any, i: int, t: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict:
+            # Some schedulers of diffusers put all timesteps at 0 where there are to be T.
+            if i + 1 in {*shown, steps} and not tensors["latents"].isfinite().all():
+                raise ConfigError(f"{request.scheduler} loses the picture in {steps} steps; choose another number")
+            if i + 1 in shown:
+                guess = tensors["pred_original_sample"]
+                report(Frame(i + 1, noisy_to_pil(tensors["latents"]), None if guess is None else to_pil(guess)))
+            return {}
+
+        report(Frame(0, noisy_to_pil(_initial_noise(own, request)), None))
+        images = own(
+            count,
+            seeded_generators(request.seed, 0, count),
+            steps,
+            class_labels=cycled(labels, 0, count),
+            guidance_scale=request.guidance_scale,
+            callback_on_step_end=watch,
+            callback_on_step_end_tensor_inputs=("latents", "pred_original_sample"),
+            return_dict=False,
+        )[0]
+        report(Frame(steps, images, images))
+
+    return in_lockstep(work)
+
+
+def _initial_noise(pipeline: DDPMCarsPipeline, request: DrawRequest) -> torch.Tensor:
+    """Return the x_T that the pipeline starts from, which it does not report."""
+    shape = (request.num_images, pipeline.unet.config.in_channels, *pipeline._image_size())
+    noise = randn_tensor(shape, seeded_generators(request.seed, 0, request.num_images), dtype=torch.float32)
+    return pipeline._noised_start(noise)
+
+
+def enlarged(images: Sequence[Image.Image]) -> Image.Image:
+    """Lay pictures out in a grid, enlarged by a whole factor to about 512 pixels in all."""
+    columns = math.ceil(math.sqrt(len(images)))
+    return make_grid(images, columns, min_size=math.ceil(_GRID_WIDTH / columns))
+
+
+def animation(frames: Sequence[Image.Image]) -> bytes:
+    """Return a WebP without loss that shows pictures of one size in turn, holds the last one and begins again."""
+    durations = [*[_FRAME_MS] * (len(frames) - 1), _LAST_FRAME_MS]
+    buffer = BytesIO()
+    settings: dict[str, Any] = {"lossless": True, "quality": 0, "method": 0, "loop": 0}
+    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], duration=durations, **settings)
+    return buffer.getvalue()
+
+
+def squared(source: str | bytes, pipeline: DDPMCarsPipeline) -> Image.Image:
+    """Bring a visitor's picture to the size and the colours of a model; the middle of it is kept.
+
+    Args:
+        source: Path or bytes of the file.
+        pipeline: The model.
+
+    Raises:
+        ConfigError: If it is no picture.
+    """
+    try:
+        image = decode_image(source, "L" if pipeline.unet.config.in_channels == 1 else "RGB")
+    except (PictureError, OSError, MemoryError) as error:
+        reason = str(error) if isinstance(error, PictureError) else "it cannot be read"
+        raise ConfigError(f"this file gives no picture ({reason}); choose a JPEG, PNG or WebP") from error
+    return resize_image(image, resolution_of(pipeline), "crop")
+
+
+@torch.no_grad()
+def noised(pipeline: DDPMCarsPipeline, picture: Image.Image, t: Any, seed: Any, class_choice: Any = None) -> Noised:
+    """Draw x_t from q(x_t | x_0) (Ho et al. 2020, eq. 4) and let the network guess x_0 from it in one look (eq. 15).
+
+    Args:
+        pipeline: The model; its scheduler gives the config alone.
+        picture: x_0 as `squared` returns it.
+        t: Anything; integers in [0, T - 1] are right.
+        seed: Of the noise, which is the same for every t.
+        class_choice: A value of `class_choices`; of several the first counts.
+
+    Raises:
+        ConfigError: If t, the seed or the class is none.
+    """
+    t = whole_number(t, "the timestep t", 0, num_timesteps_of(pipeline) - 1)
+    seed = whole_number(seed, "the seed", 0, MAX_SEED)
+    labels = check_class(pipeline, class_choice)
+    own = own_pipeline(pipeline, OWN_SCHEDULER, "fixed_small")
+    array = np.array(picture)
+    x_0 = to_samples(array.reshape(1, *array.shape[:2], -1))
+    x_t = own.scheduler.add_noise(x_0, torch.randn(x_0.shape, generator=_seeded(seed)), torch.tensor(t))
+    device = own._execution_device
+    prepared = own._prepare_class_labels(None if labels is None else labels[:1], 1, device)
+    own.scheduler.set_timesteps(timesteps=[t])
+    output = own._predict(x_t.to(device), torch.tensor(t), prepared, 1.0)
+    x_0_hat = own.scheduler.step(output, t, x_t.to(device), _seeded(seed)).pred_original_sample
+    alpha_bar = float(own.scheduler.alphas_cumprod[t])
+    return Noised(to_pil(x_t)[0], to_pil(x_0_hat)[0], alpha_bar, alpha_bar / max(1 - alpha_bar, 1e-12))
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,98 @@
+"""The words, the markup and the style of the demo page."""
+
+import html
+
+from ddpm_cars.demo.drawing import Noised
+from ddpm_cars.demo.requests import DrawRequest, describe
+from ddpm_cars.demo.schedule import schedule_curves, schedule_drawings
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+
+NOISY, GUESS = "the noisy picture", "the network's guess"
+
+VARIANCE_LABELS = {
+    "fixed_small": "small, β̃ (fixed_small)",
+    "fixed_large": "large, β (fixed_large)",
+    "analytic": "analytic, measured on the model",
+    "spectral": "spectral, measured by frequency",
+    "learned": "learned",
+    "learned_range": "learned, between β̃ and β",
+}
+
+CSS = """
+.gradio-container {width: 100%; max-width: 1180px !important; margin: 0 auto !important;}
+.headline h1 {font-size: 1.7rem; font-weight: 650; margin: 0.6rem 0 0.2rem; overflow-wrap: anywhere;}
+.headline p, .note {color: var(--body-text-color-subdued); margin: 0;}
+.headline span {white-space: nowrap;}
+.headline span:not(:last-child)::after {content: "·"; margin: 0 0.2em 0 0.55em;}
+.pixels img {image-rendering: pixelated; object-fit: contain;}
+.caption {font-weight: 600; margin: 0.2rem 0 -0.4rem; padding: 0 !important; text-align: center;}
+.three .caption {white-space: nowrap;}
+.three .icon-button-wrapper {display: none;}
+.die {align-self: end; margin-bottom: 10px; white-space: nowrap;}
+.progress {display: flex; flex-direction: column; gap: 0.45rem; min-height: 2.2rem;}
+.progress .track {height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden;}
+.progress .track div {height: 100%; border-radius: 3px; background: var(--color-accent);}
+.plots {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 310px), 1fr)); gap: 1.5rem 1rem;}
+.plots figure {margin: 0;}
+.plots figcaption {font-weight: 600; margin-bottom: 0.4rem;}
+.plots svg {width: 100%; height: auto; display: block;}
+.level {font-size: 1.05rem; margin: 0; text-align: center;}
+@media (max-width: 700px) {.level {min-height: 5em;}}
+footer .divider {display: none;}
+"""
+
+_LEVELS = (
+    (100.0, "the noise can hardly be seen"),
+    (4.0, "the picture is well above the noise"),
+    (0.25, "picture and noise are about equally strong"),
+    (0.01, "the noise covers most of the picture"),
+    (0.0, "next to nothing of the picture is left"),
+)
+
+
+def headline(pipeline: DDPMCarsPipeline, name: str) -> str:
+    """Return the name of a model and what it is."""
+    facts = " ".join(f"<span>{html.escape(fact)}</span>" for fact in describe(pipeline))
+    return f"<h1>{html.escape(name)}</h1><p>{facts}</p>"
+
+
+def progress(done: float, text: str) -> str:
+    """Return a bar and a line of text; `done` runs from 0 to 1."""
+    return (
+        f'<div class="progress" role="status"><div class="track"><div style="width: {100 * done:.0f}%"></div></div>'
+        f'<span class="note">{html.escape(text)}</span></div>'
+    )
+
+
+def progress_of(request: DrawRequest, step: int, seconds: float) -> str:
+    """Return how far a drawing is after some seconds."""
+    steps = request.num_inference_steps
+    if step == 0:
+        text = f"Noise of {seeds_of(request).lower()}"
+    elif step < steps:
+        text = f"Step {step} of {steps}, {seconds / step * (steps - step):.0f} s left"
+    else:
+        text = f"{seeds_of(request)}, {steps} steps in {seconds:.1f} s"
+    return progress(step / steps, text)
+
+
+def seeds_of(request: DrawRequest) -> str:
+    """Name the seeds of the pictures of a drawing."""
+    last = request.seed + request.num_images - 1
+    return f"Seed {request.seed}" if last == request.seed else f"Seeds {request.seed} to {last}"
+
+
+def level(t: int, seen: Noised) -> str:
+    """Say how much of a picture is left at t."""
+    words = next(words for snr, words in _LEVELS if seen.snr >= snr)
+    return (
+        f"<p class='level'><b>t = {t}</b>: ᾱ = {seen.alpha_bar:.3g}, signal-to-noise ratio {seen.snr:.3g}. "
+        f"{words.capitalize()}.</p>"
+    )
+
+
+def plots(pipeline: DDPMCarsPipeline, num_inference_steps: object) -> str:
+    """Return the drawings of the schedule; `num_inference_steps` is checked as in `schedule_curves`."""
+    drawings = schedule_drawings(schedule_curves(pipeline, num_inference_steps))
+    figures = (f"<figure><figcaption>{caption}</figcaption>{svg}</figure>" for caption, svg in drawings)
+    return f"<div class='plots'>{''.join(figures)}</div>"

@@ -1,0 +1,197 @@
+"""What visitors of the demo page may ask of a model, and the checks of what they send."""
+
+import reprlib
+from dataclasses import dataclass
+from typing import Any
+
+from ddpm_cars.errors import ConfigError
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.sampling.classes import class_names_of
+from ddpm_cars.scheduling_ddpm_cars import LEARNED_VARIANCES
+
+OWN_SCHEDULER = "DDPMCarsScheduler"
+
+SCHEDULERS = {
+    OWN_SCHEDULER: "DDPM (DDPMCarsScheduler)",
+    "DDIMScheduler": "DDIM",
+    "DPMSolverMultistepScheduler": "DPM-Solver++",
+    "UniPCMultistepScheduler": "UniPC",
+}
+
+# Values of the choice of a class that are no class.
+NO_CLASS, EVERY_CLASS = -1, -2
+
+# Numbers that every client and every generator of random numbers can hold.
+MAX_SEED = 2**32 - 1
+
+MAX_GUIDANCE = 20.0
+
+
+@dataclass(frozen=True)
+class DrawRequest:
+    """What a visitor wants drawn, checked against the model.
+
+    Attributes:
+        num_inference_steps: In [1, T].
+        seed: Picture i is drawn from `seed + i`.
+        num_images: 1 or more.
+        scheduler: A name that `make_scheduler` knows.
+        variance_type: Of `DDPMCarsScheduler`, None for others.
+        class_labels: Classes that the pictures take in turn, None for none.
+        guidance_scale: As `DDPMCarsPipeline` takes it.
+    """
+
+    num_inference_steps: int
+    seed: int
+    num_images: int
+    scheduler: str
+    variance_type: str | None
+    class_labels: tuple[int, ...] | None
+    guidance_scale: float
+
+
+def num_timesteps_of(pipeline: DDPMCarsPipeline) -> int:
+    """Return T."""
+    return int(pipeline.scheduler.config.num_train_timesteps)
+
+
+def resolution_of(pipeline: DDPMCarsPipeline) -> int:
+    """Return the height and width of the pictures of a model.
+
+    Raises:
+        ConfigError: If it does not draw squares in grey or RGB.
+    """
+    size, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
+    height, width = (size, size) if isinstance(size, int) else (size or (None, None))
+    if height is None or height != width or channels not in (1, 3):
+        raise ConfigError(f"the model draws {channels} channels of size {size}; the page shows squares in grey or RGB")
+    return height
+
+
+def describe(pipeline: DDPMCarsPipeline) -> list[str]:
+    """Return resolution, T and number of parameters of a model in words."""
+    size, count = resolution_of(pipeline), sum(p.numel() for p in pipeline.unet.parameters())
+    parameters = f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"
+    return [f"{size}x{size} pixels", f"T = {num_timesteps_of(pipeline)}", f"{parameters} parameters"]
+
+
+def scheduler_choices(pipeline: DDPMCarsPipeline) -> dict[str, str]:
+    """Return labels by class name: the schedulers of the page, and the saved one where it is another."""
+    saved = type(pipeline.scheduler).__name__
+    return {saved: SCHEDULERS.get(saved, saved), **SCHEDULERS}
+
+
+def variance_choices(pipeline: DDPMCarsPipeline) -> list[str]:
+    """Return the variances of `DDPMCarsScheduler` that a model can be drawn with, its own one first."""
+    config, unet = pipeline.scheduler.config, pipeline.unet.config
+    calibration = config.get("_calibration") or {}
+    saved = str(config.get("variance_type") or "fixed_small").removesuffix("_log")
+    choices = ["fixed_small", "fixed_large"]
+    if "eps_mse" in calibration:
+        choices.append("analytic")
+    if "band_eps_mse" in calibration:
+        choices.append("spectral")
+    if unet.out_channels == 2 * unet.in_channels:
+        # Which of the two the second half means is known from the training alone.
+        choices.append(saved if saved in LEARNED_VARIANCES else "learned_range")
+    return sorted(choices, key=lambda name: name != saved)
+
+
+def class_choices(pipeline: DDPMCarsPipeline) -> list[tuple[str, int]]:
+    """Return labels and values of the choice of a class, empty for a model without classes.
+
+    Raises:
+        ConfigError: If its network takes classes that have no names.
+    """
+    names = class_names_of(pipeline)
+    if not names:
+        return []
+    choices = [("any", NO_CLASS)] if pipeline.null_class is not None else []
+    return [*choices, ("each in turn", EVERY_CLASS), *((name, i) for i, name in enumerate(names))]
+
+
+def whole_number(value: Any, name: str, minimum: int, maximum: int) -> int:
+    """Check a number that anybody may have sent.
+
+    Args:
+        value: Anything.
+        name: What it is, for the message.
+        minimum: The smallest that is allowed.
+        maximum: The largest.
+
+    Raises:
+        ConfigError: If it is not a whole number in this range.
+    """
+    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if not is_whole or isinstance(value, bool) or not minimum <= value <= maximum:
+        shown = "empty" if value is None else reprlib.repr(value)
+        raise ConfigError(f"{name} is {shown}; choose a whole number from {minimum} to {maximum}")
+    return int(value)
+
+
+def check_class(pipeline: DDPMCarsPipeline, value: Any) -> tuple[int, ...] | None:
+    """Turn the choice of a class into classes that pictures take in turn, None for none.
+
+    Raises:
+        ConfigError: If the model does not have this choice.
+    """
+    choices = class_choices(pipeline)
+    if not choices and value in (None, NO_CLASS):
+        return None
+    if isinstance(value, bool) or value not in [number for _, number in choices]:
+        known = ", ".join(f"{number} ({name})" for name, number in choices) or "none: this model has no classes"
+        raise ConfigError(f"the class is {reprlib.repr(value)}; choose one of {known}")
+    if value == EVERY_CLASS:
+        return tuple(number for _, number in choices if number >= 0)
+    return None if value == NO_CLASS else (int(value),)
+
+
+def check_request(
+    pipeline: DDPMCarsPipeline,
+    max_images: int,
+    num_inference_steps: Any,
+    seed: Any,
+    num_images: Any,
+    scheduler: Any,
+    variance_type: Any,
+    class_choice: Any = None,
+    guidance_scale: Any = 1.0,
+) -> DrawRequest:
+    """Check what a visitor, or a program in a visitor's place, has sent.
+
+    Args:
+        pipeline: The model.
+        max_images: The most pictures of one request.
+        num_inference_steps: Anything, as all that follow.
+        seed: Of the first picture.
+        num_images: How many.
+        scheduler: One of `scheduler_choices`.
+        variance_type: One of `variance_choices`; schedulers other than `DDPMCarsScheduler` do not look at it.
+        class_choice: A value of `class_choices`, None for a model without.
+        guidance_scale: In [0, MAX_GUIDANCE], 1 for a model that has not learned to be guided.
+
+    Raises:
+        ConfigError: With a message for the visitor, if the model cannot draw this.
+    """
+    steps = whole_number(num_inference_steps, "the number of steps", 1, num_timesteps_of(pipeline))
+    seed = whole_number(seed, "the seed", 0, MAX_SEED)
+    num_images = whole_number(num_images, "the number of pictures", 1, max_images)
+    for name, value, choices in (
+        ("scheduler", scheduler, list(scheduler_choices(pipeline))),
+        ("variance", variance_type, variance_choices(pipeline)),
+    ):
+        if value not in choices and (name == "scheduler" or scheduler == OWN_SCHEDULER):
+            raise ConfigError(f"the {name} is {reprlib.repr(value)}; choose one of {', '.join(choices)}")
+    labels = check_class(pipeline, class_choice)
+    is_number = isinstance(guidance_scale, int | float) and not isinstance(guidance_scale, bool)
+    if not is_number or not 0 <= guidance_scale <= MAX_GUIDANCE:
+        shown = reprlib.repr(guidance_scale)
+        raise ConfigError(f"the guidance is {shown}; choose a number from 0 to {MAX_GUIDANCE:g}")
+    if guidance_scale != 1 and labels is None:
+        raise ConfigError(f"the guidance is {guidance_scale:g}, but towards no class; choose a class, or guidance 1")
+    try:
+        pipeline._check_guidance(guidance_scale, labels)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    own_variance = variance_type if scheduler == OWN_SCHEDULER else None
+    return DrawRequest(steps, seed, num_images, scheduler, own_variance, labels, float(guidance_scale))

@@ -1,0 +1,117 @@
+"""The noise schedule of a model as numbers, and as drawings for the demo page."""
+
+from io import StringIO
+from typing import Any
+
+import numpy as np
+
+from ddpm_cars.demo.drawing import own_pipeline
+from ddpm_cars.demo.requests import OWN_SCHEDULER, num_timesteps_of, variance_choices, whole_number
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+
+_INK, _GRID_INK = "#5a5a5a", "#b0b0b0"
+
+_BLUE, _RED, _AMBER = "#4a86c5", "#d0566e", "#e0a04a"
+
+# More marks than this run into a line.
+_MAX_MARKS = 100
+
+
+def schedule_curves(pipeline: DDPMCarsPipeline, num_inference_steps: Any) -> dict[str, np.ndarray]:
+    """Return what a model's noise schedule is, and what a chain of some of its timesteps adds.
+
+    Args:
+        pipeline: The model; its scheduler gives the config alone.
+        num_inference_steps: Anything; integers in [1, T] are right.
+
+    Returns:
+        float64 arrays: "alpha_bar" and "snr" (T,); "timesteps", those visited, descending (n,); "beta", "beta_tilde"
+        and, where the model is calibrated, "analytic" (n - 1,), of every step but the last, which adds no noise.
+
+    Raises:
+        ConfigError: If the number of steps is none.
+    """
+    steps = whole_number(num_inference_steps, "the number of steps", 1, num_timesteps_of(pipeline))
+    is_calibrated = "analytic" in variance_choices(pipeline)
+    variance_type = "analytic" if is_calibrated else "fixed_small"
+    scheduler: DDPMCarsScheduler = own_pipeline(pipeline, OWN_SCHEDULER, variance_type).scheduler
+    scheduler.set_timesteps(steps)
+    alpha_bar = scheduler.alphas_cumprod.double().numpy()
+    timesteps = scheduler.timesteps.numpy()
+    rows = [scheduler._step_at(t, ndim=1) for t in timesteps[:-1].tolist()]
+    curves = {
+        "alpha_bar": alpha_bar,
+        "snr": alpha_bar / np.maximum(1 - alpha_bar, 1e-12),
+        "timesteps": timesteps.astype(np.float64),
+        "beta": np.array([row.beta_variance for row in rows], dtype=np.float64),
+        "beta_tilde": np.array([row.beta_tilde_variance for row in rows], dtype=np.float64),
+    }
+    if is_calibrated:
+        curves["analytic"] = np.array([row.noise_std**2 for row in rows], dtype=np.float64)
+    return curves
+
+
+def schedule_drawings(curves: dict[str, np.ndarray]) -> list[tuple[str, str]]:
+    """Draw a schedule as SVGs, transparent and inked in the colour of the text around them.
+
+    Args:
+        curves: What `schedule_curves` returns.
+
+    Returns:
+        A caption and an `<svg>` element for each of alpha_bar, SNR and variances.
+    """
+    t, visited = np.arange(len(curves["alpha_bar"])), curves["timesteps"].astype(int)
+    drawings = []
+    for name, caption, scale in (
+        ("alpha_bar", "What is left of the picture: ᾱ over t", "linear"),
+        ("snr", "Signal-to-noise ratio ᾱ / (1 - ᾱ) over t", "log"),
+    ):
+        # A logarithm has no place for the 0 of schedules that end in pure noise.
+        values = np.where(curves[name] > 0, curves[name], np.nan) if scale == "log" else curves[name]
+        figure, axes = _axes(len(t), scale)
+        axes.plot(t, values, color=_BLUE, linewidth=1.8)
+        if len(visited) <= _MAX_MARKS:
+            axes.plot(visited, values[visited], "o", color=_RED, markersize=3.5)
+        drawings.append((caption, _to_svg(figure)))
+    figure, axes = _axes(len(t), "log")
+    for name, label, colour in (
+        ("beta", "β, fixed_large", _RED),
+        ("beta_tilde", "β̃, fixed_small", _BLUE),
+        ("analytic", "analytic", _AMBER),
+    ):
+        if len(visited) > 1 and name in curves:
+            marker = "o" if len(visited) <= _MAX_MARKS else None
+            axes.plot(visited[:-1], curves[name], color=colour, label=label, marker=marker, markersize=3)
+    if axes.lines:
+        axes.legend(frameon=False, labelcolor=_INK, loc="lower right")
+    else:
+        axes.text(0.5, 0.5, "a single step adds no noise", color=_INK, ha="center", transform=axes.transAxes)
+    drawings.append(("Variance that a step adds", _to_svg(figure)))
+    return drawings
+
+
+def _axes(num_timesteps: int, scale: str) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    axes.set(xlabel="t", yscale=scale, xlim=(-0.02 * num_timesteps, 1.02 * num_timesteps))
+    axes.tick_params(which="both", colors=_INK)
+    axes.xaxis.label.set_color(_INK)
+    axes.grid(color=_GRID_INK, alpha=0.35, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GRID_INK)
+    return figure, axes
+
+
+def _to_svg(figure: Any) -> str:
+    buffer = StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    # Without the head of a file, which is not allowed inside of a page.
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace(_INK, "currentColor")

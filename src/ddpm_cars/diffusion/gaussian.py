@@ -1,0 +1,85 @@
+"""TODO src/ddpm_cars/diffusion/gaussian.py."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def posterior(alpha_bar_t: Any, alpha_bar_s: Any) -> tuple[Any, Any, Any]:
+    """Compute what q(x_s | x_t, x_0) is made of (Ho et al. 2020, eq. 7, for a step from t to any s).
+
+    Args:
+        alpha_bar_t: In [0, 1), float64 of any shape.
+        alpha_bar_s: In (alpha_bar_t, 1], of a shape that broadcasts with it; 1 for x_0 itself.
+
+    Returns:
+        The weight of x_0 in its mean; beta, the variance of x_t given x_s; and its own variance, beta_tilde.
+    """
+    beta = 1 - alpha_bar_t / alpha_bar_s
+    x_0_weight = np.sqrt(alpha_bar_s) * beta / (1 - alpha_bar_t)
+    return x_0_weight, beta, (1 - alpha_bar_s) / (1 - alpha_bar_t) * beta
+
+
+# Of pixel values 0, 1, ... 255 mapped to [-1, 1].
+_HALF_BIN = 1 / 255
+
+# Further out, log_ndtr in float64 loses the digits that its derivative is made of.
+_MAX_DEVIATIONS = 1e6
+
+
+def gaussian_kl_nats(
+    mean_1: torch.Tensor, log_variance_1: torch.Tensor, mean_2: torch.Tensor, log_variance_2: torch.Tensor
+) -> torch.Tensor:
+    """Compute KL(N(mean_1, variance_1) || N(mean_2, variance_2)) of every element (for Ho et al. 2020, eq. 5).
+
+    KL = (log variance_2 - log variance_1 + variance_1 / variance_2 - 1 + (mean_1 - mean_2)^2 / variance_2) / 2.
+
+    Args:
+        mean_1: Any shape, floating point.
+        log_variance_1: Natural logarithm, of a shape that broadcasts with the others.
+        mean_2: Likewise.
+        log_variance_2: Likewise.
+
+    Returns:
+        Nats, 0 or more, of the shape that all four broadcast to.
+    """
+    log_ratio = log_variance_1 - log_variance_2
+    return 0.5 * (torch.expm1(log_ratio) - log_ratio + (mean_1 - mean_2).square() * torch.exp(-log_variance_2))
+
+
+def discretized_gaussian_nll_nats(x_0: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    """Compute -log p of 8-bit pixels, p the mass that N(mean, variance) has in their bins (Ho et al. 2020, eq. 13).
+
+    The bin of x_0 is [x_0 - 1/255, x_0 + 1/255]; that of -1 is open below and that of 1 above, so the 256 masses add
+    up to one. They are computed in float64.
+
+    Args:
+        x_0: Values k / 127.5 - 1 with k = 0, 1, ... 255, any shape, float32 or wider: 16 bits cannot tell all of them.
+        mean: Floating point, of a shape that broadcasts with the others. Beyond a million standard deviations from a
+            bin the result no longer grows.
+        log_variance: Natural logarithm, likewise.
+
+    Returns:
+        Nats, 0 or more and finite, of the shape that all three broadcast to, in the widest dtype of the three.
+    """
+    device, dtype = x_0.device, torch.promote_types(torch.promote_types(x_0.dtype, mean.dtype), log_variance.dtype)
+    # Apple's devices have no float64.
+    home = torch.device("cpu") if device.type == "mps" else device
+    x_0, mean, log_variance = (x.to(home).double() for x in (x_0, mean, log_variance))
+    one_over_std = torch.exp(-0.5 * log_variance)
+    lower, upper = (
+        ((x_0 + edge - mean) * one_over_std).clamp(-_MAX_DEVIATIONS, _MAX_DEVIATIONS)
+        for edge in (-_HALF_BIN, _HALF_BIN)
+    )
+    lower = torch.where(x_0 < -1 + _HALF_BIN, -_MAX_DEVIATIONS, lower)
+    upper = torch.where(x_0 > 1 - _HALF_BIN, _MAX_DEVIATIONS, upper)
+    # Seen from the other side where that is the lower tail, in which cdf values keep their digits.
+    mirrored = lower + upper > 0
+    lower, upper = torch.where(mirrored, -upper, lower), torch.where(mirrored, -lower, upper)
+    log_cdf_upper = torch.special.log_ndtr(upper)
+    log_ratio = torch.special.log_ndtr(lower) - log_cdf_upper
+    # Bins of no width, all of them beyond the clamps, would be log 0.
+    log_ratio = log_ratio.clamp(max=-torch.finfo(torch.float64).tiny)
+    log_mass = log_cdf_upper + torch.log(-torch.expm1(log_ratio))
+    return -log_mass.to(device, dtype)

@@ -1,0 +1,144 @@
+"""What a network is trained to make small, and what its output says of x_0 and eps.
+
+Everything is computed in float32 from tables made in float64, and nothing waits for the device.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from ddpm_cars.diffusion.denoiser import _mean_half, predicted_x_0, training_target
+from ddpm_cars.diffusion.gaussian import discretized_gaussian_nll_nats, gaussian_kl_nats
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+
+
+def min_snr_weights(scheduler: DDPMCarsScheduler, t: torch.Tensor, snr_gamma: float) -> torch.Tensor:
+    """Return w_t such that w_t |target - prediction|^2 = min(SNR, gamma) |x_0 - x_0_hat|^2 (Hang et al. 2023).
+
+    With SNR = alpha_bar_t / (1 - alpha_bar_t), that is min(SNR, gamma) / SNR for eps, min(SNR, gamma) for x_0 and
+    min(SNR, gamma) / (SNR + 1) for v (arXiv:2303.09556, section 3.4).
+
+    Args:
+        scheduler: The one that noises; its `prediction_type` says what the network predicts.
+        t: Timesteps, integers in [0, T - 1], shape (batch,).
+        snr_gamma: gamma, above 0.
+
+    Returns:
+        float32 of shape (batch,): in (0, 1] for eps, [0, gamma] for x_0, and [0, gamma / (gamma + 1)] for v.
+    """
+    a, b = scheduler._marginal_at(t, t.float())
+    alpha_bar, one_minus_alpha_bar = a.square(), b.square()
+    # Written so that nothing becomes 0 / 0 where alpha_bar is 0.
+    if scheduler.config.prediction_type == "epsilon":
+        return (snr_gamma * one_minus_alpha_bar / alpha_bar).clamp(max=1)
+    if scheduler.config.prediction_type == "sample":
+        return (alpha_bar / one_minus_alpha_bar).clamp(max=snr_gamma)
+    return torch.minimum(alpha_bar, snr_gamma * one_minus_alpha_bar)
+
+
+def _bound_table(alpha_bar: np.ndarray) -> np.ndarray:
+    """Return the weight of x_0 in eq. 7 of Ho et al. 2020, log beta and log beta_tilde for every t, float64 (3, T)."""
+    alpha_bar_s = np.append(1.0, alpha_bar[:-1])
+    beta = 1 - alpha_bar / alpha_bar_s
+    beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar) * beta
+    # The posterior of the last step has no variance, so there the one before stands in (Nichol & Dhariwal's code).
+    beta_tilde[0] = beta_tilde[1] if len(beta) > 1 else beta[0]
+    return np.stack([np.sqrt(alpha_bar_s) * beta / (1 - alpha_bar), np.log(beta), np.log(beta_tilde)])
+
+
+def _bound_at(scheduler: DDPMCarsScheduler, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    # Kept with the scheduler's own tables, which come to a device once.
+    if not any(name == "bound" for name, *_ in scheduler._constants):
+        scheduler._keep("bound", _bound_table(scheduler._alpha_bar))
+    table = scheduler._constant("bound", like.device, torch.float32)
+    rows = table.index_select(1, t.to(like.device).long().flatten())
+    return rows.view(3, -1, *[1] * (like.ndim - 1)).unbind()
+
+
+def vlb_bpd(
+    scheduler: DDPMCarsScheduler, model_output: torch.Tensor, x_0: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
+) -> torch.Tensor:
+    """Compute the term L_t of the variational bound at one timestep per picture, to learn the variance from.
+
+    L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), and -log p(x_0 | x_t) at t = 0 (Nichol & Dhariwal 2021,
+    arXiv:2102.09672, eq. 5 and 6, whose t starts at 1), per dimension. The variance of p is that of their
+    eq. 15, as `DDPMCarsScheduler` samples with it in a chain of all T timesteps. x_0_hat is not clipped.
+
+    Args:
+        scheduler: The one that noises; its `prediction_type` says what the first half of `model_output` is.
+        model_output: Shape (batch, 2 channels, ...), floating point. Only the second half gets a gradient: its value
+            v in [-1, 1] is the place of log sigma^2 between log beta_tilde_t and log beta_t.
+        x_0: Clean pictures, shape (batch, channels, ...), on the grid of 256 values in [-1, 1].
+        x_t: Noised pictures, the same shape.
+        t: Timesteps, integers in [0, T - 1], shape (batch,).
+
+    Returns:
+        float32 of shape (batch,), in bits per dimension.
+
+    Raises:
+        ValueError: If `model_output` does not have twice the channels of `x_0`.
+    """
+    if model_output.shape[1] != 2 * x_0.shape[1]:
+        raise ValueError(
+            f"The model output has {model_output.shape[1]} channels; to learn the variance of pictures with "
+            f"{x_0.shape[1]} it must have {2 * x_0.shape[1]}."
+        )
+    x_0, v = x_0.float(), model_output[:, x_0.shape[1] :].float()
+    x_0_hat = predicted_x_0(scheduler, model_output.detach(), x_t, t)
+    x_0_weight, log_beta, log_beta_tilde = _bound_at(scheduler, t, x_0)
+    f = (v + 1) / 2
+    log_variance = f * log_beta + (1 - f) * log_beta_tilde
+    # Both means have the same part of x_t, which the difference of float32 values would not cancel completely.
+    kl = gaussian_kl_nats(x_0_weight * x_0, log_beta_tilde, x_0_weight * x_0_hat, log_variance)
+    is_last = (t.to(x_0.device) == 0).view(-1, *[1] * (x_0.ndim - 1))
+    # At t = 0 the mean is x_0_hat. Elsewhere this is not used, and x_0 for x_0_hat keeps its gradient finite.
+    nll = discretized_gaussian_nll_nats(x_0, torch.where(is_last, x_0_hat, x_0), log_variance)
+    return _mean_per_image(torch.where(is_last, nll, kl)) / math.log(2)
+
+
+def diffusion_losses(
+    scheduler: DDPMCarsScheduler,
+    model_output: torch.Tensor,
+    x_0: torch.Tensor,
+    x_t: torch.Tensor,
+    eps: torch.Tensor,
+    t: torch.Tensor,
+    snr_gamma: float | None = None,
+    vlb_weight: float = 0.001,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute w_t |target - prediction|^2 per picture and dimension, with "learned_range" plus vlb_weight T L_t.
+
+    That is L_simple (Ho et al. 2020, eq. 14), with the weights of Hang et al. 2023 where `snr_gamma` is given, and
+    L_hybrid = L_simple + lambda L_vlb (Nichol & Dhariwal 2021, eq. 16): L_vlb is a sum over t, T times the mean.
+
+    Args:
+        scheduler: The one that noises; its config says what the network predicts, and whether a variance too.
+        model_output: Shape (batch, channels, ...), or twice the channels with a learned variance, floating point.
+        x_0: Clean pictures, shape (batch, channels, ...), on the grid of 256 values in [-1, 1].
+        x_t: Noised pictures, the same shape.
+        eps: The noise in them, the same shape.
+        t: Timesteps, integers in [0, T - 1], shape (batch,).
+        snr_gamma: As in `min_snr_weights`; None weights all timesteps alike.
+        vlb_weight: lambda, above 0; used with "learned_range" only.
+
+    Returns:
+        The loss, whose mean is to be minimised, and without gradient the plain mean squared error of the prediction
+        per dimension, both float32 of shape (batch,).
+
+    Raises:
+        ValueError: If the channels of `model_output` do not fit.
+    """
+    prediction = _mean_half(model_output, x_0)
+    target = training_target(scheduler, x_0.float(), eps.float(), t)
+    mse = _mean_per_image((prediction - target).square())
+    loss = mse if snr_gamma is None else min_snr_weights(scheduler, t.to(mse.device), snr_gamma) * mse
+    if scheduler.config.variance_type == "learned_range":
+        T = scheduler.config.num_train_timesteps
+        loss = loss + vlb_weight * T * vlb_bpd(scheduler, model_output, x_0, x_t, t)
+    return loss, mse.detach()
+
+
+def _mean_per_image(x: torch.Tensor) -> torch.Tensor:
+    # Flattening would copy what is stored channels-last.
+    return x.mean(dim=tuple(range(1, x.ndim)))

@@ -1,0 +1,26 @@
+"""TODO src/ddpm_cars/errors.py."""
+
+
+class ConfigError(ValueError):
+    """A mistake that the person at the command line can mend; the message says how."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, for a reason outside it; the message says what is safe and how to continue."""
+
+
+class RunStopped(Exception):
+    """A run that a signal has ended, after it was saved.
+
+    Args:
+        message: What was saved, and how to continue.
+        signum: The signal.
+    """
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.signum = signum
+
+
+class PublishError(RuntimeError):
+    """The Hub did not take it; the message says why and how to go on."""

@@ -1,0 +1,372 @@
+"""How good a model is: the likelihood of unseen pictures, the distance of drawn ones from real ones, what is copied.
+
+All of it goes to metrics.json, measurement by measurement: the same command goes on where it was interrupted.
+"""
+
+import logging
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from ddpm_cars.config.commands import EvaluateConfig
+from ddpm_cars.data.pictures import Pictures, to_samples
+from ddpm_cars.diffusion.calibration import calibrate
+from ddpm_cars.errors import ConfigError
+from ddpm_cars.evaluation.comparison import Reference, look_for_copies
+from ddpm_cars.evaluation.features import load_extractor
+from ddpm_cars.evaluation.likelihood import bounds_to_measure, measure_bounds
+from ddpm_cars.evaluation.metrics_file import MetricsFile
+from ddpm_cars.evaluation.real_pictures import compared_pixels, features_path, load_real_pictures, mirrored
+from ddpm_cars.reports import text
+from ddpm_cars.reports import write as evaluation_pictures
+from ddpm_cars.runs.fingerprint import identity
+from ddpm_cars.runs.load import load_pipeline
+from ddpm_cars.runs.pictures_of_run import check_held_out, with_pictures_of_run
+from ddpm_cars.runtime.files import atomic_path, rounded
+from ddpm_cars.runtime.folders import prepare_folder
+from ddpm_cars.runtime.hardware import idle_cores_warnings
+from ddpm_cars.runtime.processes import Team
+from ddpm_cars.sampling.classes import class_names_of
+from ddpm_cars.sampling.generate import generate, place_to_draw
+from ddpm_cars.sampling.samplers import sampler_from_config
+from ddpm_cars.sampling.strips import denoising_strip
+from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
+
+logger = logging.getLogger(__name__)
+
+_NUM_CALIBRATION_IMAGES = 2048
+
+
+class Evaluation:
+    """One model and the pictures that it is measured with, in as many processes as Accelerate has started.
+
+    Args:
+        config: What to measure.
+        name: Folder of the model, or its id on the Hub.
+        output_dir: Where the results go.
+        run: Folder of the model whose training pictures are measured with, where `config` names none.
+
+    Raises:
+        ConfigError: If model, pictures, extractor and settings do not fit together.
+    """
+
+    def __init__(self, config: EvaluateConfig, name: str, output_dir: Path, run: str):
+        self.name = name
+        self.output_dir = output_dir
+        try:
+            self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        except ValueError as error:
+            raise ConfigError(f"mixed_precision is {config.mixed_precision}: {error}") from error
+        for warning in idle_cores_warnings(self.accelerator.device, self.accelerator.num_processes):
+            logger.warning(warning)
+        self.team = Team(self.accelerator)
+        self.pipeline = load_pipeline(name)
+        # After the model: a mistyped folder has no config.yaml either.
+        self.config = config = with_pictures_of_run(config, run)
+        self.saved_config = self.pipeline.scheduler.config
+        self._check_settings()
+        unet = self.pipeline.unet
+        class_names = class_names_of(self.pipeline)
+        with self.accelerator.local_main_process_first():
+            self.real = load_real_pictures(config, unet.config.sample_size, unet.config.in_channels, class_names)
+        check_held_out(config, name)
+        self.extractor = load_extractor(config.extractor, config.extractor_weights, self.accelerator.device)
+        self.team.agreed(lambda: prepare_folder(output_dir))
+        self.metrics = MetricsFile(output_dir / "metrics.json", self._head(), self.team)
+        place_to_draw(self.pipeline, self.accelerator.device)
+        self.pipeline.unet = self.accelerator.prepare_model(unet.eval(), evaluation_mode=True)
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def _check_settings(self) -> None:
+        config, T = self.config, self.saved_config.num_train_timesteps
+        size = self.pipeline.unet.config.sample_size
+        if not isinstance(size, int):
+            raise ConfigError(f"{self.name} draws pictures of {size}; only squares can be made of the real ones")
+        for name, values in (("steps", config.steps or ()), ("likelihood_steps", config.likelihood_steps or ())):
+            if any(value > T for value in values):
+                raise ConfigError(f"{name} is {max(values)}; {self.name} was trained with {T} timesteps")
+        for name in config.schedulers if config.steps else ():
+            # Those that need a calibration are built when there is one.
+            if name not in CALIBRATED_VARIANCES:
+                sampler_from_config(name, self.saved_config)
+
+    def _head(self) -> dict[str, Any]:
+        """Return what metrics.json says of the model, the pictures and the way of measuring."""
+        unet, config, real = self.pipeline.unet, self.config, self.real
+        source, held_out = Path(real.training.report["source"]).name, {}
+        others = f", without {config.validation_split}" if real.held_out is not None else ""
+        if real.held_out is not None:
+            held_out = {
+                "held_out_split": config.validation_split,
+                "num_held_out_images": len(real.held_out.images),
+                "held_out_sha256": real.held_out.sha256[:16],
+            }
+        return {
+            "model": {
+                "name": _public_name(self.name),
+                **identity(self.pipeline),
+                "resolution": unet.config.sample_size,
+                "num_channels": unet.config.in_channels,
+                "num_parameters": sum(p.numel() for p in unet.parameters()),
+                "num_train_timesteps": self.saved_config.num_train_timesteps,
+                "prediction_type": self.saved_config.prediction_type,
+                "scheduler": type(self.pipeline.scheduler).__name__,
+                "variance_type": self.saved_config.get("variance_type"),
+            },
+            "data": {
+                "source": source,
+                "split": config.split or f"all{others}",
+                "num_images": len(real.training.images),
+                "num_reference_images": len(real.order) - real.num_floor_images,
+                "pictures_sha256": real.training.sha256[:16],
+                "resize": config.resize,
+                **held_out,
+            },
+            "seed": config.seed,
+            "num_images": real.num_floor_images,
+            "mixed_precision": config.mixed_precision,
+            "extractor": {
+                name: getattr(self.extractor, name)
+                for name in ("name", "distance_name", "num_features", "resize", "fingerprint")
+            },
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Measure what metrics.json does not hold yet, and write the report.
+
+        Returns:
+            The metrics, as they are in metrics.json.
+
+        Raises:
+            ConfigError: If a scheduler does not work with this model.
+        """
+        config = self.config
+        held_out = self.real.held_out
+        if config.num_likelihood_images is not None and held_out is not None:
+            self._measure_likelihood(held_out, min(config.num_likelihood_images, len(held_out.images)))
+        self._measure_floor()
+        T = self.saved_config.num_train_timesteps
+        self._measure_model(min(config.num_inference_steps or T, T))
+        for steps in config.steps or ():
+            for name in config.schedulers:
+                if self.metrics.sampler(name, steps) is None:
+                    scheduler_config = self.calibrated_config if name in CALIBRATED_VARIANCES else self.saved_config
+                    self._measure_sampler(name, sampler_from_config(name, scheduler_config), steps)
+        if self.team.is_main:
+            evaluation_pictures.save_report(self.metrics.values, Path(self.name), self.output_dir)
+        self.accelerator.wait_for_everyone()
+        return self.metrics.values
+
+    @cached_property
+    def calibrated_config(self) -> Any:
+        """The config of the saved scheduler, with a calibration on training pictures if it has none."""
+        if self.saved_config.get("_calibration") is not None:
+            return self.saved_config
+        scheduler = DDPMCarsScheduler.from_config(self.saved_config)
+        rows = np.sort(self.real.order[:_NUM_CALIBRATION_IMAGES])
+        with self.metrics.timed("calibration"):
+            training = self.real.training
+            labels = None if training.labels is None else torch.from_numpy(training.labels[rows])
+            samples = to_samples(training.images[rows])
+            calibrate(self.pipeline.unet, samples, scheduler, progress_bar=self.team.is_main, class_labels=labels)
+        return scheduler.config
+
+    def _measure_likelihood(self, held_out: Pictures, num_images: int) -> None:
+        names = ("variance_type", "chain", "num_inference_steps", "num_images")
+        known = {tuple(bound[name] for name in names) for bound in self.metrics.values.get("likelihood", [])}
+        unet, config = self.pipeline.unet, self.config
+        keys = bounds_to_measure(self.saved_config, config.likelihood_steps or ())
+        if all((*key, num_images) in known for key in keys):
+            return
+        calibrated = self.calibrated_config
+        with self.metrics.timed("likelihood"):
+            self.metrics["likelihood"], self.metrics["eps_mse"] = measure_bounds(
+                unet, held_out, calibrated, keys, num_images, config.batch_size, config.seed, self.team
+            )
+        self.metrics.save()
+
+    def _features(self, images: np.ndarray, sha256: str) -> torch.Tensor:
+        """Return the features of real pictures from the cache, or compute and keep them."""
+        path = features_path(self.extractor, sha256, self.config.cache_dir)
+        if self.team.agreed(path.exists):
+            return load_file(path)["features"]
+        with self.metrics.timed("features of real pictures"):
+            features = self._shared_features(images)
+        if self.team.is_main:
+            with atomic_path(path) as temporary:
+                save_file({"features": features}, temporary)
+        return features
+
+    def _shared_features(self, images: np.ndarray) -> torch.Tensor:
+        def extract(rows: range) -> torch.Tensor:
+            return self.extractor(images[rows.start : rows.stop], progress_bar=self.team.is_main)
+
+        return torch.cat(self.team.gathered(len(images), extract))
+
+    def _measure_floor(self) -> None:
+        """Prepare the reference, and measure real pictures in place of drawn ones."""
+        training, n = self.real.training, self.real.num_floor_images
+        self.training_features = self._features(training.images, training.sha256)
+        features = self.training_features[self.real.order]
+        self.reference = Reference.of(features[n:], training.images)
+        frequency, power = self.reference.frequency, self.reference.power
+        self.metrics["spectrum"] |= {"radius": rounded(frequency), "real": rounded(power)}
+        if "floor" not in self.metrics:
+            figures, _ = self._compared(training.images[np.sort(self.real.order[:n])], features[:n])
+            self.metrics["floor"] = {"num_images": n, "metrics": figures}
+            self.metrics.save()
+
+    def _compared(self, images: np.ndarray, features: torch.Tensor) -> tuple[dict[str, float], list[float]]:
+        """Return what tells pictures from the reference, and their spectrum."""
+        return self.team.agreed(lambda: self.reference.compare(images, features, self.config.seed))
+
+    def _draw(self, label: str, num_inference_steps: int) -> tuple[np.ndarray, float]:
+        """Draw pictures, uint8 (N, H, W, C), and say how many seconds it took."""
+        config, labels = self.config, self.real.labels
+
+        def draw(rows: range) -> np.ndarray:
+            drawn = generate(
+                self.pipeline,
+                len(rows),
+                config.batch_size,
+                config.seed,
+                num_inference_steps,
+                class_labels=None if labels is None else labels.tolist(),
+                first_image=rows.start,
+            )
+            text, hidden = f"drawing, {label}, {num_inference_steps} steps", not self.team.is_main
+            return np.stack([np.atleast_3d(image) for image in tqdm(drawn, text, len(rows), False, disable=hidden)])
+
+        started = time.perf_counter()
+        try:
+            with self.metrics.timed("samples"):
+                images = np.concatenate(self.team.gathered(self.real.num_floor_images, draw))
+        except ValueError as error:
+            raise ConfigError(f"{label} with {num_inference_steps} steps: {error}") from error
+        return images, time.perf_counter() - started
+
+    def _measure_sampler(
+        self, label: str, scheduler: Any, num_inference_steps: int
+    ) -> tuple[np.ndarray, torch.Tensor]:
+        """Measure pictures drawn with a scheduler, and return them and their features."""
+        saved, self.pipeline.scheduler = self.pipeline.scheduler, scheduler
+        images, seconds = self._draw(label, num_inference_steps)
+        self.pipeline.scheduler = saved
+        with self.metrics.timed("features of drawn pictures"):
+            features = self._shared_features(images)
+        with self.metrics.timed("distances"):
+            figures, power = self._compared(images, features)
+        entry = {
+            "label": label,
+            "scheduler": type(scheduler).__name__,
+            "variance_type": scheduler.config.get("variance_type"),
+            "num_inference_steps": num_inference_steps,
+            "num_images": len(images),
+            "metrics": figures,
+            "images_per_second": rounded(len(images) / seconds),
+        }
+        self.metrics.put_sampler(entry, power)
+        self.metrics.save()
+        return images, features
+
+    def _measure_model(self, num_inference_steps: int) -> None:
+        """Measure the model as it was saved, look for copies, and draw the pictures of the report."""
+        scheduler = self.pipeline.scheduler
+        ours = isinstance(scheduler, DDPMCarsScheduler)
+        label = scheduler.config.variance_type if ours else type(scheduler).__name__
+        entry = self.metrics.sampler(label, num_inference_steps)
+        asked = {"label": label, "num_inference_steps": num_inference_steps}
+        complete = self.team.agreed(lambda: evaluation_pictures.are_in(self.output_dir))
+        if entry is None or self.metrics.values.get("memorisation", {}).get("sampler") != asked or not complete:
+            images, features = self._measure_sampler(label, scheduler, num_inference_steps)
+            entry = self.metrics.sampler(label, num_inference_steps)
+            with self.metrics.timed("copies"):
+                found, neighbours = self._look_for_copies(images, features)
+            self.metrics["memorisation"] = {"sampler": asked, **found}
+            if self.team.is_main:
+                labels = None if self.real.labels is None else self.real.labels.tolist()
+                strip = denoising_strip(self.pipeline, 4, self.config.seed, num_inference_steps, class_labels=labels)
+                training_images = self.real.training.images
+                evaluation_pictures.save_pictures(images, training_images, neighbours, strip, self.output_dir)
+        others = [other for other in self.metrics["samples"] if other is not entry]
+        self.metrics["samples"] = [entry, *others]
+        self.metrics.save()
+
+    def _look_for_copies(
+        self, images: np.ndarray, features: torch.Tensor
+    ) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """Look for copies of training pictures, mirrored ones included.
+
+        Returns:
+            The entry of metrics.json, and (distances, indices) by features and by pixels; indices from the number of
+            training pictures on are those of mirrored ones.
+        """
+        training, held_out = self.real.training, self.real.held_out
+        both_ways = self._features(mirrored(training.images), f"{training.sha256} mirrored")
+        known = {"features": torch.cat([self.training_features, both_ways])}
+        unseen = {} if held_out is None else {"features": self._features(held_out.images, held_out.sha256)}
+
+        def compute() -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
+            known["pixels"] = torch.cat([compared_pixels(x) for x in (training.images, mirrored(training.images))])
+            if held_out is not None:
+                unseen["pixels"] = compared_pixels(held_out.images)
+            drawn = {"features": features, "pixels": compared_pixels(images)}
+            return look_for_copies(drawn, known, unseen or None)
+
+        found, neighbours = self.team.agreed(compute)
+        return {"num_training_images": len(training.images), **found}, neighbours
+
+
+def _public_name(name: str) -> str:
+    """Return the name of a model as others may read it: an id on the Hub, or a folder without what is above it."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def _default_output_dir(name: str) -> Path:
+    return Path(name) / "evaluation" if Path(name).is_dir() else Path("evaluation") / name.replace("/", "--")
+
+
+def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
+    """Measure a model, or two with the same seeds and pictures, and write metrics.json, plots and report.html.
+
+    Args:
+        config: What to measure.
+
+    Returns:
+        The HTML page, and the figures in a table of text.
+
+    Raises:
+        ConfigError: If models, pictures, extractor and settings do not fit together.
+    """
+    if config.compare is not None:
+        return _compare(config, *config.compare)
+    name = str(config.pretrained_model_name_or_path)
+    output_dir = Path(config.output_dir) if config.output_dir else _default_output_dir(name)
+    metrics = Evaluation(config, name, output_dir, run=name).run()
+    return output_dir / "report.html", text.summary(metrics)
+
+
+def _compare(config: EvaluateConfig, first: str, second: str) -> tuple[Path, str]:
+    """Measure two models, each into its own folder, and set them side by side."""
+    names, folders = (first, second), [_default_output_dir(name) for name in (first, second)]
+    if folders[0].resolve() == folders[1].resolve():
+        raise ConfigError(f"compare names {first} twice; give two models")
+    evaluations = [Evaluation(config, name, folder, run=first) for name, folder in zip(names, folders, strict=True)]
+    sizes = [(e.pipeline.unet.config.sample_size, e.pipeline.unet.config.in_channels) for e in evaluations]
+    if sizes[0] != sizes[1]:
+        a, b = (f"{size} pixels with {channels} channels" for size, channels in sizes)
+        raise ConfigError(f"{first} draws {a} and {second} {b}; only models of one size can be compared")
+    output_dir = Path(config.output_dir or "comparison")
+    team = evaluations[0].team
+    team.agreed(lambda: prepare_folder(output_dir))
+    metrics = [evaluation.run() for evaluation in evaluations]
+    if team.is_main:
+        evaluation_pictures.save_comparison(metrics, folders, output_dir)
+    return output_dir / "report.html", "\n\n".join(map(text.summary, metrics))

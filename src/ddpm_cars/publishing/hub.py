@@ -1,0 +1,219 @@
+"""Publishing a model, or the demo with it: one commit with everything that others need, and nothing else."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
+
+from ddpm_cars.config.commands import PushConfig
+from ddpm_cars.errors import ConfigError, PublishError
+from ddpm_cars.publishing.card import is_untouched
+from ddpm_cars.publishing.files import _CARD, Files, collect, content_of
+from ddpm_cars.runs.run_folder import ModelFolder, open_model_folder
+
+# Between the tries of a push; the client repeats some requests by itself, but not the commit.
+_WAITS_SECONDS = (1, 4)
+
+# What an earlier push may have left that would be loaded in place of, or beside, what is published now.
+_OWN_FOLDERS = ("unet/diffusion_pytorch_model", "model/", "ddpm_cars/")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a push has done.
+
+    Attributes:
+        url: Of the repository.
+        commit: Its newest commit.
+        is_new: Whether this push has made it; a push of what is there already does not.
+        kept_card: Whether the card on the Hub was left as somebody has edited it.
+        stale_metrics: Path of an evaluation that was left out, because it is of other weights or another calibration.
+    """
+
+    url: str
+    commit: str
+    is_new: bool
+    kept_card: bool
+    stale_metrics: Path | None
+
+
+def check_access(repo_id: str) -> str | None:
+    """Find out before a long run whether there is a token that the Hub knows.
+
+    Returns:
+        What is wrong with a Hub that may be there when the run is over; None if it answers.
+
+    Raises:
+        ConfigError: If there is no token, or the Hub refuses it.
+    """
+    try:
+        with _explained("the run", repo_id):
+            HfApi().whoami()
+    except PublishError as error:
+        cause = error.__cause__
+        if isinstance(cause, LocalTokenNotFoundError) or _status(cause) in (401, 403):
+            raise ConfigError(f"push_to_hub: {error}") from error
+        return str(error)
+    return None
+
+
+def push(config: PushConfig) -> Published:
+    """Publish a folder on the Hub, in one commit; what is there already makes none.
+
+    What may pass, such as an error of the server, is tried three times.
+
+    Args:
+        config: What and where.
+
+    Raises:
+        ConfigError: If there is nothing that can be published, or the name is none for a repository.
+        PublishError: If the Hub could not be reached or refused; it has a repository without the commit at most.
+    """
+    folder = open_model_folder(config.folder)
+    for seconds in _WAITS_SECONDS:
+        published = _push_or_wait(config, folder, seconds)
+        if published is not None:
+            return published
+    return _push_once(config, folder)
+
+
+def _push_or_wait(config: PushConfig, folder: ModelFolder, seconds: float) -> Published | None:
+    try:
+        return _push_once(config, folder)
+    except PublishError as error:
+        if not _may_pass(error.__cause__):
+            raise
+        time.sleep(max(seconds, _retry_after_seconds(error.__cause__)))
+        return None
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    status = _status(error)
+    return status == 429 or status >= 500 or (status == 0 and isinstance(error, HTTPError | ValueError))
+
+
+def _retry_after_seconds(error: BaseException | None) -> float:
+    text = "" if not _status(error) else error.response.headers.get("Retry-After", "")  # type: ignore[union-attr]
+    # A date, its other form, is not worth more than the usual wait; neither is more than a minute.
+    return min(60.0, float(text)) if text.isdecimal() else 0.0
+
+
+def _push_once(config: PushConfig, folder: ModelFolder) -> Published:
+    api, kind = HfApi(), "space" if config.space else "model"
+    with _explained(config.folder, config.repo_id):
+        owner = "" if "/" in config.repo_id else f"{api.whoami()['name']}/"
+        repo_id = owner + config.repo_id
+        files = collect(config, folder, repo_id)
+        # None leaves a new repository as the owner's settings have it.
+        url = api.create_repo(
+            repo_id,
+            repo_type=kind,
+            private=config.private or None,
+            space_sdk="gradio" if config.space else None,
+            exist_ok=True,
+        )
+        if config.revision is not None:
+            api.create_branch(repo_id, branch=config.revision, repo_type=kind, exist_ok=True)
+        head = api.repo_info(repo_id, repo_type=kind, revision=config.revision).sha
+        present = set(api.list_repo_files(repo_id, repo_type=kind, revision=head))
+        kept_card = not config.overwrite_card and _was_edited(api, repo_id, kind, config.revision, present)
+        if kept_card:
+            del files[_CARD]
+        else:
+            _validate(content_of(files[_CARD]).decode(), kind)
+        commit = api.create_commit(
+            repo_id,
+            _operations(files, present),
+            commit_message=config.commit_message or f"Publish {'the demo' if config.space else 'the model'}",
+            repo_type=kind,
+            revision=config.revision,
+            parent_commit=head,
+        )
+    return Published(str(url), commit.oid, commit.oid != head, kept_card, folder.stale_metrics)
+
+
+def _validate(card: str, kind: str) -> None:
+    """Ask the Hub whether it accepts the metadata of a card, before anything is uploaded."""
+    try:
+        ModelCard(card, ignore_metadata_errors=True).validate(repo_type=kind)
+    except (HfHubHTTPError, json.JSONDecodeError):
+        raise
+    except ValueError as error:
+        raise ConfigError(f"the Hub refuses the metadata of the card: {' '.join(str(error).split())}") from error
+
+
+def _operations(files: Files, present: set[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
+    old = sorted(name for name in present if name.startswith(_OWN_FOLDERS) and name not in files)
+    return [
+        *(CommitOperationAdd(name, data) for name, data in files.items()),
+        *(CommitOperationDelete(name) for name in old),
+    ]
+
+
+def _was_edited(api: HfApi, repo_id: str, kind: str, revision: str | None, present: set[str]) -> bool:
+    if _CARD not in present:
+        return False
+    with TemporaryDirectory() as temporary:
+        path = api.hf_hub_download(repo_id, _CARD, repo_type=kind, revision=revision, local_dir=temporary)
+        return not is_untouched(Path(path).read_text(encoding="utf-8"))
+
+
+def _status(error: BaseException | None) -> int:
+    response = getattr(error, "response", None)
+    return 0 if response is None else response.status_code
+
+
+@contextmanager
+def _explained(folder: str, repo_id: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into an error of one line, and let everything else pass."""
+    try:
+        yield
+    except Exception as error:
+        # The client wraps what goes wrong while it uploads.
+        cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ is not None else error
+        explained = _in_words(cause, repo_id, f"; {folder} is unharmed, and the same command tries again")
+        if explained is None:
+            raise
+        raise explained from cause
+
+
+def _in_words(error: BaseException, repo_id: str, again: str) -> Exception | None:
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, HFValidationError):
+        return ConfigError(f"repo_id {repo_id} cannot be the name of a repository: {said}")
+    if isinstance(error, LocalTokenNotFoundError):
+        return PublishError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN")
+    if isinstance(error, OfflineModeIsEnabled):
+        return PublishError(f"the Hub is switched off by HF_HUB_OFFLINE; unset it{again}")
+    if isinstance(error, HfHubHTTPError):
+        return PublishError(_refusal(error, repo_id) + again)
+    # A gateway that answers with a page instead of JSON is no Hub.
+    if isinstance(error, HTTPError | ConnectionError | TimeoutError | json.JSONDecodeError):
+        return PublishError(f"the Hub cannot be reached ({said}){again}")
+    return None
+
+
+def _refusal(error: HfHubHTTPError, repo_id: str) -> str:
+    status, said = _status(error), " ".join((error.server_message or "").split())
+    cures: Mapping[int, Any] = {
+        401: "it does not accept the token; run `hf auth login`, or set HF_TOKEN to one that may write",
+        403: f"the token may not write to {repo_id}; take one that may, or another repo_id",
+        404: f"there is no {repo_id} that the token may see",
+        412: "somebody has changed the repository at the same time",
+        429: "it has had too many requests; wait a while",
+    }
+    reason = cures.get(status, "an error of its own" if status >= 500 else "see what it says")
+    return f"the Hub answers {status}: {reason}{f' ({said})' if said else ''}"

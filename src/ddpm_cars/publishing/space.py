@@ -1,0 +1,68 @@
+"""The demo as a Space of the Hub: the model, this package and a page that joins them."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from huggingface_hub import SpaceCardData
+
+import ddpm_cars
+from ddpm_cars.publishing.card import seal
+
+_APP = '''"""The demo of the model in model/; the package beside it has the page."""
+
+from ddpm_cars.demo import serve_folder
+
+serve_folder("model")
+'''
+
+# What the page needs of the package's dependencies. Spaces bring gradio themselves, in the version of the README.
+_REQUIREMENTS = (
+    *("torch", "numpy", "diffusers", "transformers", "accelerate", "safetensors", "filelock", "huggingface_hub"),
+    *("datasets", "fsspec", "pillow", "pyyaml", "matplotlib", "tqdm"),
+)
+
+_ABOUT = """
+# {title}
+
+The demo of a denoising diffusion model: its pictures come out of the noise while you watch, your own picture drowns in
+it, and the schedule of the noise is drawn. Everything it needs is here: the model in `model/`, the package in
+`ddpm_cars/`.
+"""
+
+
+def space_files(model: dict[str, Path | bytes], repo_id: str, model_license: str | None) -> dict[str, Path | bytes]:
+    """Return the files of a Space that shows a model.
+
+    Args:
+        model: The files of the model, by their paths in its folder.
+        repo_id: The Space, OWNER/NAME.
+        model_license: As the Hub spells it; None says nothing of one.
+    """
+    package = Path(str(ddpm_cars.__file__)).parent
+    return {
+        "README.md": _readme(repo_id.split("/")[-1], model_license).encode(),
+        "app.py": _APP.encode(),
+        "requirements.txt": ("\n".join(_REQUIREMENTS) + "\n").encode(),
+        **{f"ddpm_cars/{path.name}": path for path in sorted(package.glob("*.py"))},
+        **{f"model/{name}": data for name, data in model.items()},
+    }
+
+
+def _readme(title: str, model_license: str | None) -> str:
+    try:
+        gradio: str | None = version("gradio")
+    except PackageNotFoundError:
+        # The Hub takes its newest then.
+        gradio = None
+    metadata = SpaceCardData(
+        title=title,
+        emoji="🚗",
+        colorFrom="blue",
+        colorTo="gray",
+        sdk="gradio",
+        sdk_version=gradio,
+        app_file="app.py",
+        license=model_license,
+        tags=["ddpm-cars", "diffusers", "ddpm"],
+    )
+    return seal(f"---\n{metadata.to_yaml()}\n---\n{_ABOUT.format(title=title)}")

@@ -1,0 +1,48 @@
+"""TODO src/ddpm_cars/runs/load.py."""
+
+from pathlib import Path
+
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+from ddpm_cars.errors import ConfigError
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+
+
+def load_pipeline(name: str) -> DDPMCarsPipeline:
+    """Load a saved pipeline.
+
+    Args:
+        name: Its folder, or its id on the Hub.
+
+    Raises:
+        ConfigError: If there is none that loads.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        if (folder / "checkpoints").is_dir():
+            raise ConfigError(
+                f"{name} is a run that has not finished (no model_index.json); the same training command continues "
+                "it, and with --max_train_steps at the step of its checkpoint ends it there"
+            )
+        raise ConfigError(f"{name} holds no saved pipeline: there is no model_index.json")
+    try:
+        return DDPMCarsPipeline.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        if folder.is_dir():
+            raise ConfigError(f"no pipeline can be loaded from {name}: {error}") from error
+        reason = _why_not_from_hub(error)
+        raise ConfigError(
+            f"there is no folder {name}, and no such model can be had from the Hub ({reason})"
+        ) from error
+
+
+def _why_not_from_hub(error: Exception) -> str:
+    """Return in a few words what diffusers tells in several sentences about its own arguments."""
+    cause = error.__cause__
+    if isinstance(error, ValueError):
+        return "its ids are NAME or OWNER/NAME"
+    if isinstance(cause, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, and it is not in the cache"
+    if isinstance(cause, RepositoryNotFoundError | GatedRepoError):
+        return "it does not exist there, or is private to others"
+    return f"{type(cause or error).__name__}, and it is not in the cache"

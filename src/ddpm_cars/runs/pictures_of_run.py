@@ -1,0 +1,99 @@
+"""TODO src/ddpm_cars/runs/pictures_of_run.py."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ddpm_cars.config.commands import EvaluateConfig
+from ddpm_cars.config.pictures import PicturesConfig, PicturesOfRunConfig
+from ddpm_cars.data.pictures import Pictures
+from ddpm_cars.errors import ConfigError
+from ddpm_cars.runtime.files import read_file
+
+Config = TypeVar("Config", bound=PicturesOfRunConfig)
+
+
+def with_pictures_of_run(config: Config, name: str) -> Config:
+    """Take from the config.yaml in the folder of a trained model what `config` does not say of the pictures.
+
+    Args:
+        config: What the command line says. Where it names pictures, only how they become squares is taken, and
+            which of them were held out if they are those of the run.
+        name: Folder of the model.
+
+    Raises:
+        ConfigError: If no pictures are named and there is no such file, or the settings do not fit together.
+    """
+    path = Path(name) / "config.yaml"
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(PicturesConfig)}
+    names = {setting for setting in ("resize", "background") if getattr(config, setting) is None}
+    taken = {setting: defaults[setting] for setting in names}
+    run = read_file(path) or {}
+    if config.train_data_dir is None and config.dataset_name is None:
+        if not run:
+            raise ConfigError(
+                f"{name} has no config.yaml that says what it was trained on; give train_data_dir or dataset_name, "
+                "and validation_split"
+            )
+        names = {*defaults, "label_column", "validation_split"}
+        # What the command line says, it means; only where null is the default can it be told that it does.
+        names -= {f.name for f in fields(config) if f.default is None and getattr(config, f.name) is not None}
+    elif config.split is None and config.validation_split is None and _are_of_run(config, run):
+        names.add("validation_split")
+    return replace(config, **taken | {setting: value for setting, value in run.items() if setting in names})
+
+
+def _are_of_run(config: PicturesOfRunConfig, run: Mapping[str, Any]) -> bool:
+    """Return whether settings name the pictures of a run, however the place is written."""
+
+    def place(name: Any) -> Any:
+        return Path(name).resolve() if name is not None and Path(name).exists() else name
+
+    names = ("train_data_dir", "dataset_name", "dataset_config_name")
+    return all(place(run.get(name)) == place(getattr(config, name)) for name in names)
+
+
+def _splits(text: str | None) -> set[str] | None:
+    """Return the splits in text such as "train[:9]+test", of which slices count as all; None is all of them."""
+    return None if text is None else {part.partition("[")[0].strip() for part in text.split("+")}
+
+
+def check_held_out(config: EvaluateConfig, name: str) -> None:
+    """See that a model has not seen the split that is to tell what it makes of unseen pictures.
+
+    Args:
+        config: Its pictures are named.
+        name: Folder of the model; without a config.yaml in it nothing is known, and nothing raised.
+
+    Raises:
+        ConfigError: If the run behind the model was trained on `validation_split` of the same pictures.
+    """
+    path, split = Path(name) / "config.yaml", config.validation_split
+    run = read_file(path)
+    if split is None or run is None:
+        return
+    trained, asked = _splits(run.get("split")), _splits(split)
+    has_seen = (trained is None or trained & asked) and run.get("validation_split") != split  # type: ignore[operator]
+    if has_seen and _are_of_run(config, run):
+        raise ConfigError(
+            f"validation_split is {split}, which {name} was trained on, at least in part, as its config.yaml says; "
+            "evaluate without validation_split, or train with it"
+        )
+
+
+def check_classes(pictures: Pictures, class_names: tuple[str, ...]) -> None:
+    """See that pictures have the classes of a model.
+
+    Args:
+        pictures: Loaded with labels.
+        class_names: Those of the model; empty if it has none.
+
+    Raises:
+        ConfigError: If they differ.
+    """
+    if class_names and pictures.class_names != class_names:
+        source = pictures.report["source"]
+        raise ConfigError(
+            f"{source} has the classes {', '.join(pictures.class_names)}, and the model has {', '.join(class_names)}"
+        )

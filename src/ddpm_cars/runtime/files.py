@@ -1,0 +1,95 @@
+"""TODO src/ddpm_cars/runtime/files.py."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ddpm_cars.errors import ConfigError
+
+NUM_SIGNIFICANT_DIGITS = 6
+
+
+def rounded(values: Any) -> Any:
+    """Return an array as nested lists of short numbers: JSON is text, and nothing measured is more exact."""
+    if isinstance(values, list):
+        return [rounded(value) for value in values]
+    if isinstance(values, np.ndarray):
+        return rounded(values.tolist())
+    return float(f"{values:.{NUM_SIGNIFICANT_DIGITS}g}")
+
+
+def fsync_path(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` if the block succeeds and disappears if not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    _remove(temporary)
+    try:
+        yield temporary
+        for file in temporary.rglob("*") if temporary.is_dir() else ():
+            fsync_path(file)
+        fsync_path(temporary)
+        if path.is_dir():
+            # A folder cannot be replaced in one move; nothing of it is deleted before the new one is in its place.
+            replaced = path.with_name(f".{path.name}.old")
+            _remove(replaced)
+            os.replace(path, replaced)
+            os.replace(temporary, path)
+            fsync_path(path.parent)
+            _remove(replaced)
+        else:
+            os.replace(temporary, path)
+            fsync_path(path.parent)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_file(path: Path) -> Any:
+    """Read a JSON or YAML file that a command has written.
+
+    Args:
+        path: Its suffix says which of the two it is.
+
+    Returns:
+        What it holds, None if there is none.
+
+    Raises:
+        ConfigError: If it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        # JSON is YAML too, but its reader is faster and stricter.
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; mend or remove it") from error

@@ -1,0 +1,76 @@
+"""What keeps a run safe from the world around it: one run per folder, notices to stop, disks that fail."""
+
+import os
+import socket
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ddpm_cars.errors import ConfigError
+
+
+class FolderLock:
+    """Keeps a second run out of a folder; the operating system opens it when the process ends, however it ends.
+
+    Args:
+        folder: The output folder of a run, which exists.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.owner = folder / ".lock-owner"
+        self._lock = FileLock(folder / ".lock", blocking=False)
+
+    def acquire(self) -> None:
+        """Take the folder.
+
+        Raises:
+            ConfigError: If another run has it.
+        """
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            owner = self.owner.read_text(encoding="utf-8") if self.owner.exists() else "another process"
+            raise ConfigError(
+                f"output_dir {self.folder} is in use by another run ({owner}); wait for it, stop it, or choose "
+                "another output_dir"
+            ) from error
+        self.owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+
+    def release(self) -> None:
+        """Give the folder back."""
+        if self._lock.is_locked:
+            self.owner.unlink(missing_ok=True)
+            self._lock.release()
+
+
+def refuse_inside(output_dir: str, train_data_dir: str | None) -> None:
+    """See that what a command writes does not come to lie among training pictures.
+
+    Raises:
+        ConfigError: If it would: its plots would be training pictures of the next command.
+    """
+    if train_data_dir is not None and Path(output_dir).resolve().is_relative_to(Path(train_data_dir).resolve()):
+        raise ConfigError(
+            f"output_dir {output_dir} is inside train_data_dir {train_data_dir}, where plots and samples would become "
+            "training pictures; choose an output_dir outside of it"
+        )
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make an output folder and see that it can be written to.
+
+    Raises:
+        ConfigError: If it is a file, or cannot be made or written to.
+    """
+    probe = folder / f".write-test-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except FileExistsError as error:
+        raise ConfigError(f"output_dir {folder} is a file; choose another output_dir") from error
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir {folder} cannot be written to ({error.strerror}); mend that, or choose another output_dir"
+        ) from error

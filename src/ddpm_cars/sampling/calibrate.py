@@ -1,0 +1,80 @@
+"""What scripts/calibrate.py does: measures a saved model on its training pictures, and writes it into its folder."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from diffusers import DDPMScheduler
+
+from ddpm_cars.config.commands import CalibrateConfig
+from ddpm_cars.data.pictures import load_pictures, to_samples
+from ddpm_cars.diffusion.calibration import calibrate, fit_init_noise
+from ddpm_cars.errors import ConfigError
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.runs.load import load_pipeline
+from ddpm_cars.runs.pictures_of_run import check_classes, with_pictures_of_run
+from ddpm_cars.runtime.files import write_text
+from ddpm_cars.sampling.classes import class_names_of
+from ddpm_cars.sampling.samplers import make_scheduler
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+
+_MEASURED = ("_calibration", "_init_noise")
+
+
+def calibrate_folder(config: CalibrateConfig) -> str:
+    """Measure a saved model and replace its scheduler_config.json, which keeps the class that it names.
+
+    Args:
+        config: The settings of the command.
+
+    Returns:
+        A line that says on how many pictures, what the model samples with, and where that is written.
+
+    Raises:
+        ConfigError: If model, pictures and settings do not fit together.
+        OSError: If the file cannot be written.
+    """
+    folder = Path(config.pretrained_model_name_or_path)
+    if not folder.is_dir():
+        raise ConfigError(f"pretrained_model_name_or_path {folder} is not a folder with a saved pipeline")
+    pipeline = load_pipeline(str(folder)).to(PartialState().device)
+    saved = pipeline.scheduler
+    has_variances = isinstance(saved, DDPMCarsScheduler | DDPMScheduler)
+    if config.variance_type is not None and not has_variances:
+        raise ConfigError(
+            f"variance_type is {config.variance_type}, and {folder} samples with {type(saved).__name__}, which has no "
+            "choice of variances: leave it out here, and draw with scripts/sample.py --scheduler DDPMCarsScheduler "
+            f"--variance_type {config.variance_type}"
+        )
+    samples, labels = _training_samples(with_pictures_of_run(config, str(folder)), pipeline)
+    scheduler = make_scheduler("DDPMCarsScheduler", saved.config)
+    options = {k: getattr(config, k) for k in ("num_timesteps", "num_images", "batch_size", "num_bands", "seed")}
+    calibrate(pipeline.unet, samples, scheduler, **options, class_labels=labels)
+    scheduler = make_scheduler("DDPMCarsScheduler", scheduler.config, config.variance_type)
+    if config.fit_init_noise:
+        fit_init_noise(samples, scheduler)
+    if not has_variances:
+        # Which sampler a model has is not for a measurement to change.
+        saved.register_to_config(**{name: scheduler.config[name] for name in _MEASURED if name in scheduler.config})
+        scheduler = saved
+    path = folder / "scheduler" / scheduler.config_name
+    write_text(path, scheduler.to_json_string())
+    sampler = scheduler.config.variance_type if has_variances else type(saved).__name__
+    return f"calibrated on {len(samples)} pictures, samples with {sampler}: {path}"
+
+
+def _training_samples(config: CalibrateConfig, pipeline: DDPMCarsPipeline) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the pictures that the settings name as the model knows them, and their classes if it has any."""
+    size = pipeline.unet.config.sample_size
+    if not isinstance(size, int):
+        name = config.pretrained_model_name_or_path
+        raise ConfigError(f"{name} draws pictures of {size}; only squares can be made of the training pictures")
+    class_names = class_names_of(pipeline)
+    label_column = config.label_column if class_names else None
+    num_channels, excluded = pipeline.unet.config.in_channels, config.validation_split
+    shown = config.at_resolution(size)
+    pictures = load_pictures(shown, num_channels, label_column=label_column, excluded_split=excluded)
+    check_classes(pictures, class_names)
+    labels = None if pictures.labels is None else torch.from_numpy(pictures.labels)
+    return to_samples(np.array(pictures.images)), labels

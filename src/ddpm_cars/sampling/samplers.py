@@ -1,0 +1,51 @@
+"""TODO src/ddpm_cars/sampling/samplers.py."""
+
+from typing import Any, get_args
+
+import diffusers
+
+from ddpm_cars.errors import ConfigError
+from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler, VarianceType
+
+
+def make_scheduler(name: str, config: Any, variance_type: str | None = None) -> Any:
+    """Build a scheduler by class name from the config of another.
+
+    Args:
+        name: `DDPMCarsScheduler` or a scheduler class of diffusers, such as `DDIMScheduler`.
+        config: The config to take over.
+        variance_type: Of the steps; None leaves it as it is in the config.
+
+    Raises:
+        ConfigError: If there is no such class, it does not work with these models, or `variance_type` depends on a
+            calibration that the config does not hold.
+    """
+    if variance_type in CALIBRATED_VARIANCES:
+        measured = "band_eps_mse" if variance_type == "spectral" else "eps_mse"
+        if measured not in (config.get("_calibration") or {}):
+            raise ConfigError(
+                f"variance_type is {variance_type}, which has to be measured of the model first: give its folder to "
+                f"scripts/calibrate.py --variance_type {variance_type}, or choose fixed_small"
+            )
+    options = {} if variance_type is None else {"variance_type": variance_type}
+    names = [e.name for e in diffusers.schedulers.KarrasDiffusionSchedulers]
+    if name == "DDPMCarsScheduler":
+        return DDPMCarsScheduler.from_config(config, **options)
+    if name not in names:
+        raise ConfigError(f"scheduler is {name}; choose DDPMCarsScheduler or one of {', '.join(sorted(names))}")
+    return getattr(diffusers, name).from_config(config, **options)
+
+
+def sampler_from_config(name: str, config: Any) -> Any:
+    """Build a scheduler from the config of another, by one word.
+
+    Args:
+        name: A variance of `DDPMCarsScheduler`, such as "fixed_small", or a name that `make_scheduler` knows.
+        config: The config to take over.
+
+    Raises:
+        ConfigError: If there is no such variance or class.
+    """
+    if name in get_args(VarianceType):
+        return make_scheduler("DDPMCarsScheduler", config, variance_type=name)
+    return make_scheduler(name, config)

@@ -1,0 +1,121 @@
+"""TODO src/ddpm_cars/toy_cars/dataset.py."""
+
+import json
+import math
+import os
+from collections.abc import Collection
+from io import BytesIO
+from pathlib import Path
+
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from ddpm_cars.toy_cars.painting import _MIN_SIDE, _RENDERER_VERSION, draw_car
+
+_MARKER_NAME = "toy_cars.json"
+
+# Stands in every written file, so that nobody's own pictures are overwritten.
+_SIGNATURE = "ddpm_cars toy cars"
+
+
+def write_toy_cars(
+    output_dir: str | os.PathLike[str],
+    num_train_images: int = 2000,
+    num_test_images: int = 200,
+    resolution: int = 64,
+    seed: int = 0,
+) -> Path:
+    """Write the toy data set, `train/00000.png ...` and `test/00000.png ...`; no picture is in both.
+
+    A folder that already holds exactly this set is left as it is, and an interrupted write is completed.
+
+    Args:
+        output_dir: Folder to fill; made if it is missing.
+        num_train_images: Number of pictures in `train`, from 0 to 100000.
+        num_test_images: Number of pictures in `test`, from 0 to 100000.
+        resolution: Height and width of the pictures in pixels, from 8.
+        seed: Picks the set, any integer from 0; different seeds share no scene.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+        FileExistsError: If the folder holds anything but this set, or part of it.
+    """
+    for name, value, low, high in (
+        ("num_train_images", num_train_images, 0, 100_000),
+        ("num_test_images", num_test_images, 0, 100_000),
+        ("resolution", resolution, _MIN_SIDE, math.inf),
+        ("seed", seed, 0, math.inf),
+    ):
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}; write_toy_cars needs a value from {low} to {high}")
+    folder = Path(output_dir)
+    contents = {
+        "renderer_version": _RENDERER_VERSION,
+        "num_train_images": num_train_images,
+        "num_test_images": num_test_images,
+        "resolution": resolution,
+        "seed": seed,
+    }
+    # Even scenes train and odd ones test, each seed owning a block of its own.
+    scene_seeds = {
+        f"{split}/{index:05d}.png": (seed << 32) + 2 * index + odd
+        for odd, (split, count) in enumerate((("train", num_train_images), ("test", num_test_images)))
+        for index in range(count)
+    }
+    if _is_complete(folder, contents, scene_seeds):
+        return folder
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True, exist_ok=True)
+    signature = PngInfo()
+    signature.add_text("Software", _SIGNATURE)
+    for name, scene_seed in tqdm(scene_seeds.items(), "drawing toy cars", unit="image", disable=None):
+        png = BytesIO()
+        draw_car(scene_seed, resolution).save(png, "PNG", pnginfo=signature)
+        _replace_file(folder / name, png.getvalue())
+    _replace_file(folder / _MARKER_NAME, (json.dumps(contents, indent=2) + "\n").encode(), durable=True)
+    return folder
+
+
+def _is_complete(folder: Path, contents: dict[str, int], names: Collection[str]) -> bool:
+    """Tell whether the folder holds the whole set; raise if it holds anything but pictures of this set."""
+    cure = "delete the folder or choose another one"
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; choose a folder for the toy cars")
+    marker = folder / _MARKER_NAME
+    marked = marker.exists()
+    if marked and (found := _read_marker(marker)) != contents:
+        raise FileExistsError(f"{folder} holds other toy cars: {found}, not {contents}; {cure}")
+    missing = set(names)
+    for path in sorted(folder.rglob("*")):
+        # Unfinished files are passed over: another process may be writing the same set right now.
+        if path.is_dir() or path == marker or path.match(".*.tmp"):
+            continue
+        name = path.relative_to(folder).as_posix()
+        if name not in missing or _SIGNATURE.encode() not in path.read_bytes():
+            raise FileExistsError(f"{folder} holds {name}, which is not one of these toy cars; {cure}")
+        missing.remove(name)
+    return marked and not missing
+
+
+def _read_marker(marker: Path) -> object:
+    try:
+        return json.loads(marker.read_text())
+    except ValueError:
+        return "unreadable"
+
+
+def _replace_file(path: Path, content: bytes, durable: bool = False) -> None:
+    """Write a file under a name of this process's own and move it into place, so none is seen half done."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,205 @@
+"""What the network sees at a step: pictures, noise, timesteps and classes, functions of (seed, step, position)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.data.pictures import Pictures, to_samples
+from ddpm_cars.diffusion.seeds import step_seed
+
+
+class BatchOrder:
+    """Which pictures each optimiser step sees: every one once an epoch, shuffled anew each time.
+
+    The order is one endless sequence of shuffled epochs, of which step k takes positions k B to (k + 1) B - 1 for a
+    global batch of B. It depends on the seed and the position only, so a resumed run needs no replay.
+    """
+
+    def __init__(self, num_images: int, global_batch_size: int, seed: int):
+        self.num_images = num_images
+        self.global_batch_size = global_batch_size
+        self.seed = seed
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Return the int64 indices (global_batch_size,) of the pictures of `step`."""
+        position = step * self.global_batch_size + np.arange(self.global_batch_size)
+        epochs, offsets = np.divmod(position, self.num_images)
+        # Consecutive steps mostly share an epoch; older ones are forgotten.
+        needed = range(int(epochs[0]), int(epochs[-1]) + 1)
+        self._epochs = {e: self._epochs[e] if e in self._epochs else self._shuffle(e) for e in needed}
+        return np.stack([self._epochs[epoch][offset] for epoch, offset in zip(epochs, offsets, strict=True)])
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
+        return rng.permutation(self.num_images)
+
+
+class Batch(NamedTuple):
+    """The rows of a global batch that one process computes at once.
+
+    x_0 and eps are float32 (rows, C, H, W), t and the class labels int64 (rows,).
+    """
+
+    x_0: torch.Tensor
+    eps: torch.Tensor
+    t: torch.Tensor
+    class_labels: torch.Tensor | None
+
+
+class Source(Protocol):
+    """Where pictures come from, step by step."""
+
+    @property
+    def bad_images(self) -> list[dict[str, str]]:
+        """Return {"path", "reason"} of the pictures that this process could not decode on the way."""
+
+    def batch(self, step: int, micro_step: int) -> tuple[torch.Tensor, np.ndarray | None]:
+        """Return this process's pictures, uint8 (rows, H, W, C) on any device, and their classes, int64 (rows,)."""
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """Return what is needed to go on at `step`, besides the step."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+
+    def close(self) -> None:
+        """Let go of files and threads."""
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Bring a tensor from memory to a device without waiting for what the device is doing."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # From other memory the copy would wait.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def has_room(device: torch.device, num_bytes: int) -> bool:
+    """Return whether a device with its own memory has four times as much of it free as pictures take."""
+    return device.type == "cuda" and 4 * num_bytes <= torch.cuda.mem_get_info(device)[0]
+
+
+class MemorySource:
+    """Pictures that are decoded already.
+
+    Args:
+        pictures: All of them.
+        order: Which of them each step sees.
+        rows: Of the global batch, those of this process, for each micro step.
+        device: Where all of them are kept; None reads each batch from the memory map.
+    """
+
+    def __init__(
+        self, pictures: Pictures, order: BatchOrder, rows: Sequence[range], device: torch.device | None = None
+    ):
+        self.pictures = pictures
+        self.order = order
+        self.rows = rows
+        self._images = None if device is None else torch.from_numpy(np.array(pictures.images)).to(device)
+        # Bad ones are known before a run, and reported then.
+        self.bad_images: list[dict[str, str]] = []
+
+    def batch(self, step: int, micro_step: int) -> tuple[torch.Tensor, np.ndarray | None]:
+        """Return this process's pictures, uint8 (rows, H, W, C), and their classes, int64 (rows,)."""
+        chosen = self.order(step)[self.rows[micro_step]]
+        if self._images is None:
+            images = torch.from_numpy(self.pictures.images[chosen])
+        else:
+            images = self._images[to_device(torch.from_numpy(chosen), self._images.device)]
+        labels = self.pictures.labels
+        return images, None if labels is None else labels[chosen]
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """Return nothing: the order is a function of the step."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing, for the same reason."""
+
+    def close(self) -> None:
+        """Do nothing: the memory map closes itself."""
+
+
+class BatchMaker:
+    """Turns pictures into batches.
+
+    Every process draws the randomness of the whole batch and keeps its own rows, so that the split over processes and
+    over accumulation changes nothing.
+
+    Args:
+        config: The run's settings.
+        source: Where the pictures come from.
+        rows: Of the global batch, those of this process, for each micro step.
+        global_batch_size: Rows of a step over all processes and micro steps.
+        num_classes: How many, or None without classes; the label of a hidden class is this number.
+        device: Where batches go.
+        memory_format: Layout of x_0 there.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        source: Source,
+        rows: Sequence[range],
+        global_batch_size: int,
+        num_classes: int | None,
+        device: torch.device,
+        memory_format: torch.memory_format,
+    ):
+        self.config = config
+        self.source = source
+        self.rows = rows
+        self.global_batch_size = global_batch_size
+        self.num_classes = num_classes
+        self.device = device
+        self.memory_format = memory_format
+
+    def __call__(self, step: int, micro_step: int) -> Batch:
+        """Return this process's part of a step's batch."""
+        config, B, device, rows = self.config, self.global_batch_size, self.device, self.rows[micro_step]
+        images, labels = self.source.batch(step, micro_step)
+        # Bytes travel, and become numbers there.
+        x_0 = to_samples(to_device(images, device)).contiguous(memory_format=self.memory_format)
+        generator = torch.Generator(device).manual_seed(step_seed(config.seed, step))
+        mine = slice(rows.start, rows.stop)
+        t = self._timesteps(generator)[mine]
+        if config.random_flip:
+            flip = torch.rand(B, generator=generator, device=device)[mine] < 0.5
+            x_0 = torch.where(flip[:, None, None, None], x_0.flip(-1), x_0)
+        eps = torch.randn((B, *x_0.shape[1:]), generator=generator, device=device)[mine]
+        class_labels = None
+        if self.num_classes is not None and labels is not None:
+            class_labels = to_device(torch.from_numpy(labels), device)
+            hidden = torch.rand(B, generator=generator, device=device)[mine] < config.class_dropout_prob
+            class_labels = torch.where(hidden, self.num_classes, class_labels)
+        return Batch(x_0, eps, t, class_labels)
+
+    def row_seeds(self, step: int, micro_step: int) -> list[int]:
+        """Return a seed for each row that `__call__` gives, for what else is random about it."""
+        return [step_seed(self.config.seed, step, row) for row in self.rows[micro_step]]
+
+    def _timesteps(self, generator: torch.Generator) -> torch.Tensor:
+        """Draw t for the whole batch: independent, or one from each of B equal parts of 0 .. T - 1, shuffled."""
+        B, T, device = self.global_batch_size, self.config.num_train_timesteps, self.device
+        if self.config.timestep_sampling == "uniform":
+            return torch.randint(T, (B,), generator=generator, device=device)
+        u = torch.rand(B, generator=generator, device=device)
+        part = torch.randperm(B, generator=generator, device=device)
+        return ((part + u) * (T / B)).long().clamp(max=T - 1)
+
+
+def rows_of_process(
+    process_index: int, num_processes: int, batch_size: int, gradient_accumulation_steps: int
+) -> list[range]:
+    """Return which rows of the global batch a process computes in each micro step.
+
+    Micro step after micro step, process after process: the global batch is the same whatever the split.
+    """
+    starts = [
+        (micro_step * num_processes + process_index) * batch_size for micro_step in range(gradient_accumulation_steps)
+    ]
+    return [range(start, start + batch_size) for start in starts]

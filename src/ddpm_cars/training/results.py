@@ -1,0 +1,58 @@
+"""What a run leaves for people: the pipeline, sample grids and curves."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.figures.grids import make_grid, save_png
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.runs.saved_pipeline import delete_if_empty
+from ddpm_cars.sampling.generate import generate
+
+
+def grid_path(folder: Path, step: int) -> Path:
+    """Return where the sample grid of a step is written while a run trains."""
+    return folder / "samples" / f"step-{step:08d}.png"
+
+
+def delete_grids(folder: Path) -> None:
+    """Delete what is at paths that `grid_path` returns; what else lies there stays, and then the folder."""
+    for path in (folder / "samples").glob("step-" + "[0-9]" * 8 + ".png"):
+        path.unlink()
+    delete_if_empty(folder / "samples")
+
+
+class _GivenUp(Exception):
+    """Ends sampling in the middle."""
+
+
+def save_grid(
+    pipeline: DDPMCarsPipeline, config: TrainingConfig, path: Path, stopped: Callable[[], Any] = lambda: None
+) -> None:
+    """Sample a grid of pictures, the same noise every time so that grids can be compared.
+
+    Args:
+        pipeline: The model.
+        config: Says how many pictures and steps.
+        path: Of the PNG.
+        stopped: Asked after every step whether to give up: who has sent a notice to stop does not wait for pictures.
+    """
+    labels = None if pipeline.config.get("id2label") is None else list(range(len(pipeline.config.id2label)))
+
+    def give_up_if_stopped(*_: Any) -> None:
+        if stopped():
+            raise _GivenUp
+
+    images = generate(
+        pipeline,
+        config.eval_batch_size,
+        batch_size=config.eval_batch_size,
+        seed=config.seed,
+        num_inference_steps=config.num_inference_steps,
+        class_labels=labels,
+        callback_on_step_end=give_up_if_stopped,
+    )
+    with suppress(_GivenUp):
+        save_png(make_grid(list(images)), path)

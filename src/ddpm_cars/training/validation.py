@@ -1,0 +1,76 @@
+"""How well a network knows the noise in pictures that it was not trained on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddpm_cars.data.pictures import to_samples
+from ddpm_cars.diffusion.denoiser import predicted_noise
+from ddpm_cars.diffusion.seeds import step_seed
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+
+
+class HeldOut:
+    """The mean of |eps - eps_hat(x_t, t)|^2 per dimension (Ho et al. 2020, eq. 14) on fixed x_t.
+
+    Pictures, timesteps and noise are the same at every call and do not depend on batches or processes, so that curves
+    can be compared, also between networks that predict different things. Timesteps are spread evenly over 0 .. T - 1.
+
+    Args:
+        images: uint8 (num_images, H, W, C), of which all are used.
+        labels: Their classes, int64 (num_images,), or None.
+        scheduler: Noises them.
+        seed: Decides timesteps and noise.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None, scheduler: DDPMCarsScheduler, seed: int):
+        n, T = len(images), scheduler.config.num_train_timesteps
+        self.scheduler = scheduler
+        self.labels = None if labels is None else torch.from_numpy(np.array(labels))
+        x_0 = to_samples(np.array(images)).contiguous()
+        part = torch.from_numpy(np.random.default_rng(seed).permutation(n))
+        self.t = ((part + 0.5) * (T / n)).long().clamp(max=T - 1)
+        generator = torch.Generator()
+        rows = [torch.randn(x_0.shape[1:], generator=generator.manual_seed(step_seed(seed, i))) for i in range(n)]
+        self.eps = torch.stack(rows)
+        self.x_t = scheduler.add_noise(x_0, self.eps, self.t)
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    @torch.no_grad()
+    def eps_mse(
+        self,
+        model: Callable[..., Any],
+        device: torch.device,
+        batch_size: int,
+        process_index: int = 0,
+        num_processes: int = 1,
+        reduce: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
+    ) -> float:
+        """Measure a model, in evaluation mode.
+
+        Args:
+            model: Called as `model(x_t, t, class_labels=...)`, by every process equally often.
+            device: Where it runs.
+            batch_size: Pictures at a time and process.
+            process_index: Of this process.
+            num_processes: How many share the pictures.
+            reduce: Sums a tensor over them.
+
+        Returns:
+            The mean squared error per dimension.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for start in range(0, len(self), batch_size * num_processes):
+            first = start + process_index * batch_size
+            rows = slice(first, min(first + batch_size, len(self))) if first < len(self) else slice(0, 1)
+            x_t, t, eps = (tensor[rows].to(device) for tensor in (self.x_t, self.t, self.eps))
+            labels = None if self.labels is None else self.labels[rows].to(device)
+            eps_hat = predicted_noise(self.scheduler, model(x_t, t, class_labels=labels).sample, x_t, t)
+            # A process without pictures left computes one all the same: sharded networks need everybody's part.
+            if first < len(self):
+                total += (eps_hat - eps).square().double().sum()
+        return reduce(total).item() / self.eps.numel()

@@ -1,0 +1,46 @@
+"""Train with the loop of diffusers' example instead of ours: python -m studies.train_stock, flags as scripts/train.py.
+
+It leaves a stock `DDPMPipeline`, from the averaged weights with --use_ema, its loss and its settings in --output_dir.
+"""
+
+import itertools
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+from benchmarks.stock_loops import StockTraining
+from diffusers import DDPMPipeline
+from tqdm import tqdm
+
+from ddpm_cars.cli.parser import parse
+from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.runtime.files import write_text
+
+
+def main() -> None:
+    """Train for --max_train_steps and save."""
+    config, parser = parse(TrainingConfig)
+    if config.max_train_steps is None:
+        parser.error("max_train_steps is null; say how many steps to train")
+    stock, folder = StockTraining(config), Path(config.output_dir)
+    history, losses, since = [], [], time.perf_counter()
+    # Of a loader every iteration is another epoch in another order.
+    batches = itertools.chain.from_iterable(itertools.repeat(stock.loader))
+    for step in tqdm(range(1, config.max_train_steps + 1), desc="training", unit="step"):
+        losses.append(stock.step(next(batches)["input"]))
+        if step % config.logging_steps == 0 or step == config.max_train_steps:
+            speed = len(losses) * config.train_batch_size / (time.perf_counter() - since)
+            history.append({"step": step, "loss": sum(losses) / len(losses), "images_per_second": round(speed, 2)})
+            losses, since = [], time.perf_counter()
+    unet = stock.accelerator.unwrap_model(stock.model)
+    if stock.average is not None:
+        stock.average.copy_to(unet.parameters())
+    DDPMPipeline(unet, stock.noise_scheduler).save_pretrained(folder)
+    write_text(folder / "loss.json", json.dumps(history, indent=1))
+    write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+
+
+if __name__ == "__main__":
+    main()

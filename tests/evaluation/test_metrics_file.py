@@ -1,0 +1,105 @@
+"""What metrics.json keeps between calls, and when it starts anew."""
+
+import json
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+
+from ddpm_cars.errors import ConfigError
+from ddpm_cars.evaluation.metrics_file import MetricsFile
+from ddpm_cars.runtime.hardware import versions
+from ddpm_cars.runtime.processes import Team
+
+HEAD = {"model": {"name": "cars", "weights_sha256": "0123"}, "num_images": 40}
+
+
+@pytest.fixture
+def team(fresh_accelerate: None) -> Team:
+    return Team(Accelerator(cpu=True))
+
+
+def sampler(label: str, steps: int, distance: float) -> dict:
+    return {"label": label, "num_inference_steps": steps, "metrics": {"frechet_distance": distance}}
+
+
+def test_what_was_saved_is_known_to_the_next_call(team: Team, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    path = tmp_path / "new folder" / "metrics.json"
+    metrics = MetricsFile(path, HEAD, team)
+    assert not path.exists()
+    metrics.put_sampler(sampler("fixed_small", 10, 3.0), [1.0])
+    with metrics.timed("sampling"):
+        pass
+    metrics.save()
+    again = MetricsFile(path, HEAD, team)
+    assert again.values == metrics.values == json.loads(path.read_text())
+    assert again.sampler("fixed_small", 10) == sampler("fixed_small", 10, 3.0)
+    assert again.sampler("fixed_small", 20) is None
+    assert again["cost"]["peak_memory_mib"] > 50
+    assert again["versions"] == versions()
+    assert "begun anew" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {**HEAD, "num_images": 41},
+        {**HEAD, "model": {"name": "cars", "weights_sha256": "4567"}},
+        {**HEAD, "precision": "bf16"},
+    ],
+)
+def test_metrics_of_something_else_are_not_kept(
+    team: Team, tmp_path: Path, head: dict, caplog: pytest.LogCaptureFixture
+):
+    path = tmp_path / "metrics.json"
+    metrics = MetricsFile(path, HEAD, team)
+    metrics.put_sampler(sampler("fixed_small", 10, 3.0), [1.0])
+    metrics.save()
+    assert MetricsFile(path, head, team)["samples"] == []
+    changed = [name for name in HEAD if head[name] != HEAD[name]]
+    assert [f"another {name}, and is begun anew" in caplog.text for name in changed] == [True] * len(changed)
+    # Nothing is lost before there is something to put in its place.
+    assert json.loads(path.read_text())["samples"]
+
+
+def test_other_versions_of_what_computes_start_anew(team: Team, tmp_path: Path):
+    path = tmp_path / "metrics.json"
+    metrics = MetricsFile(path, HEAD, team)
+    metrics["floor"] = {"num_images": 40}
+    metrics.save()
+    path.write_text(path.read_text().replace(versions()["torch"], "1.0.0"))
+    assert "floor" not in MetricsFile(path, HEAD, team)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [('{"format": 1, "mod', "cannot be read"), ("[1]", "holds no JSON object")]
+)
+def test_a_damaged_file_is_named_with_the_cure(team: Team, tmp_path: Path, text: str, words: str):
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(ConfigError, match=rf"metrics\.json {words}.*mend or remove it"):
+        MetricsFile(tmp_path / "metrics.json", HEAD, team)
+
+
+def test_a_sampler_that_is_measured_again_replaces_its_entry(team: Team, tmp_path: Path):
+    metrics = MetricsFile(tmp_path / "metrics.json", HEAD, team)
+    for distance in (3.0, 2.0):
+        metrics.put_sampler(sampler("fixed_small", 10, distance), [distance])
+    metrics.put_sampler(sampler("fixed_small", 20, 1.0), [1.0])
+    assert [entry["metrics"]["frechet_distance"] for entry in metrics["samples"]] == [2.0, 1.0]
+    assert metrics["spectrum"]["generated"] == {"fixed_small, 10 steps": [2.0], "fixed_small, 20 steps": [1.0]}
+
+
+def test_times_are_those_of_the_clock(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    metrics = MetricsFile(tmp_path / "metrics.json", HEAD, team)
+    ticks = iter([1000.0, 1002.5, 2000.0, 2001.5])
+    monkeypatch.setattr("ddpm_cars.evaluation.metrics_file.time.perf_counter", lambda: next(ticks))
+    for _ in range(2):
+        with metrics.timed("sampling"):
+            pass
+    assert metrics["cost"]["seconds"] == {"sampling": 4.0}
+
+
+def test_a_share_of_the_work_is_done_in_order_and_empty_ones_are_left_out(team: Team):
+    assert team.gathered(5, list) == [[0, 1, 2, 3, 4]]
+    assert team.gathered(0, list) == []
+    assert team.agreed(lambda: {"a": 1}) == {"a": 1}

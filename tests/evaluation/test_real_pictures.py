@@ -1,0 +1,230 @@
+"""Which real pictures a model is measured against."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ddpm_cars.config.commands import CalibrateConfig, EvaluateConfig
+from ddpm_cars.errors import ConfigError
+from ddpm_cars.evaluation import real_pictures as references
+from ddpm_cars.evaluation.features import load_extractor
+from ddpm_cars.evaluation.real_pictures import compared_pixels, features_path, load_real_pictures, mirrored
+from ddpm_cars.runs.pictures_of_run import check_held_out, with_pictures_of_run
+from ddpm_cars.toy_cars.dataset import write_toy_cars
+
+
+@pytest.fixture(scope="module")
+def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_cars(tmp_path_factory.mktemp("many") / "cars", 90, 8, 8)
+
+
+@pytest.fixture
+def config(cars: Path, tmp_path: Path) -> EvaluateConfig:
+    return EvaluateConfig(
+        pretrained_model_name_or_path="model",
+        train_data_dir=str(cars),
+        validation_split="test",
+        num_images=40,
+        cache_dir=str(tmp_path),
+        resize="squash",
+        background="white",
+    )
+
+
+def test_a_run_says_which_pictures_it_was_trained_on(tmp_path: Path):
+    settings = {
+        "dataset_name": "someone/photographs",
+        "split": None,
+        "validation_split": "test",
+        "resize": "crop",
+        "label_column": "kind",
+        "cache_dir": "there",
+        "seed": 5,
+        "mixed_precision": "bf16",
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    asked = EvaluateConfig(pretrained_model_name_or_path=str(tmp_path))
+    got = with_pictures_of_run(asked, str(tmp_path))
+    names = ("dataset_name", "split", "validation_split", "resize", "label_column", "cache_dir")
+    assert {name: getattr(got, name) for name in names} == {name: settings[name] for name in names}
+    # Only the pictures are taken from there.
+    assert (got.seed, got.mixed_precision) == (0, "no")
+    named = replace(asked, validation_split="validation", cache_dir="here", split="train[:9]")
+    other = with_pictures_of_run(named, str(tmp_path))
+    assert (other.validation_split, other.cache_dir, other.split) == ("validation", "here", "train[:9]")
+
+
+@pytest.mark.parametrize(
+    ("run", "seen"),
+    [
+        ({"train_data_dir": "cars", "split": None, "validation_split": None}, True),
+        ({"train_data_dir": "cars", "split": "test", "validation_split": None}, True),
+        ({"train_data_dir": "cars", "split": None, "validation_split": "dev"}, True),
+        ({"train_data_dir": "cars", "split": "train+test", "validation_split": None}, True),
+        ({"train_data_dir": "cars", "split": "train[:9] + test[50%:]", "validation_split": None}, True),
+        ({"train_data_dir": "cars", "split": "train+dev", "validation_split": None}, False),
+        ({"train_data_dir": "cars", "split": None, "validation_split": "test"}, False),
+        ({"train_data_dir": "cars", "split": "train", "validation_split": None}, False),
+        ({"train_data_dir": "vans", "split": None, "validation_split": None}, False),
+        (None, False),
+    ],
+)
+def test_a_split_that_the_model_was_trained_on_is_not_held_out(
+    tmp_path: Path, run: dict | None, seen: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if run is not None:
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
+    config = EvaluateConfig(pretrained_model_name_or_path="x", train_data_dir="cars", validation_split="test")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cars").mkdir()
+    for place in ("cars", "cars/", "./cars", str(tmp_path / "cars")):
+        config = replace(config, train_data_dir=place)
+        with pytest.raises(ConfigError, match=r"test, which .* was trained on") if seen else nullcontext():
+            check_held_out(config, str(tmp_path))
+    check_held_out(replace(config, validation_split=None), str(tmp_path))
+
+
+def test_pictures_that_are_named_count_more_than_those_of_the_run(config: EvaluateConfig, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"dataset_name": "someone/photographs", "split": "dev"}))
+    assert with_pictures_of_run(config, str(tmp_path)) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"train_data_dir": "cars", "validation_split": "test", "resize": "crop", "background": "#102030"}),
+        ({"train_data_dir": "vans"}, {"train_data_dir": "vans", "validation_split": None, "resize": "crop"}),
+        # The same pictures, written otherwise, have the same split held out.
+        ({"train_data_dir": "./cars/"}, {"train_data_dir": "./cars/", "validation_split": "test"}),
+        ({"train_data_dir": "cars", "split": "train"}, {"validation_split": None, "split": "train"}),
+        ({"train_data_dir": "vans", "resize": "squash"}, {"resize": "squash", "background": "#102030"}),
+        ({"resize": "pad", "background": "black"}, {"resize": "pad", "background": "black", "train_data_dir": "cars"}),
+    ],
+)
+@pytest.mark.parametrize("command", [CalibrateConfig, EvaluateConfig])
+def test_pictures_are_prepared_as_the_run_did_but_for_what_is_given(
+    command: type, given: dict, expected: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cars").mkdir()
+    run = {"train_data_dir": "cars", "validation_split": "test", "resize": "crop", "background": "#102030", "seed": 5}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
+    asked = command(pretrained_model_name_or_path=str(tmp_path), **given)
+    got = with_pictures_of_run(asked, str(tmp_path))
+    assert {name: getattr(got, name) for name in expected} == expected
+    assert got.seed == 0
+
+
+def test_pictures_of_a_model_without_a_run_are_squashed_on_white(tmp_path: Path):
+    asked = CalibrateConfig(pretrained_model_name_or_path="x", train_data_dir="vans")
+    got = with_pictures_of_run(asked, str(tmp_path))
+    assert (got.resize, got.background) == ("squash", "white")
+    with pytest.raises(ConfigError, match="background is whitish"):
+        with_pictures_of_run(replace(asked, background="whitish"), str(tmp_path))
+
+
+def test_without_a_word_on_pictures_there_is_one_line_that_asks_for_them(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"no config.yaml .* give train_data_dir or dataset_name"):
+        with_pictures_of_run(EvaluateConfig(pretrained_model_name_or_path="x/y"), str(tmp_path))
+
+
+def test_floor_and_reference_are_different_pictures_and_held_out_ones_are_in_neither(config: EvaluateConfig):
+    real = load_real_pictures(config, 8, 3, ())
+    assert len(real.training.images) == 90
+    assert len(real.held_out.images) == 8
+    assert sorted(real.order.tolist()) == list(range(90))
+    assert not set(real.held_out.digests.tolist()) & set(real.training.digests.tolist())
+    assert real.labels is None
+    other = load_real_pictures(replace(config, seed=1), 8, 3, ())
+    assert other.order.tolist() != real.order.tolist()
+
+
+def test_without_a_held_out_split_all_pictures_are_training_pictures(config: EvaluateConfig):
+    real = load_real_pictures(replace(config, validation_split=None), 8, 1, ())
+    assert real.held_out is None
+    assert real.training.images.shape == (98, 8, 8, 1)
+
+
+def test_drawn_pictures_have_the_classes_of_real_ones(config: EvaluateConfig, tmp_path: Path):
+    for name, number in (("red", 60), ("green", 30)):
+        write_toy_cars(tmp_path / "classes" / name, number, 0, 8, seed=number)
+        for i, path in enumerate(sorted((tmp_path / "classes" / name / "train").iterdir())):
+            path.rename(tmp_path / "classes" / name / f"{i}.png")
+        (tmp_path / "classes" / name / "train").rmdir()
+    folder = replace(config, train_data_dir=str(tmp_path / "classes"), validation_split=None)
+    real = load_real_pictures(folder, 8, 3, ("green", "red"))
+    counts = np.bincount(real.labels)
+    assert counts.sum() == 40
+    assert 18 <= counts[1] <= 35
+    np.testing.assert_array_equal(real.labels, real.training.labels[real.order[:40]])
+    with pytest.raises(ConfigError, match=r"has the classes green, red, and the model has blue, red"):
+        load_real_pictures(folder, 8, 3, ("blue", "red"))
+
+
+def test_too_few_pictures_are_named_with_the_number_that_would_do(config: EvaluateConfig):
+    with pytest.raises(ConfigError, match=r"num_images is 46, which takes 92 .* has 90: lower num_images to 45"):
+        load_real_pictures(replace(config, num_images=46), 8, 3, ())
+
+
+@pytest.mark.parametrize(("split", "num_drawn"), [(None, 45), ("train[:81]", 40)])
+def test_half_of_the_pictures_are_drawn_where_no_number_is_given(
+    config: EvaluateConfig, split: str | None, num_drawn: int
+):
+    real = load_real_pictures(replace(config, split=split, num_images=None), 8, 3, ())
+    assert real.num_floor_images == num_drawn
+
+
+def test_no_more_than_2000_are_drawn_unasked(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch):
+    assert references._MAX_UNASKED_IMAGES == 2000
+    monkeypatch.setattr(references, "_MAX_UNASKED_IMAGES", 41)
+    assert load_real_pictures(replace(config, num_images=None), 8, 3, ()).num_floor_images == 41
+    assert load_real_pictures(replace(config, num_images=43), 8, 3, ()).num_floor_images == 43
+
+
+@pytest.mark.parametrize("num_images", [40, 2000, None])
+def test_a_set_that_is_too_small_for_any_number_is_told_what_is_needed(config: EvaluateConfig, num_images: int | None):
+    small = replace(config, split="train[:64]", num_images=num_images)
+    with pytest.raises(ConfigError, match=r"has 64 pictures; an evaluation needs 80 or more") as failed:
+        load_real_pictures(small, 8, 3, ())
+    assert "lower" not in str(failed.value)
+
+
+def test_one_held_out_picture_is_too_few_for_an_error(config: EvaluateConfig, tmp_path: Path):
+    write_toy_cars(tmp_path / "lone", 90, 1, 8)
+    with pytest.raises(ConfigError, match=r"validation_split test of .*lone has 1 picture; it takes 2 or more"):
+        load_real_pictures(replace(config, train_data_dir=str(tmp_path / "lone")), 8, 3, ())
+
+
+def test_features_are_kept_under_the_contents_of_pictures_and_extractor():
+    flat, identity = load_extractor("torch.nn:Flatten"), load_extractor("efficientnet-lite0")
+    paths = {features_path(e, sha256, "cache") for e in (flat, identity) for sha256 in ("a", "b")}
+    assert len(paths) == 4
+    assert features_path(flat, "a", "cache") in paths
+    assert all(path.parent == Path("cache/ddpm_cars") for path in paths)
+
+
+@pytest.mark.parametrize(("size", "num_values"), [(8, 8 * 8 * 3), (32, 32 * 32 * 3), (64, 32 * 32 * 3)])
+def test_distances_between_pixels_are_root_mean_squares_of_at_most_32_pixels(size: int, num_values: int):
+    images = np.zeros((2, size, size, 3), np.uint8)
+    images[1] = 10
+    vectors = compared_pixels(images)
+    assert vectors.shape == (2, num_values)
+    assert float(torch.dist(*vectors)) == pytest.approx(10, rel=1e-5)
+
+
+def test_kept_pictures_can_be_compared_however_many_there_are():
+    images = np.random.default_rng(0).integers(0, 256, (2500, 8, 8, 3), np.uint8)
+    images.setflags(write=False)
+    expected = images.transpose(0, 3, 1, 2).reshape(len(images), -1) / 192**0.5
+    np.testing.assert_allclose(compared_pixels(images).numpy(), expected, rtol=1e-6)
+
+
+def test_mirrored_pictures_have_left_on_the_right():
+    images = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    assert mirrored(images)[0, 1, 0].tolist() == images[0, 1, 1].tolist()
+    np.testing.assert_array_equal(mirrored(mirrored(images)), images)

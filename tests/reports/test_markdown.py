@@ -1,0 +1,66 @@
+"""The section of a model card about the figures."""
+
+from typing import Any
+
+import pytest
+
+from ddpm_cars.reports.markdown import card_section
+from tests.support.report_helpers import HOSTILE, TEXTS, full_metrics, minimal_metrics, put
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Return the cells of every table, as a reader of GitHub's Markdown finds them."""
+    found: list[list[list[str]]] = []
+    for block in text.split("\n\n"):
+        lines = block.strip().splitlines()
+        if lines[0].startswith("| "):
+            assert all(line.startswith("| ") and line.endswith(" |") for line in lines)
+            rows = [[cell.strip() for cell in line.replace("\\|", "/").strip("|").split("|")] for line in lines]
+            assert len({len(row) for row in rows}) == 1
+            assert set("".join(rows[1])) == {"-", ":"}
+            found.append([rows[0], *rows[2:]])
+    return found
+
+
+def test_every_sampler_and_bound_has_a_row_and_the_floor_is_last():
+    metrics = full_metrics()
+    text = card_section(metrics)
+    quality, bits = tables(text)
+    assert [row[:2] for row in quality[1:-1]] == [
+        [sample["label"].replace("_", "\\_"), str(sample["num_inference_steps"])] for sample in metrics["samples"]
+    ]
+    assert quality[-1][0] == "real pictures"
+    assert len(bits) == 1 + len(metrics["likelihood"])
+    assert bits[1] == ["fixed\\_small, all 1000 steps", "4.10 ± 0.02"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "2,000 pictures drawn from seed 17 on, against 4,633 real ones",
+        "FD-EfficientNet cannot be compared with published FID",
+        "of the held-out split test",
+        "Near copies of training pictures by features: 1.2 %; 1.0 % of unseen pictures are as near",
+        "torch 2",
+    ],
+)
+def test_what_was_measured_with_what_is_told(words: str):
+    assert words in card_section(full_metrics())
+
+
+def test_what_was_not_measured_is_not_spoken_of():
+    text = card_section(minimal_metrics())
+    assert len(tables(text)) == 1
+    assert "Bits" not in text
+    assert "copies" not in text
+    assert "None" not in text
+
+
+@pytest.mark.parametrize("keys", TEXTS, ids=lambda keys: "/".join(map(str, keys)))
+def test_text_from_outside_stays_text(keys: tuple[Any, ...]):
+    metrics = full_metrics()
+    put(metrics, keys, HOSTILE + " | `x`\n# Heading")
+    text = card_section(metrics)
+    assert len(tables(text)) == 2
+    assert "<script" not in text.replace("\\<", "")
+    assert not any(line.startswith("#") for line in text.splitlines())

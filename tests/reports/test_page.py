@@ -1,0 +1,305 @@
+"""The report on a model, and the table for the terminal."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddpm_cars.reports.page import write_report
+from ddpm_cars.reports.quantities import duration_text, number_text
+from ddpm_cars.reports.text import summary
+from tests.support.report_helpers import (
+    HOSTILE,
+    MINUS,
+    PICTURES,
+    TEXTS,
+    Page,
+    full_metrics,
+    make_pictures,
+    minimal_metrics,
+    put,
+)
+
+
+@pytest.fixture
+def minimal() -> dict[str, Any]:
+    return minimal_metrics()
+
+
+@pytest.fixture
+def metrics() -> dict[str, Any]:
+    return full_metrics()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> dict[str, Path]:
+    return make_pictures(tmp_path)
+
+
+def report(metrics: dict[str, Any], pictures: dict[str, Path], tmp_path: Path) -> Page:
+    path = tmp_path / "new folder" / "report.html"
+    assert write_report(metrics, pictures, path) == path
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    return Page(path)
+
+
+def test_the_report_is_one_file_that_asks_for_nothing(
+    metrics: dict[str, Any], pictures: dict[str, Path], tmp_path: Path
+):
+    page = report(metrics, pictures, tmp_path)
+    source = page.path.read_text(encoding="utf-8")
+    assert "://" not in source
+    assert "url(" not in source
+    assert "@import" not in source
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object"})
+    assert not any("href" in attributes or "srcset" in attributes for _, attributes in page.tags)
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert all(attributes["alt"] for tag, attributes in page.tags if tag == "img")
+    assert ("meta", {"charset": "utf-8"}) in page.tags
+    assert any(attributes.get("name") == "viewport" for tag, attributes in page.tags if tag == "meta")
+
+
+def test_the_pictures_are_in_the_report(metrics: dict[str, Any], pictures: dict[str, Path], tmp_path: Path):
+    assert report(metrics, pictures, tmp_path).images == [pictures[name].read_bytes() for name in PICTURES]
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        "runs/cars",
+        "1,743,363 parameters, 32 x 32 pixels, 3 channels, DDPMCarsScheduler (fixed_small), 1000 timesteps",
+        "2,000 pictures, drawn with fixed_small, 100 steps, against 4,633 real ones",
+        "what 1,999 other real pictures get",
+        "FD-EfficientNet ↓ 20.1 ± 0.3 real pictures: 3.21 ± 0.05",
+        "Kernel distance ↓ 0.0123 ± 0.0010 real pictures: 0.0123 ± 0.0010",
+        "Bits per dimension ↓ 4.10 ± 0.02 fixed_small, all 1000 steps",
+        "Precision ↑ 0.701 real pictures: 0.812",
+        "Recall ↑ 0.403 real pictures: 0.403",
+        "Density ↑ 0.806",
+        "Coverage ↑ 0.608",
+        "Contrast → 1 0.930 real pictures: 1.001",
+        "Spectrum error ↓ 0.314",
+        "cannot be compared with published FID",
+        "of 512 pictures takes at most",
+        "the split test, which training has not seen",
+        "over 512 pictures: 0.910 ± 0.012 at t = 0 and 0.00123 ± 0.00004 at t = 999",
+        "nearer to one of 6,632 training pictures",
+        "features 8.12 1.2 % 1.0 %",
+        "pixels 23.4 0.9 % 1.1 %",
+        "Seed 17",
+        "weights 0123456789abcdef",
+        "photographs, train: 6,633 pictures, 89ab12cd34ef5678",
+        "Held out test: 501 pictures",
+        "squash",
+        "efficientnet-lite0, 1,280 features, fedcba9876543210",
+        "bicubic to 224",
+        "ddpm-cars 0.1.0, torch 2.13.0",
+        "likelihood 8 min 32 s, samples 2 h 3 min, distances 1.2 s",
+        "1,234 MiB",
+    ],
+)
+def test_what_was_measured_is_told(metrics: dict[str, Any], pictures: dict[str, Path], tmp_path: Path, expected: str):
+    assert expected in report(metrics, pictures, tmp_path).text
+
+
+def test_samplers_are_grouped_with_the_floor_below(metrics: dict[str, Any], tmp_path: Path):
+    _, *rows = report(metrics, {}, tmp_path).rows("Quality by number of steps")
+    assert [row[:3] for row in rows] == [
+        ["fixed_small", "10", "99 ± 3"],
+        ["fixed_small, as saved", "100", "20.1 ± 0.3"],
+        ["DDIMScheduler", "10", "41.2 ± 1.9"],
+        ["DDIMScheduler", "50", "19.0 ± 0.3"],
+        ["Real pictures", "", "3.21 ± 0.05"],
+    ]
+    assert [row[-1] for row in rows] == ["122", "12.3", "123", "24.6", ""]
+
+
+def test_the_best_of_a_column_stands_out_and_it_is_never_the_floor(metrics: dict[str, Any], tmp_path: Path):
+    page = report(metrics, {}, tmp_path)
+    best = [text for (_, text), kind in zip(page.found, page.classes, strict=True) if kind == "best"]
+    distance, kernel, precision, recall, contrast, bits = (
+        "19.0 ± 0.3",
+        "0.0099 ± 0.0010",
+        "0.810",
+        "0.500",
+        "1.050",
+        "4.07",
+    )
+    # Contrast is best at 1; what all samplers share stands out everywhere.
+    ties = ["0.806", "0.608", "0.314"]
+    assert sorted(best) == sorted([distance, kernel, precision, recall, contrast, f"{bits} ± 0.02", *4 * ties])
+
+
+def test_a_sampler_alone_is_not_the_best(minimal: dict[str, Any], tmp_path: Path):
+    page = report(minimal, {}, tmp_path)
+    assert "best" not in page.classes
+    assert "Every sampler" not in page.text
+
+
+def test_bounds_are_a_table(metrics: dict[str, Any], tmp_path: Path):
+    assert report(metrics, {}, tmp_path).rows("Bits per dimension")[1:] == [
+        ["fixed_small", "all", "1000", "4.10 ± 0.02", "0.0001", "3.9012", "0.2023"],
+        ["analytic", "least cost", "50", "4.07 ± 0.02", "0.0001", "3.9012", "0.2023"],
+    ]
+
+
+def test_how_it_was_measured_goes_from_the_model_to_the_cost(metrics: dict[str, Any], tmp_path: Path):
+    metrics["mixed_precision"] = "bf16"
+    page = report(metrics, {}, tmp_path)
+    assert page.all("dt") == [
+        "Model",
+        "Scheduler",
+        "Seed",
+        "Pictures",
+        "Data",
+        "Held out",
+        "Made square by",
+        "Extractor",
+        "Its input",
+        "Versions",
+        "Mixed precision",
+        "Time",
+        "Peak memory",
+    ]
+    assert page.all("dd")[10] == "bf16"
+
+
+def test_what_was_not_measured_is_not_spoken_of(minimal: dict[str, Any], tmp_path: Path):
+    page = report(minimal, {}, tmp_path)
+    assert page.all("h2") == ["Figures", "Quality by number of steps", "How it was measured"]
+    assert not page.images
+    for word in ("Bits", "Held out", "Peak memory", "Time", "training pictures", "None", "nan", "figcaption"):
+        assert word not in page.text
+
+
+@pytest.mark.parametrize(
+    ("parts", "names", "heading"),
+    [
+        (["likelihood"], ["bits_by_timestep"], "Bits per dimension"),
+        (["eps_mse"], ["eps_mse", "loss"], "Loss"),
+        (["spectrum"], ["spectrum"], "Spectrum"),
+        (["memorisation"], ["neighbours", "neighbours_features", "neighbours_pixels"], "Memorisation"),
+        ([], ["samples", "denoising"], "Pictures"),
+    ],
+)
+def test_an_absent_part_leaves_no_heading(
+    metrics: dict[str, Any],
+    pictures: dict[str, Path],
+    tmp_path: Path,
+    parts: list[str],
+    names: list[str],
+    heading: str,
+):
+    everything = report(metrics, pictures, tmp_path).all("h2")
+    less = {key: value for key, value in metrics.items() if key not in parts}
+    fewer = {name: path for name, path in pictures.items() if name not in names}
+    page = report(less, fewer, tmp_path)
+    assert page.all("h2") == [title for title in everything if title != heading]
+    assert len(page.images) == len(fewer)
+
+
+def test_copies_without_unseen_pictures_are_shown_only(
+    metrics: dict[str, Any], pictures: dict[str, Path], tmp_path: Path
+):
+    metrics["memorisation"] = {"num_training_images": 6632}
+    page = report(metrics, pictures, tmp_path)
+    assert "Memorisation" in page.all("h2")
+    assert "Unseen pictures" not in page.text
+    assert pictures["neighbours_pixels"].read_bytes() in page.images
+
+
+@pytest.mark.parametrize("keys", TEXTS)
+def test_names_are_text_and_never_markup(metrics: dict[str, Any], tmp_path: Path, keys: tuple[Any, ...]):
+    clean = report(metrics, {}, tmp_path)
+    put(metrics, keys, HOSTILE)
+    hostile = report(metrics, {}, tmp_path)
+    assert HOSTILE in hostile.text
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in clean.tags]
+
+
+# The terminal
+
+
+def test_the_summary_has_a_row_a_sampler_and_the_floor_last(metrics: dict[str, Any]):
+    lines = summary(metrics).splitlines()
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("sampler")) :][:6]
+    assert [line.split() for line in table] == [
+        ["sampler", "steps", "FD", "kernel", "prec", "rec", "dens", "cov", "contr", "spec", "images/s"],
+        "fixed_small 100 20.1 ± 0.3 0.0123 0.70 0.40 0.81 0.61 0.93 0.31 12.3".split(),
+        "DDIMScheduler 10 41.2 ± 1.9 0.0123 0.81 0.40 0.81 0.61 1.05 0.31 123".split(),
+        "fixed_small 10 99 ± 3 0.0123 0.70 0.50 0.81 0.61 0.93 0.31 122".split(),
+        "DDIMScheduler 50 19.0 ± 0.3 0.00990 0.70 0.40 0.81 0.61 0.93 0.31 24.6".split(),
+        "real pictures 3.21 ± 0.05 0.0123 0.81 0.40 0.81 0.61 1.00 0.31".split(),
+    ]
+    # Columns end at the same place.
+    ends = [[match.end() for match in re.finditer(r"\S+( ± \S+)?(?=  |$)", line)] for line in table]
+    assert all(row[1:] == ends[0][1:] for row in ends[1:-1])
+    assert ends[-1][1:] == ends[0][2:-1]
+
+
+def test_the_summary_tells_bits_and_copies(metrics: dict[str, Any], minimal: dict[str, Any]):
+    text = " ".join(summary(metrics).split())
+    assert "runs/cars: 2,000 drawn pictures against 4,633 real ones." in text
+    assert "FD is FD-EfficientNet; FD-EfficientNet cannot be compared with published FID." in text
+    metrics["extractor"]["distance_name"] = "FID"
+    assert "FD is FID; FID of other numbers of pictures cannot be compared with it" in " ".join(
+        summary(metrics).split()
+    )
+    assert "of 512 pictures" in text
+    assert "fixed_small, all 1000 steps 4.10 ± 0.02 0.0001 3.9012 0.2023" in text
+    assert "analytic, 50 least cost 4.07 ± 0.02" in text
+    assert "by features: 1.2 %, of unseen pictures 1.0 %." in text
+    assert "by pixels: 0.9 %, of unseen pictures 1.1 %." in text
+    assert not re.search("Bits|copies|None", summary(minimal))
+
+
+def test_however_large_the_figures_are_the_samplers_can_be_told_apart(metrics: dict[str, Any]):
+    for entry, label in zip(metrics["samples"], ("fixed_small", "fixed_large"), strict=False):
+        entry["label"] = label
+        entry["metrics"] |= {"frechet_distance": 2476710.0, "frechet_distance_std_error": 2e4}
+    assert {"fixed_small", "fixed_large"} < set(summary(metrics).split())
+
+
+@pytest.mark.parametrize("label", ["x", "DPMSolverMultistepScheduler", "a" * 90])
+@pytest.mark.parametrize("distance", [1.0, 12345.6])
+def test_the_summary_fits_a_terminal(metrics: dict[str, Any], label: str, distance: float):
+    metrics["samples"][1]["label"] = label
+    metrics["samples"][1]["metrics"] |= {"frechet_distance": distance, "kernel_distance": -1.234e-5}
+    metrics["model"]["name"] = "/".join(["a long folder"] * 12)
+    lines = summary(metrics).splitlines()
+    assert max(map(len, lines)) <= 100
+    (row,) = (line for line in lines if "1.23e" in line)
+    assert row.startswith(label[:10])
+    assert ("…" in row) == (len(label) > 25)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "expected"),
+    [
+        (20.13, 0.31, "20.1 ± 0.3"),
+        (20.13, 0.11, "20.13 ± 0.11"),
+        (20.13, 3.1, "20 ± 3"),
+        (1234.5, 56, "1,234 ± 56"),
+        (0.0123, 0.00104, "0.0123 ± 0.0010"),
+        (-0.5, 0.02, "-0.50 ± 0.02"),
+        (5.0, 0.1, "5.00 ± 0.10"),
+        (5.0, 0.2, "5.0 ± 0.2"),
+        (0.7, 0, "0.700"),
+        (8.1, 0, "8.10"),
+        (123.0, 0, "123"),
+        (999.7, 0, "1,000"),
+        (12345.6, 0, "12,346"),
+        (-0.00001234, 0, "-1.23e-05"),
+    ],
+)
+def test_numbers_have_the_digits_that_their_error_leaves(value: float, error: float, expected: str):
+    assert number_text(value, error) == expected.replace("-", MINUS)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.04, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 0 s"), (512.3, "8 min 32 s"), (3599.6, "1 h 0 min")],
+)
+def test_durations_are_in_words(seconds: float, expected: str):
+    assert duration_text(seconds) == expected

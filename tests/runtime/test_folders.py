@@ -1,0 +1,98 @@
+"""One run per folder, signals that wait for the end of a step, folders that cannot be used."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ddpm_cars.errors import ConfigError
+from ddpm_cars.runtime.folders import FolderLock, prepare_folder
+from ddpm_cars.runtime.signals import StopNotice
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from ddpm_cars.runtime.folders import FolderLock
+lock = FolderLock(Path(sys.argv[1]))
+lock.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_by_name_until_the_first_is_killed(tmp_path: Path):
+    first = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        lock = FolderLock(tmp_path)
+        with pytest.raises(ConfigError, match=rf"in use by another run \(process {first.pid} on .+\)"):
+            lock.acquire()
+    finally:
+        first.kill()
+        first.communicate()
+    # SIGKILL leaves no time to clean up; the operating system opens the lock.
+    lock.acquire()
+    lock.release()
+
+
+def test_a_released_folder_can_be_taken_again(tmp_path: Path):
+    first, second = FolderLock(tmp_path), FolderLock(tmp_path)
+    first.acquire()
+    with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
+        second.acquire()
+    first.release()
+    first.release()
+    second.acquire()
+    second.release()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_remembered_and_the_next_one_acts(signum: signal.Signals):
+    came = []
+    previous = signal.signal(signum, lambda *_: came.append("usual"))
+    try:
+        with StopNotice() as notice:
+            assert notice.signum is None
+            os.kill(os.getpid(), signum)
+            assert (notice.signum, came) == (signum, [])
+            os.kill(os.getpid(), signum)
+            assert came == ["usual"]
+        os.kill(os.getpid(), signum)
+        assert came == ["usual", "usual"]
+    finally:
+        signal.signal(signum, previous)
+
+
+def test_outside_the_main_thread_signals_stay_with_the_caller():
+    handlers = []
+
+    def enter() -> None:
+        with StopNotice():
+            handlers.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert handlers == [before]
+
+
+def test_an_output_folder_is_made_and_left_empty(tmp_path: Path):
+    prepare_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_an_output_folder_that_cannot_be_used_is_one_line(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file is a file; choose another output_dir"):
+        prepare_folder(tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"cannot be written to \(Not a directory\)"):
+        prepare_folder(tmp_path / "file" / "below")
+    # No user may write there, root included.
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        prepare_folder(Path("/proc/ddpm-cars"))

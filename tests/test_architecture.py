@@ -1,0 +1,211 @@
+"""The rules of the code's layout, read off the sources themselves."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "ddpm_cars"
+STANDALONE = ("scheduling_ddpm_cars", "pipeline_ddpm_cars")
+TRAVELS = (*STANDALONE, "portable")
+BASE = ("errors", "runtime", *STANDALONE)
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "portable": (),
+    "scheduling_ddpm_cars": ("portable",),
+    "pipeline_ddpm_cars": ("portable",),
+    "errors": (),
+    "runtime": ("errors",),
+    "config": ("errors",),
+    "diffusion": BASE,
+    "data": ("config", "errors", "runtime"),
+    "toy_cars": ("runtime",),
+    "networks": ("diffusion", *BASE),
+    "figures": ("runtime",),
+    "runs": ("config", "data", *BASE),
+    "reports": ("figures", "runtime"),
+    "sampling": ("config", "data", "diffusion", "figures", "runs", *BASE),
+    "training": ("config", "data", "diffusion", "figures", "networks", "runs", "sampling", *BASE),
+    "evaluation": ("config", "data", "diffusion", "reports", "runs", "sampling", *BASE),
+    "publishing": ("config", "reports", "runs", *BASE),
+    "demo": ("data", "diffusion", "figures", "sampling", "toy_cars", *BASE),
+    "__init__": ("diffusion", *STANDALONE),
+}
+"""What each wing imports of the others; the command line and the face of the package import what they need."""
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PROGRAMS = sorted(path for name in ("scripts", "benchmarks", "studies") for path in (ROOT / name).rglob("*.py"))
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports_in(tree: ast.Module) -> Iterator[str]:
+    """Yield the dotted name of everything imported at any depth, relative imports resolved against ddpm_cars."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                module = f"ddpm_cars.{module}".rstrip(".")
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def top_level_imports(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports_in(parse(path))}
+
+
+def wing_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def wings_imported_by(path: Path) -> set[str]:
+    """Return the wings that a file imports from; a name taken from ddpm_cars itself is `__init__`."""
+    dotted = (name.split(".") for name in imports_in(parse(path)))
+    found = {parts[1] if len(parts) > 1 else "__init__" for parts in dotted if parts[0] == "ddpm_cars"}
+    known = {wing_of(module) for module in MODULES}
+    return {wing if wing in known else "__init__" for wing in found} - {wing_of(path)}
+
+
+def by_name(paths: list[Path]) -> list:
+    return [pytest.param(path, id=path.relative_to(ROOT).as_posix()) for path in paths]
+
+
+@pytest.mark.parametrize("path", by_name(MODULES))
+def test_a_wing_imports_only_wings_of_the_table(path: Path):
+    wing = wing_of(path)
+    if wing in ("cli", "__main__"):
+        return
+    above = wings_imported_by(path) - {*MAY_IMPORT[wing]}
+    # Importing the package brings in low wings only.
+    assert not above - {"__init__"}, f"{path} imports {above}; MAY_IMPORT says what {wing} may."
+    assert not ("__init__" in above and wing in TRAVELS), f"{path} stands alone, but imports from ddpm_cars."
+
+
+def test_the_table_has_no_circle():
+    done: set[str] = set()
+
+    def visit(wing: str, trail: tuple[str, ...]) -> None:
+        assert wing not in trail, f"The table goes round in a circle: {' -> '.join((*trail, wing))}."
+        if wing not in done:
+            for other in MAY_IMPORT[wing]:
+                visit(other, (*trail, wing))
+            done.add(wing)
+
+    for wing in MAY_IMPORT:
+        visit(wing, ())
+
+
+def modules_imported_by(path: Path) -> set[Path]:
+    found = set()
+    for name in imports_in(parse(path)):
+        parts = name.split(".")
+        if parts[0] == "ddpm_cars":
+            places = (PACKAGE.joinpath(*parts[1:n]).with_suffix(".py") for n in (len(parts), len(parts) - 1) if n > 1)
+            found.update(place for place in places if place.exists())
+    return found
+
+
+def test_modules_have_no_circle():
+    graph = {path: modules_imported_by(path) for path in MODULES}
+    done: set[Path] = set()
+
+    def visit(path: Path, trail: tuple[Path, ...]) -> None:
+        assert path not in trail, f"Import cycle: {' -> '.join(p.stem for p in (*trail, path))}."
+        if path not in done:
+            for imported in sorted(graph[path]):
+                visit(imported, (*trail, path))
+            done.add(path)
+
+    for path in graph:
+        visit(path, ())
+
+
+@pytest.mark.parametrize("path", by_name([path for path in MODULES if path.name == "__init__.py"]))
+def test_the_face_of_a_wing_is_a_docstring_and_public_names(path: Path):
+    docstring, *rest = parse(path).body
+    assert isinstance(docstring, ast.Expr)
+    if path.parent != PACKAGE:
+        assert all(isinstance(node, ast.ImportFrom | ast.Assign) for node in rest)
+
+
+@pytest.mark.parametrize("path", by_name(sorted((ROOT / "tests").rglob("test_*.py"))))
+def test_tests_mirror_the_wings(path: Path):
+    folder = path.parent.name
+    modules = [module.stem for module in MODULES if wing_of(module) == folder]
+    if folder == "portable":
+        modules += STANDALONE
+    if modules:
+        name = path.stem.removeprefix("test_")
+        assert any(name == module or name.startswith(f"{module}_") for module in modules), f"{path.name}: of what?"
+
+
+@pytest.mark.parametrize("name", STANDALONE)
+def test_standalone_files_need_torch_numpy_and_diffusers_only(name: str):
+    foreign = (
+        top_level_imports(PACKAGE / f"{name}.py") - set(sys.stdlib_module_names) - {"torch", "numpy", "diffusers"}
+    )
+    assert not foreign
+
+
+@pytest.mark.parametrize("path", by_name(MODULES))
+def test_only_the_command_line_imports_jsonargparse(path: Path):
+    assert "jsonargparse" not in top_level_imports(path) or wing_of(path) == "cli"
+
+
+@pytest.mark.parametrize("path", by_name(MODULES + PROGRAMS))
+def test_nothing_is_pickled(path: Path):
+    tree = parse(path)
+    pickling = {"pickle", "cPickle", "_pickle", "torch.save", "torch.load"}
+    for name in imports_in(tree):
+        assert name not in pickling, f"{path.name} imports {name}."
+        assert name.split(".")[0] not in pickling, f"{path.name} imports {name}."
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            assert ast.unparse(node) not in pickling, f"{path.name}, line {node.lineno}: {ast.unparse(node)}."
+
+
+def undocumented(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
+    for node in body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        if ast.get_docstring(node) is None:
+            yield f"{prefix}{node.name}"
+        if isinstance(node, ast.ClassDef):
+            yield from undocumented(node.body, f"{prefix}{node.name}.")
+
+
+@pytest.mark.parametrize("path", by_name(MODULES))
+def test_everything_public_has_a_docstring(path: Path):
+    assert not list(undocumented(parse(path).body))
+
+
+def modules_after(statement: str) -> set[str]:
+    script = f"import sys; {statement}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def modules_after_import() -> set[str]:
+    return modules_after("import ddpm_cars")
+
+
+@pytest.mark.parametrize("name", ["datasets", "matplotlib", "jsonargparse"])
+def test_importing_the_package_is_light(modules_after_import: set[str], name: str):
+    assert name not in modules_after_import
+
+
+def test_importing_the_package_adds_no_accelerate_to_what_diffusers_imports(modules_after_import: set[str]):
+    # Where accelerate is installed, diffusers' own models import it.
+    of_diffusers = modules_after("import diffusers.models.unets.unet_2d, diffusers.pipelines.pipeline_utils")
+    assert {name for name in modules_after_import - of_diffusers if name.split(".")[0] == "accelerate"} == set()
+
+
+@pytest.mark.parametrize("name", STANDALONE)
+def test_importing_the_package_registers_what_diffusers_looks_up(modules_after_import: set[str], name: str):
+    assert f"ddpm_cars.{name}" in modules_after_import
