@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 		--num_inference_steps 100 --num_images 36 --batch_size 36 --output_dir $(DEMO)/finished --overwrite_output_dir
 	@echo
 	@echo "What it learned from:   $(DEMO)/dataset.png"
-	@echo "How pictures drown:     $(DEMO)/noising.png"
+	@echo "How images drown:     $(DEMO)/noising.png"
 	@echo "How the loss fell:      $(DEMO)/model/loss.png"
 	@echo "What it draws now:      $(DEMO)/samples/grid.png"
 	@echo "How it gets there:      $(DEMO)/samples/denoising.png"

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from benchmarks.measure import SEED, Apart, Rows, alternate, default_device, ratio, seconds_of, spread
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.networks.unet import PRESETS, create_unet
-from ddpm_cars.sampling.generate import place_to_draw
+from ddpm_cars.sampling.generate import move_for_inference
 
 NUM_REPEATS = 7
 _PLACED = "ours, as scripts/sample.py places it"
@@ -78,7 +78,7 @@ class PlacedPipeline:
 
     def __init__(self, unet: UNet2DModel):
         self.pipeline = DDPMCarsPipeline(unet, DDPMCarsScheduler())
-        place_to_draw(self.pipeline, default_device())
+        move_for_inference(self.pipeline, default_device())
         self.pipeline.set_progress_bar_config(disable=True)
 
     def draw(self, batch_size: int, num_inference_steps: int) -> np.ndarray:

@@ -42,7 +42,7 @@ class StockTraining:
     """The loop of diffusers' example, with the settings of one of our runs.
 
     Args:
-        config: The run; its pictures are those of the split train of `train_data_dir`.
+        config: The run; its images are those of the split train of `train_data_dir`.
     """
 
     def __init__(self, config: TrainingConfig):
@@ -92,7 +92,7 @@ class StockTraining:
         self._first: torch.Tensor | None = None
 
     def count(self) -> int:
-        """Return how many pictures there are."""
+        """Return how many images there are."""
         return self.num_images
 
     def steps(self, num_steps: int) -> None:
@@ -103,12 +103,12 @@ class StockTraining:
             self.step(self._first)
 
     def pictures(self) -> None:
-        """Fetch every picture once, and do nothing with it."""
+        """Fetch every image once, and do nothing with it."""
         for _ in self.loader:
             pass
 
     def step(self, x_0: torch.Tensor) -> float:
-        """Take one optimiser step on pictures (batch, 3, H, W) and return its loss, which waits for the device."""
+        """Take one optimiser step on images (batch, 3, H, W) and return its loss, which waits for the device."""
         x_0 = x_0.to(self.dtype)
         eps = torch.randn(x_0.shape, dtype=x_0.dtype, device=x_0.device)
         t = torch.randint(self.config.num_train_timesteps, (len(x_0),), device=x_0.device)
@@ -125,7 +125,7 @@ class StockTraining:
         return loss.detach().item()
 
     def epoch(self) -> None:
-        """Train on every picture once, from the files."""
+        """Train on every image once, from the files."""
         # Written nowhere: what it costs to make the text belongs to the loop, the terminal does not.
         with tqdm(total=len(self.loader), file=io.StringIO()) as bar:
             for batch in self.loader:

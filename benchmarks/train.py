@@ -1,6 +1,6 @@
 """Training from a folder of JPEGs: diffusers' documented loop and ours on the same network.
 
-Numbers of pictures a second are taken alternately, an epoch of one after an epoch of the other. The settings of both
+Numbers of images a second are taken alternately, an epoch of one after an epoch of the other. The settings of both
 are those of diffusers' example: AdamW with betas 0.95 and 0.999, cosine after 500 steps, clipping to 1, an average of
 the weights. Besides, it is shown how far the two ways of computing the same steps lead apart.
 """
@@ -50,11 +50,11 @@ def known_peak_tflops() -> float | None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this suite."""
     on_gpu = default_device().type == "cuda"
-    parser.add_argument("--train_data_dir", help="folder of pictures, instead of drawn ones; of its split train")
+    parser.add_argument("--train_data_dir", help="folder of images, instead of drawn ones; of its split train")
     parser.add_argument("--num_images", type=int, default=256, help="JPEGs to draw, where no folder is given")
     parser.add_argument("--preset", choices=list(PRESETS), default="peer64" if on_gpu else "tiny", help="network")
     parser.add_argument("--resolution", type=int, default=64 if on_gpu else 32, help="height and width")
-    parser.add_argument("--train_batch_size", type=int, default=16, help="pictures a step")
+    parser.add_argument("--train_batch_size", type=int, default=16, help="images a step")
     parser.add_argument(
         "--mixed_precision", choices=["no", "fp16", "bf16"], default="bf16" if on_gpu else "no", help="of both"
     )
@@ -125,7 +125,7 @@ def our_epoch(trainer: Trainer, num_steps: int) -> None:
 
 
 def forward_flops(unet: UNet2DModel) -> int:
-    """Return the floating-point operations, two for a multiply-add, of a forward pass of one picture."""
+    """Return the floating-point operations, two for a multiply-add, of a forward pass of one image."""
     size = unet.config.sample_size
     x_t = torch.zeros(1, unet.config.in_channels, size, size, device=unet.device)
     # Of the ways to compute attention, this one is counted on every device.
@@ -135,14 +135,14 @@ def forward_flops(unet: UNet2DModel) -> int:
 
 
 def loops(stock: Apart, trainer: Trainer, num_repeats: int) -> tuple[dict[str, list[float]], list[str]]:
-    """Return the pictures a second of every loop, and what there is to say of them."""
+    """Return the images a second of every loop, and what there is to say of them."""
     config, device, notes = trainer.config, trainer.device, []
     num_images, batch_size = stock.call("count"), config.train_batch_size
     num_steps = max(1, num_images // batch_size)
     # A CPU needs seconds for a few; a GPU, which nobody waits for in between, needs more of them.
     num_alone = num_steps if device.type == "cuda" else min(num_steps, 4)
     here = partial(seconds_of, device=device)
-    # How many pictures a call is for, and what measures it.
+    # How many images a call is for, and what measures it.
     measured: dict[str, tuple[int, Callable[[], float]]] = {
         "stock, from files": (num_images, partial(stock.seconds, "epoch")),
         "ours, from files": (num_steps * batch_size, partial(here, partial(our_epoch, trainer, num_steps))),
@@ -193,7 +193,7 @@ def loop_rows(speeds: dict[str, list[float]], flops: int, peak_tflops: float | N
 
 
 def decode_rows(stock: Apart, trainer: Trainer, num_repeats: int) -> Rows:
-    """Return a row per way of getting the pictures of one epoch."""
+    """Return a row per way of getting the images of one epoch."""
     config, n = trainer.config, stock.call("count")
     batches_per_epoch = max(1, n // config.train_batch_size)
     fresh = itertools.count()
@@ -342,7 +342,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
     results = {
         "settings of all loops": [{**settings, "pictures": num_pictures}],
         "training": loop_rows(speeds, flops, arguments.peak_tflops),
-        "pictures of one epoch": decoding,
+        "images of one epoch": decoding,
         "where the time of our step goes": profiled,
         "the same steps in two ways": numerics,
     }

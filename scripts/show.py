@@ -1,4 +1,4 @@
-"""Look at the pictures and at their noising: python scripts/show.py --train_data_dir DIR"""
+"""Look at the images and at their noising: python scripts/show.py --train_data_dir DIR"""
 
 from ddpm_cars.cli.commands import show
 

@@ -75,7 +75,7 @@ def common_eps_mse(folder: Path, train_data_dir: str) -> float:
 
 
 def batch_size_of(folder: Path) -> int:
-    """Return how many pictures a step of the run in a folder takes."""
+    """Return how many images a step of the run in a folder takes."""
     return int(yaml.safe_load((folder / "config.yaml").read_text())["train_batch_size"])
 
 
@@ -197,7 +197,7 @@ def main() -> None:
             list(tqdm(pool.map(work, on), desc=title, total=len(on), unit="run"))
     if "evaluate" in study.spec:
         floor = study.known(runs[0]["name"])["floor"]["frechet_distance"]
-        print(f"Fréchet distance of real pictures: {floor:.1f}\n")
+        print(f"Fréchet distance of real images: {floor:.1f}\n")
     print(table(study.rows()))
 
 

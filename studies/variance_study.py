@@ -64,7 +64,7 @@ def spectrum(images: np.ndarray) -> np.ndarray:
 
 
 class Study:
-    """One model and the pictures it was trained on.
+    """One model and the images it was trained on.
 
     Args:
         arguments: The command line.
@@ -92,7 +92,7 @@ class Study:
         return torch.autocast("cpu", torch.bfloat16) if self.arguments.bf16 else nullcontext()
 
     def draw(self, sampler: str, num_inference_steps: int, seed: int) -> np.ndarray:
-        """Draw pictures, uint8 (N, H, W, C), from the same noise for every sampler."""
+        """Draw images, uint8 (N, H, W, C), from the same noise for every sampler."""
         if sampler == "ddim":
             self.pipeline.scheduler = DDIMScheduler.from_config(self.config)
         else:
@@ -107,7 +107,7 @@ class Study:
         return np.stack([np.atleast_3d(image) for image in images])
 
     def reference(self) -> tuple[Moments, float]:
-        """Return the moments of the reference pictures, and the distance of as many real ones as are drawn."""
+        """Return the moments of the reference images, and the distance of as many real ones as are drawn."""
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(0)).numpy()
         features = self.extractor(self.images[order])
         n = self.arguments.num_images

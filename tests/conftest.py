@@ -104,7 +104,7 @@ def make_config(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures of plain colours in two splits."""
+    """Three images of plain colours in two splits."""
     return make_pictures(tmp_path / "pictures")
 
 

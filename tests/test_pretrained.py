@@ -42,7 +42,7 @@ def test_its_pictures_have_the_colours_of_the_drawn_cars(pipe: DDPMCarsPipeline)
     # Noise, grey and black are all far outside.
     assert abs(images.mean() - drawn.mean()) < 0.15
     assert 0.5 < images.std(axis=(1, 2)).mean() / drawn.std(axis=(1, 2)).mean() < 1.5
-    # Neighbouring pixels are alike, and pictures are not.
+    # Neighbouring pixels are alike, and images are not.
     assert np.abs(np.diff(images, axis=1)).mean() < 2 * np.abs(np.diff(drawn, axis=1)).mean()
     assert np.abs(images[0] - images[1]).mean() > 0.05
 
@@ -72,7 +72,7 @@ def test_it_was_trained_by_the_recipe_beside_it():
         (Path(__file__).parents[1] / "src" / "ddpm_cars" / "recipes" / "pretrained.yaml").read_text()
     )
     changed = {name for name, value in recipe.items() if settings.get(name, value) != value}
-    # The same run on two processes: half of the pictures of a step for each.
+    # The same run on two processes: half of the images of a step for each.
     assert changed <= {"train_batch_size"}
     facts = json.loads((ddpm_cars.pretrained() / "training.json").read_text())
     assert facts["steps"] == recipe["max_train_steps"]

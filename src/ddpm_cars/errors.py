@@ -1,8 +1,12 @@
-"""TODO src/ddpm_cars/errors.py."""
+"""Every error that a user can meet; its message is one line that names the value, the place and the cure."""
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
     """A mistake that the person at the command line can mend; the message says how."""
+
+
+ConfigError = UserError
+"""The name of `UserError` in earlier versions."""
 
 
 class RunError(RuntimeError):

@@ -54,7 +54,7 @@ def match_init_noise(noise: torch.Tensor, statistics: Mapping[str, Any], alpha_b
             f"width) = {measured}: measure it again with ddpm_cars.fit_init_noise."
         )
     values, vectors = torch.linalg.eigh(alpha_bar * covariance)
-    # The symmetric root keeps x_T as near to the given noise as can be, so seeds keep their pictures.
+    # The symmetric root keeps x_T as near to the given noise as can be, so seeds keep their images.
     root = vectors * (values.clamp(min=0) + 1 - alpha_bar).sqrt() @ vectors.T
     rest_std = (alpha_bar * statistics["rest_variance"] + 1 - alpha_bar) ** 0.5
     rows, columns, root, shift = (x.to(noise) for x in (rows, columns, root, alpha_bar**0.5 * mean))
@@ -289,9 +289,9 @@ class DDPMCarsPipeline(DiffusionPipeline):
         return f"{type(self).__name__} {super().to_json_string()}"
 
     def enable_fast_sampling(self, max_batch_size: int = 16) -> None:
-        """Compile the network, for many pictures or steps: the first call takes up to minutes, the others less.
+        """Compile the network, for many images or steps: the first call takes up to minutes, the others less.
 
-        The same seeds give the same pictures, up to rounding. The dtype is that of the UNet: `pipe.to(torch.bfloat16)`
+        The same seeds give the same images, up to rounding. The dtype is that of the UNet: `pipe.to(torch.bfloat16)`
         goes with it. Where nothing can be compiled, a warning says so and the network runs as it is.
 
         Args:

@@ -200,7 +200,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             `trained_betas`, from which other schedulers get the same noise levels.
         max_last_noise_grey_levels: Bound on the mean magnitude of the last noise that "analytic" and "spectral" add,
             in steps of 1/255 of the range [-1, 1], above 0, as Bao et al. clip sigma_2; None for data that are not
-            pictures.
+            images.
 
     Raises:
         NotImplementedError: If `beta_schedule` is unknown.
@@ -560,7 +560,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
 
     def _bounded_x_0_variance(self, t: np.ndarray, calibration: Mapping[str, Any]) -> np.ndarray:
         variance = self._x_0_variance(t, np.asarray(calibration["timesteps"]), calibration["eps_mse"])
-        # A posterior never varies by more than the data, and pictures in [-1, 1] by no more than 1.
+        # A posterior never varies by more than the data, and images in [-1, 1] by no more than 1.
         return np.clip(variance, 0, max(1.0, calibration.get("data_variance", 1.0)))
 
     def _calibrated_std(self, t: np.ndarray, steps: _Step, x_0_variance: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from ddpm_cars.cli.parser import parse
 from ddpm_cars.cli.stock_flags import STOCK_FLAGS, with_cures
 from ddpm_cars.config.commands import CalibrateConfig, EvaluateConfig, SampleConfig, ShowConfig, ToyCarsConfig
 from ddpm_cars.config.training import TrainCommandConfig, TrainingConfig
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ["--train_data_dir", "pictures"]
@@ -51,7 +51,7 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         assert stop.value.code == 2
         printed = capsys.readouterr()
         assert printed.out == ""
-        # The bars of reading pictures may come before it.
+        # The bars of reading images may come before it.
         lines = printed.err.replace("\r", "\n").splitlines()
         (line,) = (line for line in lines if line.strip() and "%|" not in line and "examples" not in line)
         assert ": error: " in line
@@ -112,7 +112,7 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     ),
 )
 def test_settings_of_a_run_that_cannot_work_are_named(changes: dict, words: str):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         TrainingConfig(**{"train_data_dir": "pictures", **changes})
 
 
@@ -128,7 +128,7 @@ def test_settings_of_a_run_that_cannot_work_are_named(changes: dict, words: str)
     ],
 )
 def test_settings_of_pictures_that_do_not_go_together_are_named(changes: dict, words: str):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         TrainingConfig(**changes)
 
 
@@ -153,7 +153,7 @@ def test_settings_of_pictures_that_do_not_go_together_are_named(changes: dict, w
 def test_settings_of_the_other_commands_that_cannot_work_are_named(config_class: type, changes: dict, words: str):
     flags, values = CONFIGS[config_class][::2], CONFIGS[config_class][1::2]
     needed = {flag.removeprefix("--"): value for flag, value in zip(flags, values, strict=True)}
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         config_class(**{**needed, **changes})
 
 

@@ -12,7 +12,7 @@ import yaml
 from ddpm_cars.config import commands as command_configs
 from ddpm_cars.config.commands import EvaluateConfig, PushConfig, SampleConfig
 from ddpm_cars.config.training import TrainCommandConfig, TrainingConfig
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.training.prepare import Setup
 
 NEEDED: dict[str, Any] = {"train_data_dir": "pictures", "pretrained_model_name_or_path": "m"}
@@ -59,7 +59,7 @@ def make(config_class: Any, **changes: Any) -> Any:
     ids=lambda value: f"{next(iter(value.items()))}" if isinstance(value, dict) else "",
 )
 def test_what_a_setting_cannot_be_is_named_with_what_it_can(changes: dict, words: str):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         make(TrainingConfig, **changes)
     assert str(error.value) == words
 
@@ -69,7 +69,7 @@ def test_every_field_of_every_config_is_looked_at(config_class: Any):
     assert len(CONFIGS) >= 10
     assert make(config_class) == make(config_class)
     for field in fields(config_class):
-        with pytest.raises(ConfigError, match=f"^{field.name} is <object .*; it must be "):
+        with pytest.raises(UserError, match=f"^{field.name} is <object .*; it must be "):
             make(config_class, **{field.name: object()})
 
 

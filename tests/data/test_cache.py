@@ -1,4 +1,4 @@
-"""What is kept of decoded pictures: when it is believed, and what a full disk or a kill leaves of it."""
+"""What is kept of decoded images: when it is believed, and what a full disk or a kill leaves of it."""
 
 import errno
 import os
@@ -18,11 +18,11 @@ from ddpm_cars.cli import commands as cli
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.cache import _try_lock, decode_once
 from ddpm_cars.data.pictures import Pictures, find_pictures
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from tests.support.disk_helpers import note_disk_events
 from tests.support.picture_helpers import BLUE, GREEN, GREY, RED, colours, save
 
-# Decodes the pictures in sys.argv[1] into the cache in sys.argv[2] and is killed before they are published.
+# Decodes the images in sys.argv[1] into the cache in sys.argv[2] and is killed before they are published.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -53,7 +53,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[None]:
 
 @contextmanager
 def few_pixels(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[None]:
-    """Let Pillow's limit be too low for the pictures of every other name."""
+    """Let Pillow's limit be too low for the images of every other name."""
     with monkeypatch.context() as patch:
         patch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
         yield
@@ -183,7 +183,7 @@ def test_one_line_says_where_decoded_pictures_are_and_how_large(
         load(resolution=1024)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "kept in" in line]
     (path,) = (tmp_path / "cache" / "ddpm_cars").iterdir()
-    assert line == f"decoded pictures of {folder} are kept in {path}, 9 MiB"
+    assert line == f"decoded images of {folder} are kept in {path}, 9 MiB"
     monkeypatch.setenv("RANK", "1")
     load()
     assert "kept in" not in capsys.readouterr().err
@@ -209,7 +209,7 @@ def test_a_full_disk_is_one_line_that_names_the_cache_and_the_cure(
         cli.show([text for name, value in settings.items() for text in (f"--{name}", str(value))])
     assert stop.value.code == 2
     line = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
-    refusal = f"the decoded pictures, 9 MiB, cannot be kept in {cache / 'ddpm_cars'} (File too large)"
+    refusal = f"the decoded images, 9 MiB, cannot be kept in {cache / 'ddpm_cars'} (File too large)"
     assert line.endswith(f"error: {refusal}; make room or mend that, or choose another cache_dir")
     assert list((cache / "ddpm_cars").iterdir()) == []
 
@@ -218,7 +218,7 @@ def test_a_cache_that_cannot_be_made_is_named_and_other_files_are_not_mistaken_f
     load: Callable[..., Pictures], tmp_path: Path
 ):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=rf"cannot be kept in {tmp_path}/file/ddpm_cars \(Not a directory\)"):
+    with pytest.raises(UserError, match=rf"cannot be kept in {tmp_path}/file/ddpm_cars \(Not a directory\)"):
         load(cache_dir=str(tmp_path / "file"))
     with pytest.raises(FileExistsError, match="file"):
         load(report_path=tmp_path / "file" / "pictures.json")

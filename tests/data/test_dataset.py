@@ -1,4 +1,4 @@
-"""Where pictures come from: splits and classes of folders and of datasets."""
+"""Where images come from: splits and classes of folders and of datasets."""
 
 import zipfile
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ddpm_cars.data.pictures import Pictures
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from tests.support.picture_helpers import BLUE, GREEN, GREY, RED, colours, save
 
 
@@ -28,19 +28,19 @@ def test_what_cannot_be_found_is_named(load: Callable[..., Pictures], folder: Pa
     (tmp_path / "texts" / "a.txt").write_text("text")
     for changes, words in (
         ({"train_data_dir": str(tmp_path / "nowhere")}, "nowhere is not a folder"),
-        ({"train_data_dir": str(tmp_path / "empty")}, "empty holds no pictures"),
-        ({"train_data_dir": str(tmp_path / "texts")}, r"texts holds no pictures; beside them it has .*\.txt': 1"),
-        ({"train_data_dir": None, "dataset_name": str(tmp_path / "empty")}, "no pictures can be read from .*empty"),
-        ({"train_data_dir": None, "dataset_name": str(tmp_path / "no")}, "no pictures can be read from .*no"),
+        ({"train_data_dir": str(tmp_path / "empty")}, "empty holds no images"),
+        ({"train_data_dir": str(tmp_path / "texts")}, r"texts holds no images; beside them it has .*\.txt': 1"),
+        ({"train_data_dir": None, "dataset_name": str(tmp_path / "empty")}, "no images can be read from .*empty"),
+        ({"train_data_dir": None, "dataset_name": str(tmp_path / "no")}, "no images can be read from .*no"),
         ({"split": "validation"}, "split is 'validation'.*pictures.*train.*test"),
         ({"split": "train["}, r"split is 'train\['"),
-        ({"split": "train[:0%]"}, "holds no pictures"),
+        ({"split": "train[:0%]"}, "holds no images"),
         ({"excluded_split": "validation"}, "validation_split is 'validation'; the splits of .* are train, test"),
         ({"excluded_split": "train[:10%]"}, r"validation_split is 'train\[:10%\]'.*say with split"),
         ({"excluded_split": "train", "train_data_dir": str(folder / "train")}, "the only split"),
         ({"num_channels": 4}, "4 channels"),
     ):
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises(UserError, match=words):
             load(**changes)
 
 
@@ -65,10 +65,10 @@ def test_a_folder_without_classes_says_so(load: Callable[..., Pictures], tmp_pat
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         for name in names:
             save(folder / name, RED)
-        with pytest.raises(ConfigError, match=r"\.png is in none; make one folder per class"):
+        with pytest.raises(UserError, match=r"\.png is in none; make one folder per class"):
             load(train_data_dir=str(folder), label_column="label")
     save(tmp_path / "one" / "cars" / "a.png", RED)
-    with pytest.raises(ConfigError, match="are in one, cars"):
+    with pytest.raises(UserError, match="are in one, cars"):
         load(train_data_dir=str(tmp_path / "one"), label_column="label")
 
 
@@ -98,12 +98,12 @@ def test_a_local_dataset_with_embedded_pictures(
     assert colours(load(**source, split="train[1:]")) == [BLUE]
     assert colours(load(**source, excluded_split="train")) == [GREEN]
     for changes, words in (
-        ({"image_column": "picture"}, "no column 'picture'; it has photo, number"),
-        ({"image_column": "number"}, "image_column 'number' of .* holds .*int64.*, not pictures"),
+        ({"image_column": "painting"}, "no column 'painting'; it has photo, number"),
+        ({"image_column": "number"}, "image_column 'number' of .* holds .*int64.*, not images"),
         ({"label_column": "label"}, "no column 'label'; it has photo, number"),
         ({"excluded_split": "validation"}, "the splits of .* are train, test"),
     ):
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises(UserError, match=words):
             load(**{**source, **changes})
     as_parquet(tmp_path / "parquet", "test", features, photo=[one_colour((1, 2, 3))], number=[2])
     assert colours(load(**source))[2] == (1, 2, 3)
@@ -118,7 +118,7 @@ def test_the_only_pictures_there_are_need_no_name(tmp_path: Path, load: Callable
     assert load(**source, label_column="label").labels.tolist() == [1, 0]
     two = {"png": datasets.Image(), "jpg": datasets.Image()}
     name = as_parquet(tmp_path / "two", "train", two, png=[one_colour(RED)], jpg=[one_colour(BLUE)])
-    with pytest.raises(ConfigError, match="no column 'image'; it has png, jpg"):
+    with pytest.raises(UserError, match="no column 'image'; it has png, jpg"):
         load(train_data_dir=None, dataset_name=name)
 
 
@@ -169,7 +169,7 @@ def test_columns_that_are_no_classes_say_so(
     features = {"image": datasets.Image(), "kind": kind}
     images = [one_colour(RED), one_colour(BLUE)]
     name = as_parquet(tmp_path / "parquet", "train", features, image=images, kind=values)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         load(train_data_dir=None, dataset_name=name, label_column="kind")
 
 

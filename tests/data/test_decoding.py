@@ -1,4 +1,4 @@
-"""Files of pictures: which ones a folder holds, and their pixels, computed by hand."""
+"""Files of images: which ones a folder holds, and their pixels, computed by hand."""
 
 import struct
 from pathlib import Path
@@ -53,7 +53,7 @@ def palette(**options: object) -> Image.Image:
 def test_transparency_shows_the_background_and_no_hidden_colour(
     tmp_path: Path, image: Image.Image, suffix: str, expected: tuple
 ):
-    path = tmp_path / f"picture.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     image.save(path, lossless=True, exact=True)
     decoded = decode_image(path, background=BACKGROUND)
     assert decoded.mode == "RGB"

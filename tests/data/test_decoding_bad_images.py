@@ -1,4 +1,4 @@
-"""Pictures that cannot be decoded: what is said of them, and that nothing else is lost."""
+"""Images that cannot be decoded: what is said of them, and that nothing else is lost."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from PIL import Image
 
 from ddpm_cars.data.decoding import PictureError, decode_image
 from ddpm_cars.data.pictures import Pictures
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.hardware import num_cores
 from tests.support.picture_helpers import BLUE, GREEN, GREY, RED, cache_times, colours, load_small, save
 
@@ -41,8 +41,8 @@ def jpeg(path: Path) -> bytes:
     ("name", "content", "reason"),
     [
         ("empty.png", b"", "the file is empty"),
-        ("text.jpg", b"<html>404 Not Found</html>", "not a picture in a format that Pillow reads"),
-        ("signature.png", b"\x89PNG\r\n\x1a\n", "not a picture|truncated|broken|header"),
+        ("text.jpg", b"<html>404 Not Found</html>", "not an image in a format that Pillow reads"),
+        ("signature.png", b"\x89PNG\r\n\x1a\n", "not an image|truncated|broken|header"),
         ("zero.png", png_without_pixels(0, 5), "zero size"),
         ("nothing.png", png_without_pixels(5, 5), "truncated|broken|not enough"),
         ("bomb.png", png_without_pixels(10000, 20000), r"^10000 x 20000 pixels, more than PIL.Image.MAX_IMAGE_PIXELS"),
@@ -102,7 +102,7 @@ def test_the_limit_is_that_of_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten files, three of which are no pictures."""
+    """Ten files, three of which are no images."""
     folder = tmp_path / "pictures"
     for i, colour in enumerate((RED, GREEN, BLUE, GREY, (1, 2, 3), (200, 100, 0), (0, 100, 200))):
         save(folder / f"{i}.png", colour)
@@ -136,13 +136,13 @@ def test_few_bad_pictures_are_left_out_and_reported(
     assert [bad["path"] for bad in report["bad_images"]] == [str(folder / name) for name in BAD]
     reasons = [bad["reason"] for bad in report["bad_images"]]
     assert reasons[0] == "the file is empty"
-    assert "not a picture" in reasons[1]
+    assert "not an image" in reasons[1]
     assert "truncated" in reasons[2]
     assert (report["duplicates"], report["not_listed"], report["ignored_suffixes"]) == ([], [], {})
     for _ in range(2):
         (warning,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
         assert warning.endswith(f"all are listed in {tmp_path / 'out' / 'pictures.json'}")
-        assert "3 of 10 pictures cannot be decoded" in warning
+        assert "3 of 10 images cannot be decoded" in warning
         # The next line comes from the cache.
         written = cache_times(tmp_path)
         (tmp_path / "out" / "pictures.json").unlink()
@@ -181,7 +181,7 @@ def test_the_limit_itself_is_allowed_and_many_pictures_stay_in_order(load: Calla
 
 @pytest.mark.parametrize("limit", [0, 0.01, 0.29])
 def test_too_many_bad_pictures_stop_everything(load: Callable[..., Pictures], tmp_path: Path, limit: float):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         load(max_bad_images_fraction=limit)
     message = str(error.value)
     for part in ("3 of 10", "30.00%", f"{limit:.2%}", *BAD, "the file is empty", str(tmp_path / "out"), "remove or"):
@@ -192,14 +192,14 @@ def test_too_many_bad_pictures_stop_everything(load: Callable[..., Pictures], tm
 
 def test_a_lower_limit_holds_for_what_is_cached_as_well(load: Callable[..., Pictures]):
     load(max_bad_images_fraction=0.3)
-    with pytest.raises(ConfigError, match="3 of 10"):
+    with pytest.raises(UserError, match="3 of 10"):
         load(max_bad_images_fraction=0.2)
 
 
 def test_an_error_names_five(load: Callable[..., Pictures], folder: Path):
     for i in range(20):
         (folder / f"empty{i:02d}.png").touch()
-    with pytest.raises(ConfigError, match="23 of 30") as error:
+    with pytest.raises(UserError, match="23 of 30") as error:
         load(max_bad_images_fraction=0.5)
     assert str(error.value).count("(the file is empty)") == 3
     assert "empty01" in str(error.value)
@@ -209,7 +209,7 @@ def test_an_error_names_five(load: Callable[..., Pictures], folder: Path):
 def test_all_bad_is_too_many(load: Callable[..., Pictures], tmp_path: Path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").touch()
-    with pytest.raises(ConfigError, match="1 of 1"):
+    with pytest.raises(UserError, match="1 of 1"):
         load(train_data_dir=str(tmp_path / "bad"), max_bad_images_fraction=0.99)
 
 
@@ -218,17 +218,17 @@ def test_too_few_pictures_are_noticed_before_any_is_decoded(
     load: Callable[..., Pictures], folder: Path, tmp_path: Path, min_images: int
 ):
     for path in folder.iterdir():
-        path.write_bytes(b"not a picture")
+        path.write_bytes(b"not an image")
     # That none of them decodes is only found where ten were enough.
-    too_few = "the 10 pictures of .* do not fill one batch of 11; lower train_batch_size"
-    with pytest.raises(ConfigError, match=too_few if min_images == 11 else "10 of 10"):
+    too_few = "the 10 images of .* do not fill one batch of 11; lower train_batch_size"
+    with pytest.raises(UserError, match=too_few if min_images == 11 else "10 of 10"):
         load(min_images=min_images)
     assert (tmp_path / "cache").exists() == (min_images == 10)
 
 
 def test_too_few_good_pictures_are_noticed(load: Callable[..., Pictures]):
     assert len(load(max_bad_images_fraction=0.3, min_images=7).images) == 7
-    with pytest.raises(ConfigError, match=r"the 7 pictures of .* do not fill one batch of 8"):
+    with pytest.raises(UserError, match=r"the 7 images of .* do not fill one batch of 8"):
         load(max_bad_images_fraction=0.3, min_images=8)
 
 
@@ -312,5 +312,5 @@ def test_rows_of_a_dataset_are_named(load: Callable[..., Pictures], tmp_path: Pa
         data.to_parquet(tmp_path / "parquet" / f"{split}.parquet")
     report = load(train_data_dir=None, dataset_name=str(tmp_path / "parquet"), max_bad_images_fraction=0.5).report
     assert [bad["path"] for bad in report["bad_images"]] == ["row 1 of train", "row 2 of train", "test.png"]
-    assert report["bad_images"][1]["reason"] == "the row has no picture"
+    assert report["bad_images"][1]["reason"] == "the row has no image"
     assert report["duplicates"] == [["train.png", "row 1 of test", "row 2 of test"]]

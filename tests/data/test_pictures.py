@@ -1,4 +1,4 @@
-"""Pictures to pixels, and pixels to batches."""
+"""Images to pixels, and pixels to batches."""
 
 import hashlib
 import itertools

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ddpm_cars.data.shards import Decoder, Shards, _class_names, measure, open_shards
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from tests.support.streaming_helpers import (
     BAD,
     KINDS,
@@ -97,8 +97,8 @@ def test_what_cannot_be_decoded_has_a_reason(tmp_path: Path, kind: str):
     results = decode(write_shards(tmp_path / "data", kind, BAD, {9: None}))
     reasons = {n: result for n, result in enumerate(results) if isinstance(result, str)}
     assert set(reasons) == {*BAD, 9}
-    assert "not a picture" in reasons[3]
-    assert reasons[8] == reasons[15] == "holds no picture"
+    assert "not an image" in reasons[3]
+    assert reasons[8] == reasons[15] == "holds no image"
     assert reasons[9] == "its class is None, not one of 22"
     good = [n for n in range(NUM_IMAGES) if n not in reasons]
     np.testing.assert_array_equal(np.stack([results[n] for n in good]), pixels(good))
@@ -144,7 +144,7 @@ def test_a_damaged_shard_is_named(folder: Path, damage: Callable[[Path], None], 
     shards = open_folder(folder, class_conditional=False)
     damage(folder / shards.names[2])
     assert len(list(shards.rows(1))) == len(SHARDS[1])
-    with pytest.raises(ConfigError, match=rf"train-02\.\w+ {words}") as error:
+    with pytest.raises(UserError, match=rf"train-02\.\w+ {words}") as error:
         list(shards.rows(2))
     assert "\n" not in str(error.value)
 
@@ -191,7 +191,7 @@ def test_numbers_are_their_own_names(folder: Path):
 def test_nobody_loads_whole_archives_from_afar_to_count_classes():
     path = "hf://datasets/someone/cars@main/train-00.tar"
     shards = Shards("webdataset", (path,), ("train-00.tar",), "", "jpg", "cls")
-    with pytest.raises(ConfigError, match=r"declare them as a class_label .*README\.md"):
+    with pytest.raises(UserError, match=r"declare them as a class_label .*README\.md"):
         _class_names(shards, None)
 
 
@@ -211,12 +211,12 @@ def test_what_does_not_fit_together_is_named(folder: Path, tmp_path: Path):
         (folder, {"label_column": "make"}, "no column 'make'.*give label_column"),
         (tmp_path / "negative", {}, "holds numbers from -1 to 3; classes are numbered from 0"),
         (tmp_path / "words", {}, r"holds Value\('string'\); classes are a ClassLabel or integers"),
-        (tmp_path / "words", {"image_column": "label"}, "column 'label' .* not pictures"),
+        (tmp_path / "words", {"image_column": "label"}, "column 'label' .* not images"),
     ):
-        with pytest.raises(ConfigError, match=words) as error:
+        with pytest.raises(UserError, match=words) as error:
             open_folder(place, **changes)
         assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match="4 channels"):
+    with pytest.raises(UserError, match="4 channels"):
         Decoder(make_config(folder), 4, open_folder(folder))
 
 
@@ -224,9 +224,9 @@ def test_archives_with_several_pictures_to_a_sample_need_a_choice(tmp_path: Path
     folder = tmp_path / "pairs"
     folder.mkdir()
     with tarfile.open(folder / "a.tar", "w") as tar:
-        add_file(tar, "0.jpg", b"no picture")
+        add_file(tar, "0.jpg", b"no image")
         add_file(tar, "0.depth.png", png(7))
-    with pytest.raises(ConfigError, match=r"no column 'image'; it has \['jpg', 'depth.png'\]"):
+    with pytest.raises(UserError, match=r"no column 'image'; it has \['jpg', 'depth.png'\]"):
         open_folder(folder, class_conditional=False)
     chosen = open_folder(folder, class_conditional=False, image_column="depth.png")
     assert [row.image for row in chosen.every_row()] == [png(7)]
@@ -237,8 +237,8 @@ def test_the_only_column_of_pictures_needs_no_name(tmp_path: Path):
     features = datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")})
     pq.write_table(pq.read_table(path).rename_columns(["img", "label"]).cast(features.arrow_schema), path)
     assert [row.image for row in open_folder(path.parent, class_conditional=False).every_row()] == [png(7)]
-    with pytest.raises(ConfigError, match="no column 'picture'"):
-        open_folder(path.parent, class_conditional=False, image_column="picture")
+    with pytest.raises(UserError, match="no column 'painting'"):
+        open_folder(path.parent, class_conditional=False, image_column="painting")
 
 
 def test_costs_are_measured(folder: Path, tmp_path: Path, kind: str):
@@ -246,5 +246,5 @@ def test_costs_are_measured(folder: Path, tmp_path: Path, kind: str):
     assert costs["bytes_per_image"] == sum(len(png(n)) for n in range(10)) / 10
     assert costs["decode_milliseconds_per_image"] > 0
     write_shard(tmp_path / "hollow", kind, 0, [b""], [0])
-    with pytest.raises(ConfigError, match="hold no pictures"):
+    with pytest.raises(UserError, match="hold no images"):
         measure(make_config(tmp_path / "hollow"), 3)

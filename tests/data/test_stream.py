@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ddpm_cars.data.stream import ShardStream, first_pictures
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.toy_cars.painting import draw_car
 from tests.support.streaming_helpers import (
     BAD,
@@ -223,7 +223,7 @@ def test_going_on_reads_nothing_of_what_lies_before_the_window(open_stream: Open
     opened.load_state_dict(state)
     assert_same(draw([opened], range(7, 9)), expected[:2])
     opened.load_state_dict({"lanes": {"0": {"step": 0, "turn": 0, "row": 0, "seek": 0, "offset": 0}}})
-    with pytest.raises(ConfigError, match=r"train-00.* cannot be read"):
+    with pytest.raises(UserError, match=r"train-00.* cannot be read"):
         opened.batch(0, 0)
 
 
@@ -241,10 +241,10 @@ def test_batches_are_drawn_in_order(open_stream: Open, folder: Path):
 
 def test_a_state_of_other_lanes_is_refused(open_stream: Open, folder: Path):
     state = open_stream(folder, 6).state_dict(0)
-    with pytest.raises(ConfigError, match=r"lanes \[0, 1, 2\] .* has 2 lanes"):
+    with pytest.raises(UserError, match=r"lanes \[0, 1, 2\] .* has 2 lanes"):
         open_stream(folder, 2).load_state_dict(state)
     state["lanes"]["1"]["step"] = 4
-    with pytest.raises(ConfigError, match=r"at steps \[0, 4\]"):
+    with pytest.raises(UserError, match=r"at steps \[0, 4\]"):
         open_stream(folder, 6).load_state_dict(state)
 
 
@@ -268,7 +268,7 @@ def test_a_shard_that_is_damaged_meanwhile_is_named_and_ends_the_threads(open_st
     stream.batch(0, 0)
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(ConfigError, match=r"train-0\d\.\w+ cannot be read: .*; replace or remove it"):
+    with pytest.raises(UserError, match=r"train-0\d\.\w+ cannot be read: .*; replace or remove it"):
         draw([stream], range(1, 40))
     assert our_threads() == []
 
@@ -295,8 +295,8 @@ def test_bad_pictures_are_named_once_and_the_next_good_one_takes_their_place(
     named = [f"train-{shard:02d}.{suffix}, row {row}" for shard, row in paths]
     reasons = {image["path"]: image["reason"] for image in stream.bad_images}
     assert sorted(image["path"] for image in stream.bad_images) == named
-    assert "not a picture" in reasons[named[0]]
-    assert reasons[named[1]] == reasons[named[3]] == "holds no picture"
+    assert "not an image" in reasons[named[0]]
+    assert reasons[named[1]] == reasons[named[3]] == "holds no image"
 
 
 @pytest.mark.parametrize(("num_processes", "num_micro_steps"), [(2, 3), (4, 1), (12, 1)])
@@ -328,16 +328,14 @@ def test_a_class_that_does_not_exist_makes_a_bad_sample(open_stream: Open, folde
 
 def test_too_many_bad_pictures_stop_the_run(open_stream: Open, folder: Path, kind: str):
     write_shards(folder, kind, BAD)
-    # Of 22 pictures 4 are bad, and the eleventh bad one is more than a hundredth of 1000.
+    # Of 22 images 4 are bad, and the eleventh bad one is more than a hundredth of 1000.
     stream = open_stream(folder, 1, max_bad_images_fraction=0.01)
-    with pytest.raises(
-        ConfigError, match=r"^1[12] of the first [56]\d pictures .*0\.01.* train-0\d.*, row \d"
-    ) as error:
+    with pytest.raises(UserError, match=r"^1[12] of the first [56]\d images .*0\.01.* train-0\d.*, row \d") as error:
         draw([stream], range(100))
-    assert "holds no picture" in str(error.value)
+    assert "holds no image" in str(error.value)
     assert our_threads() == []
     strict = open_stream(folder, 22, max_bad_images_fraction=0.0)
-    with pytest.raises(ConfigError, match=r"of the first \d+ pictures cannot be used, .*, 0\.0, allows"):
+    with pytest.raises(UserError, match=r"of the first \d+ images cannot be used, .*, 0\.0, allows"):
         draw([strict], range(2))
 
 
@@ -346,16 +344,16 @@ def test_when_it_stops_depends_on_the_pictures_only(open_stream: Open, folder: P
     messages = set()
     for _ in range(3):
         stream = open_stream(folder, 3, max_bad_images_fraction=0.004)
-        with pytest.raises(ConfigError, match=r"of the first \d+ pictures") as error:
+        with pytest.raises(UserError, match=r"of the first \d+ images") as error:
             draw([stream], range(100))
         messages.add(str(error.value))
     assert len(messages) == 1
 
 
 def test_only_bad_pictures_are_an_error_and_no_endless_search(open_stream: Open, folder: Path, kind: str):
-    write_shards(folder, kind, dict.fromkeys(range(NUM_IMAGES), b"no picture"))
+    write_shards(folder, kind, dict.fromkeys(range(NUM_IMAGES), b"no image"))
     stream = open_stream(folder, max_bad_images_fraction=0.999)
-    with pytest.raises(ConfigError, match=r"1000 pictures in a row cannot be used, such as row .* not a picture"):
+    with pytest.raises(UserError, match=r"1000 images in a row cannot be used, such as row .* not an image"):
         stream.batch(0, 0)
     assert our_threads() == []
 
@@ -363,7 +361,7 @@ def test_only_bad_pictures_are_an_error_and_no_endless_search(open_stream: Open,
 def test_shards_without_rows_are_passed_over_and_only_such_are_an_error(open_stream: Open, tmp_path: Path):
     write_shard(tmp_path / "data", "parquet", 0, [], pa.array([], pa.int64()))
     empty = open_stream(tmp_path / "data", 1, class_conditional=False)
-    with pytest.raises(ConfigError, match=r"hold no rows.*train-00\.parquet"):
+    with pytest.raises(UserError, match=r"hold no rows.*train-00\.parquet"):
         empty.batch(0, 0)
     write_shard(tmp_path / "data", "parquet", 1, [png(0), png(1)], [0, 1])
     labels = [labels for _, labels in draw([open_stream(tmp_path / "data", 2)], range(4))]
@@ -380,9 +378,9 @@ def test_the_first_pictures_of_a_split_come_in_the_order_of_the_files(folder: Pa
     np.testing.assert_array_equal(images, pixels(labels))
     assert first_pictures(make_config(folder, class_conditional=False, **LENIENT), 1, "test", 3)[1] is None
     assert len(first_pictures(config, 3, "test", 100)[0]) == NUM_IMAGES - len(BAD)
-    with pytest.raises(ConfigError, match="1 of the first 4 pictures cannot be used"):
+    with pytest.raises(UserError, match="1 of the first 4 images cannot be used"):
         first_pictures(make_config(folder, max_bad_images_fraction=0.0), 3, "test", 8)
-    with pytest.raises(ConfigError, match="no split 'validation'"):
+    with pytest.raises(UserError, match="no split 'validation'"):
         first_pictures(config, 3, "validation", 8)
 
 
@@ -391,5 +389,5 @@ def test_the_first_pictures_have_the_classes_of_the_training_split(tmp_path: Pat
     path = write_shard(folder, kind, 0, [png(0)], [2])
     shutil.copy(path, folder / path.name.replace("train", "test"))
     write_shard(folder, kind, 0, [png(0)], [1])
-    with pytest.raises(ConfigError, match="split test has the classes 0, 1, 2, and train has 0, 1; they must be"):
+    with pytest.raises(UserError, match="split test has the classes 0, 1, 2, and train has 0, 1; they must be"):
         first_pictures(make_config(folder), 3, "test", 1)

@@ -37,7 +37,7 @@ from ddpm_cars.demo.requests import (
     whole_number,
 )
 from ddpm_cars.demo.schedule import schedule_curves, schedule_drawings
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.sampling.samplers import make_scheduler
 
 T = 20
@@ -128,7 +128,7 @@ def test_whole_numbers_are_taken(value: object, number: int):
     ],
 )
 def test_everything_else_is_told_what_would_be_right(value: object, shown: str):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         whole_number(value, "the number", 1, 20)
     message = str(caught.value)
     assert message.startswith(f"the number is {shown}")
@@ -140,7 +140,7 @@ def test_everything_else_is_told_what_would_be_right(value: object, shown: str):
     ("changes", "message"),
     [
         ({"num_inference_steps": T + 1}, "number of steps is 21; choose a whole number from 1 to 20"),
-        ({"num_images": 17}, "number of pictures is 17; choose a whole number from 1 to 16"),
+        ({"num_images": 17}, "number of images is 17; choose a whole number from 1 to 16"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": MAX_SEED + 1}, f"seed is {MAX_SEED + 1}; choose a whole number from 0 to {MAX_SEED}"),
         ({"scheduler": "KarrasVe"}, "scheduler is 'KarrasVe'; choose one of DDPMCarsScheduler, DDIMScheduler"),
@@ -153,7 +153,7 @@ def test_everything_else_is_told_what_would_be_right(value: object, shown: str):
     ],
 )
 def test_requests_that_the_model_cannot_draw(pipeline: DDPMCarsPipeline, changes: dict[str, Any], message: str):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         check(pipeline, **changes)
     assert message in str(caught.value)
 
@@ -172,7 +172,7 @@ def test_a_request_says_what_the_model_can_do(pipeline: DDPMCarsPipeline):
 def test_classes(guided: DDPMCarsPipeline, choice: object, labels: tuple[int, ...] | None):
     assert class_choices(guided) == [("any", -1), ("each in turn", -2), ("red cars", 0), ("vans", 1)]
     if labels == ():
-        with pytest.raises(ConfigError, match=r"choose one of -1 \(any\), -2 \(each in turn\), 0 \(red cars\)"):
+        with pytest.raises(UserError, match=r"choose one of -1 \(any\), -2 \(each in turn\), 0 \(red cars\)"):
             check(guided, class_choice=choice)
     else:
         assert check(guided, class_choice=choice).class_labels == labels
@@ -183,7 +183,7 @@ def test_classes(guided: DDPMCarsPipeline, choice: object, labels: tuple[int, ..
 def test_a_model_that_needs_a_class_offers_no_way_around(make_unet: Callable[..., UNet2DModel]):
     pipeline = make_pipeline(make_unet(num_class_embeds=2), {0: "red cars", 1: "vans"})
     assert class_choices(pipeline) == [("each in turn", -2), ("red cars", 0), ("vans", 1)]
-    with pytest.raises(ConfigError, match="has not learned to draw without a class"):
+    with pytest.raises(UserError, match="has not learned to draw without a class"):
         check(pipeline, class_choice=0, guidance_scale=2)
 
 
@@ -217,9 +217,9 @@ def test_a_model_is_described_in_words(pipeline: DDPMCarsPipeline, make_unet: Ca
     large = make_pipeline(make_unet(block_out_channels=(64, 128)))
     count = sum(p.numel() for p in large.unet.parameters())
     assert describe(large)[2] == f"{round(count / 1e6, 1)} million parameters"
-    with pytest.raises(ConfigError, match="draws 4 channels of size 8"):
+    with pytest.raises(UserError, match="draws 4 channels of size 8"):
         describe(make_pipeline(make_unet(in_channels=4, out_channels=4)))
-    with pytest.raises(ConfigError, match="3 channels of size"):
+    with pytest.raises(UserError, match="3 channels of size"):
         describe(make_pipeline(make_unet(sample_size=(8, 16))))
 
 
@@ -244,7 +244,7 @@ def test_a_seed_gives_the_picture_of_the_command_line(pipeline: DDPMCarsPipeline
 def test_every_number_of_steps_can_be_drawn_or_is_refused(pipeline: DDPMCarsPipeline, name: str, steps: int):
     drawing = draw(pipeline, check(pipeline, num_inference_steps=steps, scheduler=name))
     if steps == T and name in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
-        with pytest.raises(ConfigError, match=f"{name} loses the picture in {T} steps; choose another number"):
+        with pytest.raises(UserError, match=f"{name} loses the image in {T} steps; choose another number"):
             list(drawing)
         return
     frames = list(drawing)
@@ -361,7 +361,7 @@ def test_noising_and_one_look(watched: tuple[DDPMCarsPipeline, list], t: int):
 
 @pytest.mark.parametrize(("t", "seed", "word"), [(T, 0, "timestep"), (None, 0, "timestep"), (3, "a", "seed")])
 def test_noise_that_there_is_not(pipeline: DDPMCarsPipeline, t: object, seed: object, word: str):
-    with pytest.raises(ConfigError, match=f"the {word}"):
+    with pytest.raises(UserError, match=f"the {word}"):
         noised(pipeline, Image.new("RGB", (8, 8)), t, seed)
 
 
@@ -373,7 +373,7 @@ def test_one_look_at_grey_pictures_wide_outputs_and_classes(
     assert (seen.x_t.mode, seen.x_0_hat.mode) == ("L", "L")
     of_class = [noised(guided, Image.new("RGB", (8, 8)), 10, 0, choice).x_0_hat.tobytes() for choice in (-1, 0, 1)]
     assert len(set(of_class)) == 3
-    # Of all classes in turn, one picture is of the first.
+    # Of all classes in turn, one image is of the first.
     assert noised(guided, Image.new("RGB", (8, 8)), 10, 0, EVERY_CLASS).x_0_hat.tobytes() == of_class[1]
 
 
@@ -385,10 +385,10 @@ def test_a_visitors_picture_becomes_a_square(pipeline: DDPMCarsPipeline, tmp_pat
     square = squared(str(tmp_path / "wide.png"), pipeline)
     assert (square.size, square.mode) == ((8, 8), "RGB")
     assert (np.asarray(square) == (0, 128, 255)).all()
-    for content in (b"", b"no picture", (tmp_path / "wide.png").read_bytes()[:60]):
-        with pytest.raises(ConfigError, match=r"this file gives no picture \(.*\); choose a JPEG, PNG or WebP"):
+    for content in (b"", b"no image", (tmp_path / "wide.png").read_bytes()[:60]):
+        with pytest.raises(UserError, match=r"this file gives no image \(.*\); choose a JPEG, PNG or WebP"):
             squared(content, pipeline)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         squared(str(tmp_path / "missing.png"), pipeline)
     assert str(tmp_path) not in str(caught.value)
 
@@ -442,7 +442,7 @@ def test_the_curves_of_a_schedule(unet: UNet2DModel, steps: int):
 
 def test_a_model_without_a_calibration_has_no_analytic_curve(pipeline: DDPMCarsPipeline):
     assert "analytic" not in schedule_curves(pipeline, 5)
-    with pytest.raises(ConfigError, match="the number of steps is 21"):
+    with pytest.raises(UserError, match="the number of steps is 21"):
         schedule_curves(pipeline, T + 1)
 
 

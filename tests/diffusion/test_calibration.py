@@ -285,7 +285,7 @@ def test_init_noise_is_the_white_noise_where_nothing_was_measured():
     assert torch.equal(start_of(DDPMCarsScheduler(), white), white)
     scheduler = DDPMCarsScheduler()
     fit_init_noise(synthesise(LOW, 50), scheduler)
-    # With T = 1000 the forward process does end in N(0, I), and a seed keeps its picture.
+    # With T = 1000 the forward process does end in N(0, I), and a seed keeps its image.
     torch.testing.assert_close(start_of(scheduler, white), white, atol=0.02, rtol=0.02)
     with pytest.raises(ValueError, match=r"= \(3, 4, 6\)"):
         start_of(scheduler, torch.randn(2, 3, 8, 8))

@@ -211,7 +211,7 @@ def test_the_bound_is_about_the_distribution_that_the_scheduler_samples_from(kin
     x_0, eps, v, output = pixels(0, *shape), randn(1, *shape), randn(2, *shape), randn(3, *shape)
     x_t = scheduler.add_noise(x_0, eps, t)
     if kind == "epsilon":
-        # Near the truth, or 1 / sqrt(alpha_bar_T) makes pictures of astronomical size.
+        # Near the truth, or 1 / sqrt(alpha_bar_T) makes images of astronomical size.
         output = eps + 0.01 * output
     model_output = torch.cat([output, v], dim=1)
     x_s = scheduler.step(model_output, t, x_t, generator=torch.Generator().manual_seed(4)).prev_sample.double()

@@ -35,8 +35,8 @@ pipe = DDPMCarsPipeline.from_pretrained(sys.argv[1])
 pipe.set_progress_bar_config(disable=True)
 draw = lambda **options: pipe(2, torch.Generator().manual_seed(3), output_type="np", **options).images
 names = sys.argv[3:]
-pictures = [draw(class_labels=name, guidance_scale=2.0) for name in names] + [draw(class_labels=names[0]), draw()]
-np.save(sys.argv[2], np.stack(pictures))
+images = [draw(class_labels=name, guidance_scale=2.0) for name in names] + [draw(class_labels=names[0]), draw()]
+np.save(sys.argv[2], np.stack(images))
 """
 
 
@@ -116,7 +116,7 @@ def test_sampling_from_the_command_line_takes_names_and_numbers(runs: Runs, mode
     options = ["--pretrained_model_name_or_path", "model", *"--num_inference_steps 4 --guidance_scale 2".split()]
     drawing = [*options, *"--num_images 3 --seed 5 --output_dir drawn --class_labels".split()]
     run = runs.run(SCRIPTS / "sample.py", *drawing, CLASSES[0], 1)
-    assert run.stdout.splitlines() == ["pictures: 3 in drawn", "grid: drawn/grid.png"]
+    assert run.stdout.splitlines() == ["images: 3 in drawn", "grid: drawn/grid.png"]
     pictures = {path.name for path in (runs.folder / "drawn").glob("*.png")}
     assert pictures == {"00000.png", "00001.png", "00002.png", "grid.png"}
     pipe = DDPMCarsPipeline.from_pretrained(model)

@@ -122,7 +122,7 @@ def fill(page: Page, name: str, value: int) -> None:
 
 
 def shown(page: Page, name: str) -> np.ndarray:
-    """Return the pixels of a picture of the page, as the server sent them."""
+    """Return the pixels of an image of the page, as the server sent them."""
     source = page.get_by_role("img", name=name, exact=True).get_attribute("src")
     with Image.open(BytesIO(page.request.get(source).body())) as image:
         return np.asarray(image.convert("RGB"))
@@ -132,7 +132,7 @@ def draw(page: Page, steps: int, num_images: int, seed: int) -> np.ndarray:
     """Draw and return the grid."""
     fill(page, "Steps", steps)
     fill(page, "Pictures", num_images)
-    fill(page, "Seed of the first picture", seed)
+    fill(page, "Seed of the first image", seed)
     draw_button(page).click()
     last = seed + num_images - 1
     page.get_by_text(f"{f'Seeds {seed} to {last}' if num_images > 1 else f'Seed {seed}'}, {steps} steps in").wait_for()
@@ -168,7 +168,7 @@ def test_the_page_draws_what_the_command_line_draws_and_hands_it_out(page: Page,
 
 
 def test_the_die_rolls_a_seed(page: Page):
-    seed = page.get_by_role("spinbutton", name="Seed of the first picture")
+    seed = page.get_by_role("spinbutton", name="Seed of the first image")
     expect(seed).to_have_value("0")
     page.get_by_role("button", name="New seed").locator("visible=true").click()
     expect(seed).not_to_have_value("0")
@@ -206,7 +206,7 @@ def test_what_cannot_be_drawn_is_said_in_words(page: Page, folder: Path):
         (0, T + 1, f"The number of steps is {T + 1}; choose a whole number from 1 to {T}."),
         (1, -1, "The seed is -1; choose a whole number from 0 to"),
         (1, float("nan"), "The seed is nan; choose a whole number from 0 to"),
-        (2, 10_000, "The number of pictures is 10000; choose a whole number from 1 to 6."),
+        (2, 10_000, "The number of images is 10000; choose a whole number from 1 to 6."),
         (3, "<b>Karras</b>", "The scheduler is '<b>Karras</b>'; choose one of DDPMCarsScheduler, DDIMScheduler"),
     ]
     requests = iter(wrong)
@@ -232,7 +232,7 @@ def open_tab(page: Page, name: str) -> None:
 def test_the_slider_moves_along_one_path_into_the_noise(page: Page):
     open_tab(page, "Noise")
     expect(page.locator(".level")).to_contain_text("t = 250: ᾱ = 0.52")
-    picture, before, guess = (shown(page, name) for name in ("Picture x0", "Noisy xt", "Guess x̂0"))
+    picture, before, guess = (shown(page, name) for name in ("Image x0", "Noisy xt", "Guess x̂0"))
     slider = page.get_by_role("tabpanel").locator("visible=true").get_by_role("slider")
     slider.press("ArrowRight")
     expect(page.locator(".level")).to_contain_text("t = 251:")
@@ -242,8 +242,8 @@ def test_the_slider_moves_along_one_path_into_the_noise(page: Page):
     assert np.abs(after.astype(int) - before).mean() < 2
     assert (shown(page, "Guess x̂0") != guess).any()
     slider.press("End")
-    expect(page.locator(".level")).to_contain_text("Next to nothing of the picture is left.")
-    np.testing.assert_array_equal(shown(page, "Picture x0"), picture)
+    expect(page.locator(".level")).to_contain_text("Next to nothing of the image is left.")
+    np.testing.assert_array_equal(shown(page, "Image x0"), picture)
     fill(page, "Seed of the noise", 1)
     page.wait_for_timeout(300)
     assert np.abs(shown(page, "Noisy xt").astype(int) - after).mean() > 20
@@ -251,20 +251,20 @@ def test_the_slider_moves_along_one_path_into_the_noise(page: Page):
 
 def test_a_visitor_brings_a_picture_and_a_file_that_is_none(page: Page, tmp_path: Path):
     open_tab(page, "Noise")
-    car = shown(page, "Picture x0")
+    car = shown(page, "Image x0")
     np.testing.assert_array_equal(car, np.asarray(enlarged([draw_car(0, 8)])))
     broken = tmp_path / "broken.png"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     upload = page.get_by_test_id("file-upload").or_(page.locator("input[type=file]")).first
     upload.set_input_files(broken)
     expect(page.locator(".toast-body").first).to_contain_text("choose a JPEG, PNG or WebP")
-    np.testing.assert_array_equal(shown(page, "Picture x0"), car)
+    np.testing.assert_array_equal(shown(page, "Image x0"), car)
     mine = tmp_path / "mine.png"
     Image.new("RGB", (40, 30), (200, 30, 60)).save(mine)
-    source = page.get_by_role("img", name="Picture x0", exact=True).get_attribute("src")
+    source = page.get_by_role("img", name="Image x0", exact=True).get_attribute("src")
     upload.set_input_files(mine)
-    expect(page.get_by_role("img", name="Picture x0", exact=True)).not_to_have_attribute("src", source or "")
-    assert (shown(page, "Picture x0")[2:-2, 2:-2] == (200, 30, 60)).all()
+    expect(page.get_by_role("img", name="Image x0", exact=True)).not_to_have_attribute("src", source or "")
+    assert (shown(page, "Image x0")[2:-2, 2:-2] == (200, 30, 60)).all()
 
 
 def test_the_schedule_follows_the_number_of_steps(page: Page):

@@ -202,7 +202,7 @@ def test_two_models_are_set_side_by_side(
     assert good["floor"] == poor["floor"]
     expected = sum(poor["likelihood"][0]["image_bpd"]) / 8 - sum(good["likelihood"][0]["image_bpd"]) / 8
     assert difference["bpd"] == pytest.approx(expected, rel=1e-4)
-    # Bounds of other numbers of pictures have no difference picture by picture.
+    # Bounds of other numbers of images have no difference image by image.
     evaluate(runs, pretrained_model_name_or_path="poor", num_likelihood_images=9)
     evaluate(runs, compare="good poor", output_dir="pair", num_likelihood_images="null")
     comparison = json.loads((runs.folder / "pair" / "comparison.json").read_text())
@@ -210,7 +210,7 @@ def test_two_models_are_set_side_by_side(
 
 
 MISTAKES = {
-    "too few pictures": ({"num_images": 46}, r"lower num_images to 45 or less"),
+    "too few images": ({"num_images": 46}, r"lower num_images to 45 or less"),
     "fewer than an error needs": ({"num_images": 39}, "num_images is 39; it must be 40 or more"),
     "no model": ({"pretrained_model_name_or_path": "nowhere", "train_data_dir": "cars"}, "nowhere"),
     "empty folder": ({"train_data_dir": "empty"}, "empty"),

@@ -23,8 +23,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict) -> Ru
 
 
 def test_killed_again_and_again_the_run_ends_as_if_left_alone():
-    script = [sys.executable, str(SCRIPTS / "fault_injection.py"), "--kills", "2", "--steps", "120", "--seed", "5"]
-    run = subprocess.run(script, capture_output=True, text=True, timeout=400)
+    script = [sys.executable, "-m", "studies.fault_injection", "--kills", "2", "--steps", "120", "--seed", "5"]
+    run = subprocess.run(script, cwd=SCRIPTS.parent, capture_output=True, text=True, timeout=400)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.splitlines()[-1] == "2 kills, 0 damaged checkpoints met"
     assert run.stdout.count("| yes |") >= 6
@@ -180,7 +180,7 @@ def test_a_batch_that_does_not_fit_is_split_and_the_run_stays_the_same(runs: Run
     script.write_text(OUT_OF_MEMORY)
     settings = {"train_batch_size": 8192, "max_train_steps": 1, "checkpointing_steps": 1}
     tight = runs.train_apart("tight", script=script, auto_find_batch_size="true", **settings)
-    assert "memory is short: 4096 pictures at a time, 2 times per step; the run stays the same" in tight.stdout
+    assert "memory is short: 4096 images at a time, 2 times per step; the run stays the same" in tight.stdout
     runs.train("wide", **settings)
     expected, actual = runs.records("wide")[0], runs.records("tight")[0]
     assert actual["loss"] == pytest.approx(expected["loss"], rel=1e-5)

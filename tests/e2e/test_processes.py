@@ -17,7 +17,7 @@ ACCELERATE = (
     *"-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1".split(),
     *"--mixed_precision no --dynamo_backend no".split(),
 )
-FSDP_WORKER = Path(__file__).parent / "fsdp_worker.py"
+FSDP_WORKER = Path(__file__).parents[1] / "support" / "fsdp_worker.py"
 # Dropout, classes, stratified timesteps and averages all have to be the same on any number of processes.
 RICH = {
     "dropout": 0.2,

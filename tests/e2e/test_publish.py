@@ -48,7 +48,7 @@ class Client:
     def __init__(self, hub: LocalHub, home: Path):
         self.hub = hub
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "hub_client.py")],
+            [sys.executable, str(HERE.parent / "support" / "hub_client.py")],
             env={**hub.environment(home), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -288,7 +288,7 @@ def test_training_publishes_what_it_has_trained(hub: LocalHub, tiny_unet_config:
     assert {"training.json", "config.yaml", "samples.png", "loss.png"} <= set(repo.files)
     card = repo.files["README.md"].decode()
     assert "| Optimiser steps | 12 |" in card
-    assert "24 pictures of cars" in card or "pictures of cars" in card
+    assert "24 images of cars" in card or "images of cars" in card
     everything = b"".join(data for name, data in repo.files.items() if not name.endswith(".safetensors"))
     assert str(tmp_path).encode() not in everything
     assert hub.token.encode() not in everything

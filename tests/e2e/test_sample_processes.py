@@ -58,7 +58,7 @@ def pixels(runs: Runs, output_dir: str) -> np.ndarray:
 
 
 def written(runs: Runs, output_dir: str) -> dict[str, tuple[int, int]]:
-    """Tell the pictures of a folder from others of the same names."""
+    """Tell the images of a folder from others of the same names."""
     stats = {path.name: path.stat() for path in (runs.folder / output_dir).glob("[0-9]*.png")}
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
 
@@ -73,7 +73,7 @@ def wait_for_pictures(runs: Runs, output_dir: str, process: subprocess.Popen) ->
 
 @pytest.fixture(scope="module")
 def whole(runs: Runs) -> np.ndarray:
-    """The pictures of one process without a break."""
+    """The images of one process without a break."""
     sample_here(runs, "whole")
     return pixels(runs, "whole")
 
@@ -91,7 +91,7 @@ def test_two_processes_go_on_where_one_was_killed_and_draw_what_one_does(runs: R
     assert before.items() <= written(runs, "killed").items()
     files = {path.name: path.read_bytes() for path in (runs.folder / "killed").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (runs.folder / "whole").iterdir()}
-    assert run.stdout.splitlines() == [f"pictures: {NUM_IMAGES} in killed", "grid: killed/grid.png"]
+    assert run.stdout.splitlines() == [f"images: {NUM_IMAGES} in killed", "grid: killed/grid.png"]
     # Nobody complains about the end of the other.
     for words in ("Warning", "destroy_process_group", "Traceback"):
         assert words not in run.stderr

@@ -26,13 +26,13 @@ HALF = {"train_batch_size": 4}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict) -> Runs:
-    """Three shards of 7, 5 and 10 pictures and, as Parquet files, a fourth one of another split."""
+    """Three shards of 7, 5 and 10 images and, as Parquet files, a fourth one of another split."""
     runs = Runs(tmp_path_factory.mktemp("streaming"), tiny_unet_config)
     write_shards(runs.folder / "tars", "webdataset")
     write_shards(runs.folder / "parquet", "parquet")
     write_shard(runs.folder / "parquet", "parquet", 0, [png(n) for n in TEST_IMAGES], TEST_IMAGES, split="test")
     shutil.copytree(runs.folder / "parquet", runs.folder / "spoiled")
-    spoiled = [b"no picture" if n == 14 else png(n) for n in SHARDS[2]]
+    spoiled = [b"no image" if n == 14 else png(n) for n in SHARDS[2]]
     write_shard(runs.folder / "spoiled", "parquet", 2, spoiled, SHARDS[2])
     return runs
 
@@ -114,13 +114,13 @@ def test_a_notice_to_stop_leaves_nothing_behind_and_nothing_out(runs: Runs):
 def test_a_dry_run_says_what_streaming_costs(runs: Runs):
     run = runs.train("planned", **MEASURED, dry_run="true")
     lines = dict(re.split(r"  +", line, maxsplit=1) for line in run.stdout.splitlines())
-    assert lines["pictures"] == "streamed from 3 shards of parquet in 3 lanes"
+    assert lines["images"] == "streamed from 3 shards of parquet in 3 lanes"
     read, decode = re.fullmatch(
-        r"([\d,]+) bytes to read, ([\d.]+) ms of one core to decode", lines["per picture"]
+        r"([\d,]+) bytes to read, ([\d.]+) ms of one core to decode", lines["per image"]
     ).groups()
     assert int(read) == pytest.approx(sum(len(png(n)) for n in range(NUM_IMAGES)) / NUM_IMAGES, abs=0.51)
     assert 0 < float(decode) < 1000
-    assert lines["held out"] == "3 pictures of test"
+    assert lines["held out"] == "3 images of test"
     assert not (runs.folder / "planned" / "checkpoints").exists()
 
 
@@ -132,11 +132,11 @@ def test_bad_pictures_are_reported_and_too_many_end_the_run(runs: Runs):
     report = json.loads((runs.folder / "spoiled-run" / "pictures.json").read_text())
     [bad] = report["bad_images"]
     assert bad["path"] == "train-02.parquet, row 2"
-    assert "not a picture" in bad["reason"]
+    assert "not an image" in bad["reason"]
     refused = runs.train("strict", code=2, **spoiled, max_bad_images_fraction=0)
     line = runs.last_line(refused)
-    assert re.search(r"error: 1 of the first \d+ pictures cannot be used, more than max_bad_images_fraction", line)
-    assert "train-02.parquet, row 2 (not a picture" in line
+    assert re.search(r"error: 1 of the first \d+ images cannot be used, more than max_bad_images_fraction", line)
+    assert "train-02.parquet, row 2 (not an image" in line
 
 
 def test_other_shards_of_the_same_names_are_refused(runs: Runs, one: str):

@@ -156,7 +156,7 @@ def test_show_writes_the_pictures_and_their_noising(runs: Runs):
     runs.run(SCRIPTS / "show.py", *settings.split())
     assert sorted(os.listdir(runs.folder / "preview")) == ["dataset.png", "noising.png"]
     grid = pixels(runs.folder / "preview/dataset.png")
-    # 32 pictures of 8x8 pixels take at least their own area.
+    # 32 images of 8x8 pixels take at least their own area.
     assert grid.shape[0] * grid.shape[1] >= 32 * 64
     assert grid.std() > 10
 

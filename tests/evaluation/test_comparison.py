@@ -1,4 +1,4 @@
-"""The figures of a set of pictures, and copies of training pictures planted among them."""
+"""The figures of a set of images, and copies of training images planted among them."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_figures_are_taken_against_the_features_of_the_reference(reference: Refe
     assert figures["frechet_distance"] == pytest.approx(expected, rel=1e-5)
     kernel = kernel_distance(vectors(images), reference.features, seed=3)
     assert (figures["kernel_distance"], figures["kernel_distance_std"]) == pytest.approx(kernel, rel=1e-5)
-    # Of reference features as many as there are pictures.
+    # Of reference features as many as there are images.
     shares = precision_recall_density_coverage(reference.features[:60], vectors(images), 5)
     assert {name: figures[name] for name in shares} == pytest.approx(shares, rel=1e-5)
     # Half the standard deviation is a quarter of the power at every frequency.

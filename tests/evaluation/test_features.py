@@ -1,4 +1,4 @@
-"""What networks see in pictures: known networks against their libraries, networks of one's own, and mistakes."""
+"""What networks see in images: known networks against their libraries, networks of one's own, and mistakes."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import nn
 from transformers import Dinov2Config, Dinov2Model
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation import features
 from ddpm_cars.evaluation.features import Extractor, load_extractor
 
@@ -121,7 +121,7 @@ def test_damaged_weights_of_lite0_are_named(tmp_path: Path):
     torch.save(weights, tmp_path / "lacking.pth")
     for name in ("cut.pth", "text.pth", "nested.pth", "lacking.pth", ""):
         path = tmp_path / name
-        with pytest.raises(ConfigError, match="efficientnet-lite0 cannot be loaded") as caught:
+        with pytest.raises(UserError, match="efficientnet-lite0 cannot be loaded") as caught:
             load_extractor("efficientnet-lite0", path)
         assert f"{path} does not hold its weights" in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -132,7 +132,7 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path):
     weights["_bn1.weight"][7] = torch.nan
     torch.save(weights, tmp_path / "nan.pth")
     extractor = load_extractor("efficientnet-lite0", tmp_path / "nan.pth")
-    with pytest.raises(ConfigError, match="efficientnet-lite0 gives features that are not finite"):
+    with pytest.raises(UserError, match="efficientnet-lite0 gives features that are not finite"):
         extractor(pictures(1, 8), progress_bar=False)
 
 
@@ -193,7 +193,7 @@ def test_dinov2_gives_its_normalised_class_token(dinov2_folder: Path, size: int)
     seen = extractor(images, batch_size=2, progress_bar=False)
     assert (extractor.num_features, extractor.distance_name, seen.shape) == (16, "FD-DINOv2", (3, 16))
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)
-    # The pictures must be told apart, or any token would do.
+    # The images must be told apart, or any token would do.
     assert (seen[0] - seen[1]).abs().max() > 1e-3
 
 
@@ -217,7 +217,7 @@ def test_dinov2_without_all_its_weights_says_so(dinov2_folder: Path, tmp_path: P
             (folder / "model.safetensors").write_bytes(data[:-100])
         if name == "lacking":
             save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(ConfigError, match=f"extractor dinov2 .*{words}") as caught:
+        with pytest.raises(UserError, match=f"extractor dinov2 .*{words}") as caught:
             load_extractor("dinov2", folder)
         assert f"{folder} does not hold its weights" in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -226,7 +226,7 @@ def test_dinov2_without_all_its_weights_says_so(dinov2_folder: Path, tmp_path: P
 def test_dinov2_that_cannot_be_downloaded_says_what_to_give(monkeypatch: pytest.MonkeyPatch):
     # Under a name that no cache of this machine has.
     monkeypatch.setattr(features, "_DINOV2", "nobody/no-such-network")
-    with pytest.raises(ConfigError, match="without the network, give a file with extractor_weights") as caught:
+    with pytest.raises(UserError, match="without the network, give a file with extractor_weights") as caught:
         load_extractor("dinov2")
     assert "\n" not in str(caught.value)
 
@@ -242,7 +242,7 @@ def test_packages_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch):
     stand_in_for_torch_fidelity(monkeypatch, None)
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     for name in ("inception", "efficientnet-lite0"):
-        with pytest.raises(ConfigError, match=rf'extractor {name} needs .*pip install "ddpm-cars\[eval\]"') as caught:
+        with pytest.raises(UserError, match=rf'extractor {name} needs .*pip install "ddpm-cars\[eval\]"') as caught:
             load_extractor(name)
         assert "\n" not in str(caught.value)
 

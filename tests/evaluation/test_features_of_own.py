@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.features import load_extractor
 
 OWN = """
@@ -117,14 +117,14 @@ def test_weights_that_do_not_fit_are_named(own: str, tmp_path: Path):
         ("text.safetensors", "header"),
         ("folder", ""),
     ):
-        with pytest.raises(ConfigError, match=f"{name} does not hold the weights of {own}:FID: .*{words}") as caught:
+        with pytest.raises(UserError, match=f"{name} does not hold the weights of {own}:FID: .*{words}") as caught:
             load_extractor(f"{own}:FID", tmp_path / name)
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "inception", "dinov2", "torch.nn:Flatten"])
 def test_weights_that_are_not_there_are_named(name: str, tmp_path: Path):
-    with pytest.raises(ConfigError, match=f"extractor_weights .*nowhere.pth does not exist; .* of {name}"):
+    with pytest.raises(UserError, match=f"extractor_weights .*nowhere.pth does not exist; .* of {name}"):
         load_extractor(name, tmp_path / "nowhere.pth")
 
 
@@ -139,14 +139,14 @@ def test_weights_that_are_not_there_are_named(name: str, tmp_path: Path):
         ("own_networks:Lacking", "cannot be imported: .*no attribute 'nothing'"),
         ("math:pi", "is a float; it must be a torch.nn.Module"),
         ("pathlib:Path", "is a .*Path; it must be a torch.nn.Module"),
-        ("torch.nn:Identity", r"turns two pictures into \(2, 3, 32, 32\); it must give \(2, features\)"),
-        ("own_networks:Summed", r"turns two pictures into \(1, 3072\)"),
-        ("own_networks:Convolution", r"cannot take uint8 pictures \(N, 3, H, W\)"),
-        ("own_networks:Pair", r"cannot take uint8 pictures \(N, 3, H, W\): 'tuple'"),
+        ("torch.nn:Identity", r"turns two images into \(2, 3, 32, 32\); it must give \(2, features\)"),
+        ("own_networks:Summed", r"turns two images into \(1, 3072\)"),
+        ("own_networks:Convolution", r"cannot take uint8 images \(N, 3, H, W\)"),
+        ("own_networks:Pair", r"cannot take uint8 images \(N, 3, H, W\): 'tuple'"),
     ],
 )
 def test_what_is_no_extractor_is_refused(own: str, name: str, words: str):
-    with pytest.raises(ConfigError, match=f"extractor (is )?{name}.*{words}"):
+    with pytest.raises(UserError, match=f"extractor (is )?{name}.*{words}"):
         load_extractor(name)
 
 
@@ -157,6 +157,6 @@ def test_where_python_imports_from_stays(own: str, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(sys, "path", list(paths))
     load_extractor(f"{own}:FID")
     for name in ("no_such_module:Net", f"{own}:Lacking", f"{own}:NoSuch"):
-        with pytest.raises(ConfigError):
+        with pytest.raises(UserError):
             load_extractor(name)
     assert sys.path == paths

@@ -1,4 +1,4 @@
-"""The entries "likelihood" and "eps_mse" of metrics.json, from held-out pictures shared by processes."""
+"""The entries "likelihood" and "eps_mse" of metrics.json, from held-out images shared by processes."""
 
 from collections.abc import Callable
 from typing import Any

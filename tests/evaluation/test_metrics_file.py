@@ -6,24 +6,24 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.metrics_file import MetricsFile
 from ddpm_cars.runtime.hardware import versions
-from ddpm_cars.runtime.processes import Team
+from ddpm_cars.runtime.processes import Processes
 
 HEAD = {"model": {"name": "cars", "weights_sha256": "0123"}, "num_images": 40}
 
 
 @pytest.fixture
-def team(fresh_accelerate: None) -> Team:
-    return Team(Accelerator(cpu=True))
+def team(fresh_accelerate: None) -> Processes:
+    return Processes(Accelerator(cpu=True))
 
 
 def sampler(label: str, steps: int, distance: float) -> dict:
     return {"label": label, "num_inference_steps": steps, "metrics": {"frechet_distance": distance}}
 
 
-def test_what_was_saved_is_known_to_the_next_call(team: Team, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_what_was_saved_is_known_to_the_next_call(team: Processes, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     path = tmp_path / "new folder" / "metrics.json"
     metrics = MetricsFile(path, HEAD, team)
     assert not path.exists()
@@ -49,7 +49,7 @@ def test_what_was_saved_is_known_to_the_next_call(team: Team, tmp_path: Path, ca
     ],
 )
 def test_metrics_of_something_else_are_not_kept(
-    team: Team, tmp_path: Path, head: dict, caplog: pytest.LogCaptureFixture
+    team: Processes, tmp_path: Path, head: dict, caplog: pytest.LogCaptureFixture
 ):
     path = tmp_path / "metrics.json"
     metrics = MetricsFile(path, HEAD, team)
@@ -62,7 +62,7 @@ def test_metrics_of_something_else_are_not_kept(
     assert json.loads(path.read_text())["samples"]
 
 
-def test_other_versions_of_what_computes_start_anew(team: Team, tmp_path: Path):
+def test_other_versions_of_what_computes_start_anew(team: Processes, tmp_path: Path):
     path = tmp_path / "metrics.json"
     metrics = MetricsFile(path, HEAD, team)
     metrics["floor"] = {"num_images": 40}
@@ -74,13 +74,13 @@ def test_other_versions_of_what_computes_start_anew(team: Team, tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "words"), [('{"format": 1, "mod', "cannot be read"), ("[1]", "holds no JSON object")]
 )
-def test_a_damaged_file_is_named_with_the_cure(team: Team, tmp_path: Path, text: str, words: str):
+def test_a_damaged_file_is_named_with_the_cure(team: Processes, tmp_path: Path, text: str, words: str):
     (tmp_path / "metrics.json").write_text(text)
-    with pytest.raises(ConfigError, match=rf"metrics\.json {words}.*mend or remove it"):
+    with pytest.raises(UserError, match=rf"metrics\.json {words}.*mend or remove it"):
         MetricsFile(tmp_path / "metrics.json", HEAD, team)
 
 
-def test_a_sampler_that_is_measured_again_replaces_its_entry(team: Team, tmp_path: Path):
+def test_a_sampler_that_is_measured_again_replaces_its_entry(team: Processes, tmp_path: Path):
     metrics = MetricsFile(tmp_path / "metrics.json", HEAD, team)
     for distance in (3.0, 2.0):
         metrics.put_sampler(sampler("fixed_small", 10, distance), [distance])
@@ -89,7 +89,7 @@ def test_a_sampler_that_is_measured_again_replaces_its_entry(team: Team, tmp_pat
     assert metrics["spectrum"]["generated"] == {"fixed_small, 10 steps": [2.0], "fixed_small, 20 steps": [1.0]}
 
 
-def test_times_are_those_of_the_clock(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_times_are_those_of_the_clock(team: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     metrics = MetricsFile(tmp_path / "metrics.json", HEAD, team)
     ticks = iter([1000.0, 1002.5, 2000.0, 2001.5])
     monkeypatch.setattr("ddpm_cars.evaluation.metrics_file.time.perf_counter", lambda: next(ticks))
@@ -99,7 +99,7 @@ def test_times_are_those_of_the_clock(team: Team, tmp_path: Path, monkeypatch: p
     assert metrics["cost"]["seconds"] == {"sampling": 4.0}
 
 
-def test_a_share_of_the_work_is_done_in_order_and_empty_ones_are_left_out(team: Team):
+def test_a_share_of_the_work_is_done_in_order_and_empty_ones_are_left_out(team: Processes):
     assert team.gathered(5, list) == [[0, 1, 2, 3, 4]]
     assert team.gathered(0, list) == []
     assert team.agreed(lambda: {"a": 1}) == {"a": 1}

@@ -1,4 +1,4 @@
-"""Which real pictures a model is measured against."""
+"""Which real images a model is measured against."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from ddpm_cars.config.commands import CalibrateConfig, EvaluateConfig
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation import real_pictures as references
 from ddpm_cars.evaluation.features import load_extractor
 from ddpm_cars.evaluation.real_pictures import compared_pixels, features_path, load_real_pictures, mirrored
@@ -52,7 +52,7 @@ def test_a_run_says_which_pictures_it_was_trained_on(tmp_path: Path):
     got = with_pictures_of_run(asked, str(tmp_path))
     names = ("dataset_name", "split", "validation_split", "resize", "label_column", "cache_dir")
     assert {name: getattr(got, name) for name in names} == {name: settings[name] for name in names}
-    # Only the pictures are taken from there.
+    # Only the images are taken from there.
     assert (got.seed, got.mixed_precision) == (0, "no")
     named = replace(asked, validation_split="validation", cache_dir="here", split="train[:9]")
     other = with_pictures_of_run(named, str(tmp_path))
@@ -84,7 +84,7 @@ def test_a_split_that_the_model_was_trained_on_is_not_held_out(
     (tmp_path / "cars").mkdir()
     for place in ("cars", "cars/", "./cars", str(tmp_path / "cars")):
         config = replace(config, train_data_dir=place)
-        with pytest.raises(ConfigError, match=r"test, which .* was trained on") if seen else nullcontext():
+        with pytest.raises(UserError, match=r"test, which .* was trained on") if seen else nullcontext():
             check_held_out(config, str(tmp_path))
     check_held_out(replace(config, validation_split=None), str(tmp_path))
 
@@ -99,7 +99,7 @@ def test_pictures_that_are_named_count_more_than_those_of_the_run(config: Evalua
     [
         ({}, {"train_data_dir": "cars", "validation_split": "test", "resize": "crop", "background": "#102030"}),
         ({"train_data_dir": "vans"}, {"train_data_dir": "vans", "validation_split": None, "resize": "crop"}),
-        # The same pictures, written otherwise, have the same split held out.
+        # The same images, written otherwise, have the same split held out.
         ({"train_data_dir": "./cars/"}, {"train_data_dir": "./cars/", "validation_split": "test"}),
         ({"train_data_dir": "cars", "split": "train"}, {"validation_split": None, "split": "train"}),
         ({"train_data_dir": "vans", "resize": "squash"}, {"resize": "squash", "background": "#102030"}),
@@ -124,12 +124,12 @@ def test_pictures_of_a_model_without_a_run_are_squashed_on_white(tmp_path: Path)
     asked = CalibrateConfig(pretrained_model_name_or_path="x", train_data_dir="vans")
     got = with_pictures_of_run(asked, str(tmp_path))
     assert (got.resize, got.background) == ("squash", "white")
-    with pytest.raises(ConfigError, match="background is whitish"):
+    with pytest.raises(UserError, match="background is whitish"):
         with_pictures_of_run(replace(asked, background="whitish"), str(tmp_path))
 
 
 def test_without_a_word_on_pictures_there_is_one_line_that_asks_for_them(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"no config.yaml .* give train_data_dir or dataset_name"):
+    with pytest.raises(UserError, match=r"no config.yaml .* give train_data_dir or dataset_name"):
         with_pictures_of_run(EvaluateConfig(pretrained_model_name_or_path="x/y"), str(tmp_path))
 
 
@@ -162,12 +162,12 @@ def test_drawn_pictures_have_the_classes_of_real_ones(config: EvaluateConfig, tm
     assert counts.sum() == 40
     assert 18 <= counts[1] <= 35
     np.testing.assert_array_equal(real.labels, real.training.labels[real.order[:40]])
-    with pytest.raises(ConfigError, match=r"has the classes green, red, and the model has blue, red"):
+    with pytest.raises(UserError, match=r"has the classes green, red, and the model has blue, red"):
         load_real_pictures(folder, 8, 3, ("blue", "red"))
 
 
 def test_too_few_pictures_are_named_with_the_number_that_would_do(config: EvaluateConfig):
-    with pytest.raises(ConfigError, match=r"num_images is 46, which takes 92 .* has 90: lower num_images to 45"):
+    with pytest.raises(UserError, match=r"num_images is 46, which takes 92 .* has 90: lower num_images to 45"):
         load_real_pictures(replace(config, num_images=46), 8, 3, ())
 
 
@@ -189,14 +189,14 @@ def test_no_more_than_2000_are_drawn_unasked(config: EvaluateConfig, monkeypatch
 @pytest.mark.parametrize("num_images", [40, 2000, None])
 def test_a_set_that_is_too_small_for_any_number_is_told_what_is_needed(config: EvaluateConfig, num_images: int | None):
     small = replace(config, split="train[:64]", num_images=num_images)
-    with pytest.raises(ConfigError, match=r"has 64 pictures; an evaluation needs 80 or more") as failed:
+    with pytest.raises(UserError, match=r"has 64 images; an evaluation needs 80 or more") as failed:
         load_real_pictures(small, 8, 3, ())
     assert "lower" not in str(failed.value)
 
 
 def test_one_held_out_picture_is_too_few_for_an_error(config: EvaluateConfig, tmp_path: Path):
     write_toy_cars(tmp_path / "lone", 90, 1, 8)
-    with pytest.raises(ConfigError, match=r"validation_split test of .*lone has 1 picture; it takes 2 or more"):
+    with pytest.raises(UserError, match=r"validation_split test of .*lone has 1 image; it takes 2 or more"):
         load_real_pictures(replace(config, train_data_dir=str(tmp_path / "lone")), 8, 3, ())
 
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DModel
 
 from ddpm_cars.config.training import Preset
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.networks.unet import PRESETS, create_unet
 
 SMALL = {
@@ -27,7 +27,7 @@ def write(path: Path, content: object) -> str:
 
 
 def attention_sizes(unet: UNet2DModel, resolution: int) -> list[int]:
-    """Return the heights of the pictures that the self-attention of the way down sees."""
+    """Return the heights of the images that the self-attention of the way down sees."""
     levels = enumerate(unet.down_blocks)
     return [resolution >> level for level, block in levels if getattr(block, "attentions", None)]
 
@@ -111,13 +111,13 @@ def test_the_config_file_of_a_saved_network_will_do(tmp_path: Path):
 )
 def test_a_file_that_describes_no_network_is_named(tmp_path: Path, content: object, words: str):
     path = write(tmp_path / "unet.json", content)
-    with pytest.raises(ConfigError, match=words) as error:
+    with pytest.raises(UserError, match=words) as error:
         create_unet("tiny", 8, path)
     assert "unet.json" in str(error.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"nowhere\.json cannot be read"):
+    with pytest.raises(UserError, match=r"nowhere\.json cannot be read"):
         create_unet("tiny", 8, str(tmp_path / "nowhere.json"))
 
 
@@ -127,14 +127,14 @@ def test_a_missing_file_is_named(tmp_path: Path):
 )
 def test_a_resolution_that_cannot_be_halved_is_refused(preset: str, resolution: int, factor: int, nearest: int):
     expected = rf"resolution is {resolution}; .* multiple of {factor} \(the nearest is {nearest}\)"
-    with torch.device("meta"), pytest.raises(ConfigError, match=expected):
+    with torch.device("meta"), pytest.raises(UserError, match=expected):
         create_unet(preset, resolution)
 
 
 @pytest.mark.parametrize("size", [16, [8, 16]])
 def test_a_file_of_another_size_is_refused_with_both_numbers(size: object, tmp_path: Path):
     path = write(tmp_path / "unet.json", {**SMALL, "sample_size": size})
-    with pytest.raises(ConfigError, match=r"has a sample_size of .*16.* and resolution is 8; give them the same"):
+    with pytest.raises(UserError, match=r"has a sample_size of .*16.* and resolution is 8; give them the same"):
         create_unet("tiny", 8, path)
 
 

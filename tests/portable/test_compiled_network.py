@@ -1,4 +1,4 @@
-"""Sampling with a compiled network: the same pictures, batches of one shape, and undone by one call."""
+"""Sampling with a compiled network: the same images, batches of one shape, and undone by one call."""
 
 import copy
 from collections.abc import Callable

@@ -191,7 +191,7 @@ def test_spectral_is_exact_on_gaussian_data_whose_spectrum_matches_the_bands(tim
         variance = gain**2 * variance + (modes(noise) / modes(z)) ** 2
         last = ALPHA_BAR[t]
         expected = marginal[s] if s is not None else last * c**2 / (last * c + 1 - last)
-        # x_0_hat is a difference of numbers near 1, divided by sqrt(alpha_bar_t): what float64 rounds off grows by that.
+        # x_0_hat is a difference of numbers near 1 over sqrt(alpha_bar_t), and so is what float64 rounds off.
         rounded_off_std = 16 * np.finfo(float).eps / math.sqrt(last)
         np.testing.assert_allclose(np.sqrt(variance), np.sqrt(expected), rtol=1e-9, atol=rounded_off_std)
 

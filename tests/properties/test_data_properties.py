@@ -1,4 +1,4 @@
-"""What holds for every batch order, every picture and every size."""
+"""What holds for every batch order, every image and every size."""
 
 import warnings
 from io import BytesIO
@@ -91,7 +91,7 @@ def test_every_picture_becomes_a_square(
     resized = resize_image(Image.new("RGB", (width, height), colour).convert(mode), resolution, resize, background)
     assert resized.size == (resolution, resolution)
     assert resized.mode == mode
-    # Borders of the colour of the picture leave nothing but that colour, whatever the filter.
+    # Borders of the colour of the image leave nothing but that colour, whatever the filter.
     pixels = np.asarray(resized)
     assert np.all(pixels == pixels[0, 0])
     assert np.abs(pixels[0, 0].astype(float) - (colour if mode == "RGB" else np.dot(colour, LIGHTNESS))).max() <= 1

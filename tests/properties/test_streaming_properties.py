@@ -28,7 +28,7 @@ def png(number: int) -> bytes:
 
 
 def write_shards(folder: Path, kind: str, sizes: list[int], bad: set[int]) -> Path:
-    """Write shards in which picture and class are a number: 100 times the shard, plus the row."""
+    """Write shards in which image and class are a number: 100 times the shard, plus the row."""
     for shard, size in enumerate(sizes):
         numbers = [100 * shard + row for row in range(size)]
         write_shard(folder, kind, shard, [b"bad" if n in bad else png(n) for n in numbers], numbers)
@@ -100,7 +100,7 @@ def test_neither_splits_nor_stops_nor_bad_pictures_change_the_batches(
     stop: int,
     bad: set[int],
 ):
-    # One picture stays good in every shard.
+    # One image stays good in every shard.
     bad -= {100 * shard + num_rows - 1 for shard, num_rows in enumerate(sizes)}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         data = write_shards(Path(folder) / "data", kind, sizes, bad)

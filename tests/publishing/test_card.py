@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 
 import ddpm_cars
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.publishing import card
 from ddpm_cars.publishing.card import find_template, is_untouched, make_card, seal
 from ddpm_cars.runs.run_folder import open_model_folder
@@ -72,7 +72,7 @@ def test_metadata_is_what_the_hub_knows(run: Path):
     assert results is not None
     values = {result.metric_type: result for result in results}
     assert values["frechet_distance"].metric_value == 20.13
-    assert values["frechet_distance"].metric_name == "FD-EfficientNet (fixed_small, 100 steps, 2,000 pictures)"
+    assert values["frechet_distance"].metric_name == "FD-EfficientNet (fixed_small, 100 steps, 2,000 images)"
     assert values["frechet_distance"].dataset_name == "photographs"
     assert values["frechet_distance"].dataset_split == "train"
     assert values["bits_per_dimension"].metric_value == 4.1036
@@ -89,22 +89,22 @@ def test_every_part_says_what_the_files_say(run: Path):
     assert "![Samples](samples.png)" in text
     assert "![Loss](loss.png)" in section(text, "Training")
     data = section(text, "Training data")
-    assert "6,633 pictures of photographs." in data
+    assert "6,633 images of photographs." in data
     assert "The split test was kept out of training." in data
-    assert "Licence of the pictures: research only." in data
+    assert "Licence of the images: research only." in data
     training = section(text, "Training")
     for row in (
         ("Optimiser steps", "12,000"),
-        ("Pictures per step", "32"),
+        ("Images per step", "32"),
         ("Weights", "averaged, half-life 400 steps"),
-        ("Mean squared error of eps, 500 pictures of test", "0.012346"),
+        ("Mean squared error of eps, 500 images of test", "0.012346"),
         ("Learning rate", "0.0001"),
         ("Precision", "bfloat16 mixed with float32"),
     ):
         assert f"| {row[0]} | {row[1]} |" in training
     evaluation = section(text, "Evaluation")
     assert "20.1 ± 0.3" in evaluation
-    assert "2,000 pictures drawn" in evaluation
+    assert "2,000 images drawn" in evaluation
     assert "efficientnet-lite0" in evaluation
     # 2 h at 100 W and a quarter of an hour at 400 W.
     assert section(text, "Hardware and energy") == (
@@ -112,7 +112,7 @@ def test_every_part_says_what_the_files_say(run: Path):
         "At most 0.3 kWh, what this hardware may draw in that time."
     )
     assert "ho2020denoising" in section(text, "Citation")
-    assert "imitates its training pictures" in section(text, "Limits and bias")
+    assert "imitates its training images" in section(text, "Limits and bias")
 
 
 def test_the_three_ways_to_load_are_there(run: Path):
@@ -120,7 +120,7 @@ def test_the_three_ways_to_load_are_there(run: Path):
     assert 'DDPMCarsPipeline.from_pretrained("me/cars")' in use
     assert 'from_pretrained("me/cars", custom_pipeline="me/cars", trust_remote_code=True)' in use
     assert 'DiffusionPipeline.from_pretrained("me/cars")\n' in use
-    assert "the same pictures from the same seeds" in use
+    assert "the same images from the same seeds" in use
     assert use.count("pipe()") == 3
 
 
@@ -221,16 +221,16 @@ def test_a_seal_tells_edited_cards(run: Path):
 def test_a_file_that_cannot_be_read_is_named(run: Path, tmp_path: Path, name: str, content: str):
     folder = shutil.copytree(run, tmp_path / "broken")
     (folder / name).write_text(content)
-    with pytest.raises(ConfigError, match=name):
+    with pytest.raises(UserError, match=name):
         open_model_folder(folder)
 
 
 def test_a_folder_without_a_model_is_refused(run: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"no model_index\.json"):
+    with pytest.raises(UserError, match=r"no model_index\.json"):
         open_model_folder(tmp_path)
     folder = shutil.copytree(run, tmp_path / "half")
     shutil.rmtree(folder / "unet")
-    with pytest.raises(ConfigError, match="no pipeline can be loaded"):
+    with pytest.raises(UserError, match="no pipeline can be loaded"):
         open_model_folder(folder)
 
 
@@ -238,8 +238,8 @@ def test_the_template_is_found_where_it_is_installed(monkeypatch: pytest.MonkeyP
     assert find_template() == Path(__file__).parents[2] / "model_card.md"
     installed = tmp_path / "a" / "b" / "ddpm_cars"
     installed.mkdir(parents=True)
-    monkeypatch.setattr(card, "__file__", str(installed / "card.py"))
-    with pytest.raises(ConfigError, match="install ddpm-cars again"):
+    monkeypatch.setattr(card, "__file__", str(installed / "publishing" / "card.py"))
+    with pytest.raises(UserError, match="install ddpm-cars again"):
         find_template()
     (installed / "model_card.md").write_text("# card")
     assert find_template() == installed / "model_card.md"

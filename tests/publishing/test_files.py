@@ -16,7 +16,7 @@ from diffusers import UNet2DModel
 from ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.cli import commands as cli
 from ddpm_cars.config.commands import PushConfig
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.publishing.files import collect, describe, model_files
 from ddpm_cars.publishing.hub import check_access, push
 from ddpm_cars.runs.run_folder import open_model_folder
@@ -93,7 +93,7 @@ def test_figures_of_a_dataset_of_the_hub_have_a_file_of_their_own(run: Path, tmp
     assert {"dataset": {"id": "somebody/cars", "task_id": "frechet_distance"}, "value": 20.13}.items() <= {
         key: value for key, value in entries[0].items() if key != "notes"
     }.items()
-    assert "2,000 pictures" in entries[0]["notes"]
+    assert "2,000 images" in entries[0]["notes"]
 
 
 def test_weights_in_pickles_are_refused(run: Path, tmp_path: Path):
@@ -101,7 +101,7 @@ def test_weights_in_pickles_are_refused(run: Path, tmp_path: Path):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     found = open_model_folder(folder)
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(ConfigError, match="safetensors"):
+    with pytest.raises(UserError, match="safetensors"):
         model_files(found)
 
 
@@ -120,7 +120,8 @@ def test_a_space_has_the_page_the_package_and_the_model(run: Path, tmp_path: Pat
     assert metadata["app_file"] == "app.py"
     assert metadata["license"] == "mit"
     compile(files["app.py"], "app.py", "exec")
-    assert {"ddpm_cars/__init__.py", "ddpm_cars/demo.py", "model/model_index.json"} <= set(files)
+    modules = {f"ddpm_cars/{name}.py" for name in ("__init__", "demo/app", "portable/__init__")}
+    assert {*modules, "model/model_index.json"} <= set(files)
     assert not any(name.startswith("model/README") for name in files)
     assert DDPMCarsPipeline.from_pretrained(put(files, tmp_path) / "model").unet.config.sample_size == 8
 
@@ -129,7 +130,9 @@ def modules_behind(name: str, package: Path, seen: set[str]) -> set[str]:
     """Return the names of the top-level modules that a module of the package needs, with those behind its own."""
     found: set[str] = set()
     seen.add(name)
-    for node in ast.walk(ast.parse((package / f"{name}.py").read_text(encoding="utf-8"))):
+    path = package.joinpath(*name.split("."))
+    path = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             imported = [str(node.module)]
@@ -144,7 +147,7 @@ def modules_behind(name: str, package: Path, seen: set[str]) -> set[str]:
 
 def test_a_space_requires_what_its_page_imports(run: Path):
     required = set(collected(run, space=True)["requirements.txt"].decode().split())
-    needed = modules_behind("demo", Path(cli.__file__).parent, set())
+    needed = modules_behind("demo", Path(cli.__file__).parents[1], set())
     assert "torch" in needed
     # The Hub brings gradio, in the version that the README names; two are imported by other names.
     names = {"PIL": "pillow", "yaml": "pyyaml"}
@@ -180,7 +183,7 @@ def test_without_a_network_the_message_is_one_line(
 
 
 def test_a_name_that_is_none_is_refused(run: Path):
-    with pytest.raises(ConfigError, match="cannot be the name of a repository"):
+    with pytest.raises(UserError, match="cannot be the name of a repository"):
         push(PushConfig(str(run), "me/cars/red"))
 
 
@@ -190,5 +193,5 @@ def test_before_training_a_token_is_needed_and_the_hub_is_not(monkeypatch: pytes
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", "/nowhere/token")
     monkeypatch.setattr(huggingface_hub.constants, "HF_STORED_TOKENS_PATH", "/nowhere/tokens")
-    with pytest.raises(ConfigError, match="hf auth login"):
+    with pytest.raises(UserError, match="hf auth login"):
         check_access("me/cars")

@@ -29,7 +29,7 @@ def test_every_sampler_and_bound_has_a_row_and_the_floor_is_last():
     assert [row[:2] for row in quality[1:-1]] == [
         [sample["label"].replace("_", "\\_"), str(sample["num_inference_steps"])] for sample in metrics["samples"]
     ]
-    assert quality[-1][0] == "real pictures"
+    assert quality[-1][0] == "real images"
     assert len(bits) == 1 + len(metrics["likelihood"])
     assert bits[1] == ["fixed\\_small, all 1000 steps", "4.10 ± 0.02"]
 
@@ -37,10 +37,10 @@ def test_every_sampler_and_bound_has_a_row_and_the_floor_is_last():
 @pytest.mark.parametrize(
     "words",
     [
-        "2,000 pictures drawn from seed 17 on, against 4,633 real ones",
+        "2,000 images drawn from seed 17 on, against 4,633 real ones",
         "FD-EfficientNet cannot be compared with published FID",
         "of the held-out split test",
-        "Near copies of training pictures by features: 1.2 %; 1.0 % of unseen pictures are as near",
+        "Near copies of training images by features: 1.2 %; 1.0 % of unseen images are as near",
         "torch 2",
     ],
 )

@@ -69,28 +69,28 @@ def test_the_pictures_are_in_the_report(metrics: dict[str, Any], pictures: dict[
     [
         "runs/cars",
         "1,743,363 parameters, 32 x 32 pixels, 3 channels, DDPMCarsScheduler (fixed_small), 1000 timesteps",
-        "2,000 pictures, drawn with fixed_small, 100 steps, against 4,633 real ones",
-        "what 1,999 other real pictures get",
-        "FD-EfficientNet ↓ 20.1 ± 0.3 real pictures: 3.21 ± 0.05",
-        "Kernel distance ↓ 0.0123 ± 0.0010 real pictures: 0.0123 ± 0.0010",
+        "2,000 images, drawn with fixed_small, 100 steps, against 4,633 real ones",
+        "what 1,999 other real images get",
+        "FD-EfficientNet ↓ 20.1 ± 0.3 real images: 3.21 ± 0.05",
+        "Kernel distance ↓ 0.0123 ± 0.0010 real images: 0.0123 ± 0.0010",
         "Bits per dimension ↓ 4.10 ± 0.02 fixed_small, all 1000 steps",
-        "Precision ↑ 0.701 real pictures: 0.812",
-        "Recall ↑ 0.403 real pictures: 0.403",
+        "Precision ↑ 0.701 real images: 0.812",
+        "Recall ↑ 0.403 real images: 0.403",
         "Density ↑ 0.806",
         "Coverage ↑ 0.608",
-        "Contrast → 1 0.930 real pictures: 1.001",
+        "Contrast → 1 0.930 real images: 1.001",
         "Spectrum error ↓ 0.314",
         "cannot be compared with published FID",
-        "of 512 pictures takes at most",
+        "of 512 images takes at most",
         "the split test, which training has not seen",
-        "over 512 pictures: 0.910 ± 0.012 at t = 0 and 0.00123 ± 0.00004 at t = 999",
-        "nearer to one of 6,632 training pictures",
+        "over 512 images: 0.910 ± 0.012 at t = 0 and 0.00123 ± 0.00004 at t = 999",
+        "nearer to one of 6,632 training images",
         "features 8.12 1.2 % 1.0 %",
         "pixels 23.4 0.9 % 1.1 %",
         "Seed 17",
         "weights 0123456789abcdef",
-        "photographs, train: 6,633 pictures, 89ab12cd34ef5678",
-        "Held out test: 501 pictures",
+        "photographs, train: 6,633 images, 89ab12cd34ef5678",
+        "Held out test: 501 images",
         "squash",
         "efficientnet-lite0, 1,280 features, fedcba9876543210",
         "bicubic to 224",
@@ -110,7 +110,7 @@ def test_samplers_are_grouped_with_the_floor_below(metrics: dict[str, Any], tmp_
         ["fixed_small, as saved", "100", "20.1 ± 0.3"],
         ["DDIMScheduler", "10", "41.2 ± 1.9"],
         ["DDIMScheduler", "50", "19.0 ± 0.3"],
-        ["Real pictures", "", "3.21 ± 0.05"],
+        ["Real images", "", "3.21 ± 0.05"],
     ]
     assert [row[-1] for row in rows] == ["122", "12.3", "123", "24.6", ""]
 
@@ -169,7 +169,7 @@ def test_what_was_not_measured_is_not_spoken_of(minimal: dict[str, Any], tmp_pat
     page = report(minimal, {}, tmp_path)
     assert page.all("h2") == ["Figures", "Quality by number of steps", "How it was measured"]
     assert not page.images
-    for word in ("Bits", "Held out", "Peak memory", "Time", "training pictures", "None", "nan", "figcaption"):
+    for word in ("Bits", "Held out", "Peak memory", "Time", "training images", "None", "nan", "figcaption"):
         assert word not in page.text
 
 
@@ -205,7 +205,7 @@ def test_copies_without_unseen_pictures_are_shown_only(
     metrics["memorisation"] = {"num_training_images": 6632}
     page = report(metrics, pictures, tmp_path)
     assert "Memorisation" in page.all("h2")
-    assert "Unseen pictures" not in page.text
+    assert "Unseen images" not in page.text
     assert pictures["neighbours_pixels"].read_bytes() in page.images
 
 
@@ -230,7 +230,7 @@ def test_the_summary_has_a_row_a_sampler_and_the_floor_last(metrics: dict[str, A
         "DDIMScheduler 10 41.2 ± 1.9 0.0123 0.81 0.40 0.81 0.61 1.05 0.31 123".split(),
         "fixed_small 10 99 ± 3 0.0123 0.70 0.50 0.81 0.61 0.93 0.31 122".split(),
         "DDIMScheduler 50 19.0 ± 0.3 0.00990 0.70 0.40 0.81 0.61 0.93 0.31 24.6".split(),
-        "real pictures 3.21 ± 0.05 0.0123 0.81 0.40 0.81 0.61 1.00 0.31".split(),
+        "real images 3.21 ± 0.05 0.0123 0.81 0.40 0.81 0.61 1.00 0.31".split(),
     ]
     # Columns end at the same place.
     ends = [[match.end() for match in re.finditer(r"\S+( ± \S+)?(?=  |$)", line)] for line in table]
@@ -240,17 +240,15 @@ def test_the_summary_has_a_row_a_sampler_and_the_floor_last(metrics: dict[str, A
 
 def test_the_summary_tells_bits_and_copies(metrics: dict[str, Any], minimal: dict[str, Any]):
     text = " ".join(summary(metrics).split())
-    assert "runs/cars: 2,000 drawn pictures against 4,633 real ones." in text
+    assert "runs/cars: 2,000 drawn images against 4,633 real ones." in text
     assert "FD is FD-EfficientNet; FD-EfficientNet cannot be compared with published FID." in text
     metrics["extractor"]["distance_name"] = "FID"
-    assert "FD is FID; FID of other numbers of pictures cannot be compared with it" in " ".join(
-        summary(metrics).split()
-    )
-    assert "of 512 pictures" in text
+    assert "FD is FID; FID of other numbers of images cannot be compared with it" in " ".join(summary(metrics).split())
+    assert "of 512 images" in text
     assert "fixed_small, all 1000 steps 4.10 ± 0.02 0.0001 3.9012 0.2023" in text
     assert "analytic, 50 least cost 4.07 ± 0.02" in text
-    assert "by features: 1.2 %, of unseen pictures 1.0 %." in text
-    assert "by pixels: 0.9 %, of unseen pictures 1.1 %." in text
+    assert "by features: 1.2 %, of unseen images 1.0 %." in text
+    assert "by pixels: 0.9 %, of unseen images 1.1 %." in text
     assert not re.search("Bits|copies|None", summary(minimal))
 
 

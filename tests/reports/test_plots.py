@@ -179,7 +179,7 @@ def test_samplers_are_lines_over_the_steps(axes: Axes):
         x, y = sample["num_inference_steps"], sample["metrics"]["frechet_distance"]
         error = 2 * sample["metrics"]["frechet_distance_std_error"]
         assert [[x, y - error], [x, y + error]] in bars
-    assert set(labels(axes)) == {"fixed_small", "DDIMScheduler", "real pictures: 3.2"}
+    assert set(labels(axes)) == {"fixed_small", "DDIMScheduler", "real images: 3.2"}
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["10", "50", "100"]
     assert axes.get_ylabel() == "FD-EfficientNet"
 
@@ -203,7 +203,7 @@ def test_names_of_curves_do_not_overlap(num_bounds: int):
     line_height = axes.texts[0].get_fontsize() * figure.dpi / 72
     panel_height = axes.get_window_extent().height
     assert all((b - a) * panel_height > line_height for a, b in pairwise(middles))
-    # The names are within the picture.
+    # The names are within the image.
     assert all(text.get_tightbbox().x1 <= figure.bbox.x1 + 1 for text in axes.texts)
 
 

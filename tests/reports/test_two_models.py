@@ -130,10 +130,10 @@ def test_samplers_and_bounds_of_both_are_compared(metrics: dict[str, Any], other
 @pytest.mark.parametrize(
     ("keys", "value", "words"),
     [
-        (("num_images",), 1000, "number of drawn pictures (2000 and 1000)"),
-        (("data", "num_reference_images"), 99, "number of real pictures (4633 and 99)"),
+        (("num_images",), 1000, "number of drawn images (2000 and 1000)"),
+        (("data", "num_reference_images"), 99, "number of real images (4633 and 99)"),
         (("data", "pictures_sha256"), "00", "data (89ab12cd34ef5678 and 00)"),
-        (("data", "held_out_sha256"), "22", "held-out pictures (None and 22)"),
+        (("data", "held_out_sha256"), "22", "held-out images (None and 22)"),
         (("extractor", "fingerprint"), "11", "extractor (fedcba9876543210 and 11)"),
     ],
 )

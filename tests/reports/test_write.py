@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, read back from their files."""
+"""Images of an evaluation, read back from their files."""
 
 import json
 from pathlib import Path
@@ -18,13 +18,13 @@ def colours_of(path: Path) -> set[tuple[int, ...]]:
 
 
 def test_of_a_picture_and_its_mirror_image_the_nearer_one_is_shown(tmp_path: Path):
-    # Each training picture has a colour of its own on the left and another on the right.
+    # Each training image has a colour of its own on the left and another on the right.
     training = np.zeros((5, 8, 8, 3), np.uint8)
     for i in range(5):
         training[i, :, :4] = (200, 10 * i, 0)
         training[i, :, 4:] = (0, 10 * i, 200)
     images = np.full((2, 8, 8, 3), 77, np.uint8)
-    # Picture 4, its mirror image, then 1, 0 and 2; the other drawn picture is farther from all.
+    # Image 4, its mirror image, then 1, 0 and 2; the other drawn image is farther from all.
     indices = np.array([[4, 9, 1, 0, 5, 2], [3, 8, 3, 8, 3, 8]])
     distances = np.arange(12.0).reshape(2, 6)
     strip = Image.new("RGB", (8, 8))

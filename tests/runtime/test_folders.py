@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder
 from ddpm_cars.runtime.signals import StopNotice
 
@@ -30,7 +30,7 @@ def test_a_second_process_is_refused_by_name_until_the_first_is_killed(tmp_path:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
         lock = FolderLock(tmp_path)
-        with pytest.raises(ConfigError, match=rf"in use by another run \(process {first.pid} on .+\)"):
+        with pytest.raises(UserError, match=rf"in use by another run \(process {first.pid} on .+\)"):
             lock.acquire()
     finally:
         first.kill()
@@ -43,7 +43,7 @@ def test_a_second_process_is_refused_by_name_until_the_first_is_killed(tmp_path:
 def test_a_released_folder_can_be_taken_again(tmp_path: Path):
     first, second = FolderLock(tmp_path), FolderLock(tmp_path)
     first.acquire()
-    with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
+    with pytest.raises(UserError, match=f"process {os.getpid()}"):
         second.acquire()
     first.release()
     first.release()
@@ -89,10 +89,10 @@ def test_an_output_folder_is_made_and_left_empty(tmp_path: Path):
 
 def test_an_output_folder_that_cannot_be_used_is_one_line(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="file is a file; choose another output_dir"):
+    with pytest.raises(UserError, match="file is a file; choose another output_dir"):
         prepare_folder(tmp_path / "file")
-    with pytest.raises(ConfigError, match=r"cannot be written to \(Not a directory\)"):
+    with pytest.raises(UserError, match=r"cannot be written to \(Not a directory\)"):
         prepare_folder(tmp_path / "file" / "below")
     # No user may write there, root included.
-    with pytest.raises(ConfigError, match="cannot be written to"):
+    with pytest.raises(UserError, match="cannot be written to"):
         prepare_folder(Path("/proc/ddpm-cars"))

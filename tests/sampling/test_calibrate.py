@@ -1,4 +1,4 @@
-"""scripts/calibrate.py: a saved model is measured on its pictures, and samples with what was found."""
+"""scripts/calibrate.py: a saved model is measured on its images, and samples with what was found."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.cli import commands as cli
 from ddpm_cars.config.commands import CalibrateConfig, SampleConfig
 from ddpm_cars.config.training import NoiseConfig, TrainingConfig
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.sampling.classes import class_names_of
 from ddpm_cars.training.prepare import make_noise_scheduler
 
@@ -52,7 +52,7 @@ def test_a_calibrated_folder_samples_with_what_was_measured(
 ):
     before = sorted(path.relative_to(model) for path in model.rglob("*"))
     calibrate(model, pictures, tmp_path, "--variance_type", variance_type)
-    assert f"calibrated on 4 pictures, samples with {variance_type}" in capsys.readouterr().out
+    assert f"calibrated on 4 images, samples with {variance_type}" in capsys.readouterr().out
     assert sorted(path.relative_to(model) for path in model.rglob("*")) == before
     scheduler = DDPMCarsPipeline.from_pretrained(model).scheduler
     assert scheduler.config.variance_type == variance_type
@@ -173,7 +173,7 @@ def test_a_model_with_classes_is_measured_with_those_of_the_folders(
             shutil.copy(pictures / f"{number}.png", tmp_path / "folders" / name)
     calibrate(tmp_path / "classed", tmp_path / "folders", tmp_path)
     printed = capsys.readouterr()
-    assert "calibrated on 4 pictures" in printed.out
+    assert "calibrated on 4 images" in printed.out
     # Loading the pipeline and choosing the variance each make a scheduler that would warn.
     assert printed.err.count("noising does not end") <= 1
     (tmp_path / "folders" / "right").rename(tmp_path / "folders" / "up")
@@ -232,13 +232,13 @@ def test_mistakes_are_one_line(model: Path, pictures: Path, tmp_path: Path, caps
 
 def test_settings_that_cannot_work_are_named():
     common = {"pretrained_model_name_or_path": "model"}
-    with pytest.raises(ConfigError, match="exactly one of train_data_dir"):
+    with pytest.raises(UserError, match="exactly one of train_data_dir"):
         CalibrateConfig(**common, train_data_dir="x", dataset_name="y", background="white")
-    with pytest.raises(ConfigError, match="num_timesteps is 1"):
+    with pytest.raises(UserError, match="num_timesteps is 1"):
         CalibrateConfig(**common, train_data_dir="x", num_timesteps=1)
-    with pytest.raises(ConfigError, match="spectral needs num_bands"):
+    with pytest.raises(UserError, match="spectral needs num_bands"):
         CalibrateConfig(**common, train_data_dir="x", variance_type="spectral", num_bands=None)
-    with pytest.raises(ConfigError, match="variance_type is analytic and scheduler is DDIMScheduler"):
+    with pytest.raises(UserError, match="variance_type is analytic and scheduler is DDIMScheduler"):
         SampleConfig(**common, scheduler="DDIMScheduler", variance_type="analytic")
 
 

@@ -1,4 +1,4 @@
-"""Pictures of pictures, and pictures from a pipeline."""
+"""Images of images, and images from a pipeline."""
 
 import platform
 import resource
@@ -15,11 +15,11 @@ from PIL import Image
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.cli import commands as cli
 from ddpm_cars.diffusion.seeds import seeded_generators
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.figures.curves import plot_loss
 from ddpm_cars.figures.grids import make_grid, save_png, to_pil
 from ddpm_cars.runs.load import load_pipeline
-from ddpm_cars.sampling.generate import generate, place_to_draw
+from ddpm_cars.sampling.generate import generate, move_for_inference
 from ddpm_cars.sampling.samplers import make_scheduler, sampler_from_config
 from ddpm_cars.sampling.strips import denoising_strip, forward_noising_strip
 from tests.support.fresh_process import run_alone
@@ -49,7 +49,7 @@ def pixels(images: list[Image.Image]) -> np.ndarray:
 
 
 def tile(grid: Image.Image, row: int, column: int, size: int = 96, header: int = 0) -> np.ndarray:
-    """Cut one picture out of a grid, by its gaps of 2."""
+    """Cut one image out of a grid, by its gaps of 2."""
     top, left = 2 + header + row * (size + 2), 2 + column * (size + 2)
     return np.asarray(grid)[top : top + size, left : left + size]
 
@@ -135,7 +135,7 @@ def test_noising_runs_from_the_picture_to_noise():
     strip = forward_noising_strip(samples, scheduler, num_frames=4, seed=1)
     assert strip.size == (4 * 98 + 2, 2 * 98 + 2 + 16)
     frames = [[tile(strip, row, column, header=16).astype(float) for column in range(4)] for row in range(2)]
-    # At t = 0 only sqrt(beta_start) = 0.01 of noise is there; at T - 1 the picture is gone.
+    # At t = 0 only sqrt(beta_start) = 0.01 of noise is there; at T - 1 the image is gone.
     assert np.abs(frames[0][0] - 255).max() < 10
     assert np.abs(frames[1][0] - 0).max() < 10
     assert abs(frames[0][3].mean() - frames[1][3].mean()) < 5
@@ -239,20 +239,20 @@ def test_our_scheduler_comes_back_from_another(pipeline: DDPMCarsPipeline):
 
 @pytest.mark.parametrize("name", ["", "ddim", "UNet2DModel", "NoScheduler", "VQDiffusionScheduler", "__name__"])
 def test_other_schedulers_are_refused_with_the_choices(name: str):
-    with pytest.raises(ConfigError, match=rf"scheduler is {name}; choose DDPMCarsScheduler.*DDIMScheduler"):
+    with pytest.raises(UserError, match=rf"scheduler is {name}; choose DDPMCarsScheduler.*DDIMScheduler"):
         make_scheduler(name, DDPMCarsScheduler().config)
 
 
 @pytest.mark.parametrize("name", ["analytic", "spectral"])
 def test_a_variance_that_has_to_be_measured_first_names_the_command(name: str):
-    with pytest.raises(ConfigError, match=rf"variance_type is {name}.*calibrate.py --variance_type {name}"):
+    with pytest.raises(UserError, match=rf"variance_type is {name}.*calibrate.py --variance_type {name}"):
         sampler_from_config(name, DDPMCarsScheduler().config)
 
 
 def test_a_name_that_is_neither_folder_nor_model_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in ("runs/nosuch", "nosuch", str(tmp_path / "a" / "b")):
-        with pytest.raises(ConfigError, match=rf"^there is no folder {name}, and .* Hub \(.+\)$") as failed:
+        with pytest.raises(UserError, match=rf"^there is no folder {name}, and .* Hub \(.+\)$") as failed:
             load_pipeline(name)
         assert "stacktrace" not in str(failed.value)
         assert "local_files_only" not in str(failed.value)
@@ -260,11 +260,11 @@ def test_a_name_that_is_neither_folder_nor_model_is_told_so(monkeypatch: pytest.
 
 
 def test_a_folder_without_a_pipeline_is_told_from_an_unfinished_run(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"holds no saved pipeline: there is no model_index.json$"):
+    with pytest.raises(UserError, match=r"holds no saved pipeline: there is no model_index.json$"):
         load_pipeline(str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(
-        ConfigError, match=r"is a run that has not finished .*same training command continues it, .* ends it there$"
+        UserError, match=r"is a run that has not finished .*same training command continues it, .* ends it there$"
     ):
         load_pipeline(str(tmp_path))
 
@@ -422,7 +422,7 @@ assert faults() < usual / 100
 def test_a_pipeline_that_is_placed_to_draw_draws_the_same(make_unet: Callable[..., UNet2DModel]):
     pipe = DDPMCarsPipeline(make_unet(), DDPMCarsScheduler(num_train_timesteps=20))
     expected = pipe(2, torch.Generator().manual_seed(0), 3, output_type="np").images
-    place_to_draw(pipe, torch.device("cpu"))
+    move_for_inference(pipe, torch.device("cpu"))
     convolutions = [p for p in pipe.unet.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in convolutions)
     images = pipe(2, torch.Generator().manual_seed(0), 3, output_type="np").images

@@ -1,4 +1,4 @@
-"""The folder of the command and its batches: which pictures are missing, and what is refused and deleted."""
+"""The folder of the command and its batches: which images are missing, and what is refused and deleted."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddpm_cars.config.commands import SampleConfig
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.sampling.picture_folder import open_folder, picture_path, unfinished_batches
 from ddpm_cars.sampling.sample import batch_size_for
 
@@ -65,7 +65,7 @@ def test_a_folder_says_what_it_has(tmp_path: Path):
         (tmp_path / name).write_bytes(b"pixels")
     (tmp_path / ".00012.png.tmp").touch()
     assert open_folder(tmp_path, SETTINGS) == {0, 7, 123456}
-    # Half a picture of a process that was killed is gone.
+    # Half an image of a process that was killed is gone.
     assert not (tmp_path / ".00012.png.tmp").exists()
     assert (tmp_path / "000008.png").exists()
 
@@ -82,7 +82,7 @@ def test_a_folder_says_what_it_has(tmp_path: Path):
 def test_pictures_of_other_settings_are_refused(tmp_path: Path, change: dict, words: str):
     open_folder(tmp_path, SETTINGS)
     before = (tmp_path / "sampling.json").read_bytes()
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         open_folder(tmp_path, {**SETTINGS, **change})
     assert (tmp_path / "sampling.json").read_bytes() == before
 
@@ -98,14 +98,14 @@ def test_pictures_of_unknown_settings_are_refused(tmp_path: Path):
         (tmp_path / name).write_bytes(b"mine")
     for overwrite in (False, True):
         # They may be anybody's: nothing helps but another folder.
-        with pytest.raises(ConfigError, match=r"has pictures such as 00004.png, but no sampling.json; .* output_dir$"):
+        with pytest.raises(UserError, match=r"has images such as 00004.png, but no sampling.json; .* output_dir$"):
             open_folder(tmp_path, SETTINGS, overwrite)
         assert {path.name for path in tmp_path.iterdir()} == {"00004.png", "grid.png", "denoising.png"}
     for text in ("{", "[1]", "7"):
         (tmp_path / "sampling.json").write_text(text)
-        with pytest.raises(ConfigError, match=r"sampling.json cannot be read .*--overwrite_output_dir"):
+        with pytest.raises(UserError, match=r"sampling.json cannot be read .*--overwrite_output_dir"):
             open_folder(tmp_path, SETTINGS)
-    # The command has left it there, so the pictures are its own.
+    # The command has left it there, so the images are its own.
     assert open_folder(tmp_path, SETTINGS, overwrite=True) == set()
     assert json.loads((tmp_path / "sampling.json").read_text()) == SETTINGS
 

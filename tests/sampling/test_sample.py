@@ -1,4 +1,4 @@
-"""Pictures of a model in a folder: what they depend on, how they are drawn, and what the command refuses."""
+"""Images of a model in a folder: what they depend on, how they are drawn, and what the command refuses."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.cli import commands as cli
 from ddpm_cars.config.commands import SampleConfig
 from ddpm_cars.diffusion.seeds import seeded_generators
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.runs.fingerprint import weights_sha256
 from ddpm_cars.runtime.folders import FolderLock
 from ddpm_cars.sampling.picture_folder import picture_path
@@ -81,20 +81,20 @@ def compiled_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def pixels(config: SampleConfig) -> np.ndarray:
-    """Read the pictures 0, 1, ... of a folder, which has as many as it was asked for."""
+    """Read the images 0, 1, ... of a folder, which has as many as it was asked for."""
     folder = Path(config.output_dir)
     assert sorted(folder.glob("[0-9]*.png")) == [picture_path(folder, i) for i in range(config.num_images)]
     return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("[0-9]*.png"))]).astype(int)
 
 
 def written(config: SampleConfig) -> dict[str, tuple[int, int]]:
-    """Tell the pictures of a folder from others of the same names."""
+    """Tell the images of a folder from others of the same names."""
     stats = {path.name: path.stat() for path in Path(config.output_dir).glob("[0-9]*.png")}
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def test_a_picture_is_that_of_its_seed_and_class_whatever_the_batches(config: SampleConfig, model: Path):
-    assert sample(config) == [f"pictures: 8 in {config.output_dir}", f"grid: {config.output_dir}/grid.png"]
+    assert sample(config) == [f"images: 8 in {config.output_dir}", f"grid: {config.output_dir}/grid.png"]
     drawn = pixels(config)
     pipeline = DDPMCarsPipeline.from_pretrained(model)
     for i, image in enumerate(drawn):
@@ -121,7 +121,7 @@ def test_missing_pictures_are_drawn_to_the_same_bits_and_the_others_left_alone(
     for i in gone:
         picture_path(Path(config.output_dir), i).unlink()
     network_calls.clear()
-    assert sample(config)[0] == f"pictures: 8 in {config.output_dir}"
+    assert sample(config)[0] == f"images: 8 in {config.output_dir}"
     assert network_calls == [n for n in ([3, 3, 3] if compiled else [3, 3, 2]) for _ in range(STEPS)]
     np.testing.assert_array_equal(pixels(config), drawn)
     after = written(config)
@@ -139,7 +139,7 @@ def test_more_pictures_are_added_to_those_that_are_there(config: SampleConfig):
     sample(whole)
     assert np.abs(pixels(config) - pixels(whole)).max() <= 1
     # Fewer take nothing away.
-    assert sample(replace(config, num_images=2))[0] == f"pictures: 8 in {config.output_dir}"
+    assert sample(replace(config, num_images=2))[0] == f"images: 8 in {config.output_dir}"
     assert before.items() <= written(config).items()
 
 
@@ -192,7 +192,7 @@ def test_the_precision_is_what_accelerate_was_configured_with(config: SampleConf
     assert precision_of(config) == "bf16"
     assert precision_of(replace(config, mixed_precision="no")) == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
-    with pytest.raises(ConfigError, match=r"mixed_precision is fp8, .*; pass --mixed_precision with one of no, fp16"):
+    with pytest.raises(UserError, match=r"mixed_precision is fp8, .*; pass --mixed_precision with one of no, fp16"):
         sample(config)
     assert not Path(config.output_dir).exists()
 
@@ -204,7 +204,7 @@ def test_folders_that_name_no_precision_go_on_without_one(config: SampleConfig):
     assert known.pop("mixed_precision") == "no"
     path.write_text(json.dumps(known))
     sample(replace(config, num_images=2))
-    with pytest.raises(ConfigError, match=r"mixed_precision no \(now bf16\); go back"):
+    with pytest.raises(UserError, match=r"mixed_precision no \(now bf16\); go back"):
         sample(replace(config, num_images=2, mixed_precision="bf16"))
 
 
@@ -220,11 +220,9 @@ def test_a_damaged_picture_is_named_with_the_cure(config: SampleConfig):
     sample(config)
     drawn, path = pixels(config), picture_path(Path(config.output_dir), 4)
     whole = path.read_bytes()
-    for damaged in (b"no picture", whole[:-30], whole[:60] + bytes(40) + whole[100:]):
+    for damaged in (b"no image", whole[:-30], whole[:60] + bytes(40) + whole[100:]):
         path.write_bytes(damaged)
-        with pytest.raises(
-            ConfigError, match=r"/00004.png is not a whole picture; delete it and run the same command"
-        ):
+        with pytest.raises(UserError, match=r"/00004.png is not a whole image; delete it and run the same command"):
             sample(config)
     path.unlink()
     sample(config)
@@ -233,7 +231,7 @@ def test_a_damaged_picture_is_named_with_the_cure(config: SampleConfig):
 
 def test_an_output_folder_that_is_a_file_is_refused(config: SampleConfig):
     Path(config.output_dir).write_bytes(b"mine")
-    with pytest.raises(ConfigError, match=r"drawn is a file; choose another output_dir"):
+    with pytest.raises(UserError, match=r"drawn is a file; choose another output_dir"):
         sample(config)
     assert Path(config.output_dir).read_bytes() == b"mine"
 
@@ -242,7 +240,7 @@ def test_a_folder_in_use_is_refused(config: SampleConfig, tmp_path: Path):
     (tmp_path / "drawn").mkdir()
     lock = FolderLock(tmp_path / "drawn")
     lock.acquire()
-    with pytest.raises(ConfigError, match="is in use by another run"):
+    with pytest.raises(UserError, match="is in use by another run"):
         sample(config)
     lock.release()
     sample(config)
@@ -257,7 +255,7 @@ def test_pictures_do_not_come_to_lie_among_those_that_the_model_learned_from(
     (trained / "config.yaml").write_text(yaml.safe_dump({"train_data_dir": str(photographs)}))
     of_run = replace(config, pretrained_model_name_or_path=str(trained), num_images=1)
     for folder in (photographs, photographs / "drawn"):
-        with pytest.raises(ConfigError, match=rf"output_dir {folder} is inside train_data_dir {photographs}"):
+        with pytest.raises(UserError, match=rf"output_dir {folder} is inside train_data_dir {photographs}"):
             sample(replace(of_run, output_dir=str(folder)))
     assert not list(photographs.iterdir())
     sample(of_run)
@@ -279,7 +277,7 @@ def test_what_changes_a_picture_is_refused_in_one_line(config: SampleConfig, nam
     change, words = OTHERS[name]
     sample(replace(config, num_images=1))
     before = written(config)
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(UserError) as refused:
         sample(replace(config, **change))
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -297,12 +295,12 @@ def test_the_scheduler_is_known_by_all_of_its_settings(
     sample(moved)
     path = tmp_path / "model" / "scheduler" / "scheduler_config.json"
     saved = json.loads(path.read_text())
-    # Another version of diffusers alone makes no other pictures.
+    # Another version of diffusers alone makes no other images.
     with monkeypatch.context() as patch:
         patch.setattr("diffusers.configuration_utils.__version__", "99.0")
         sample(moved)
     path.write_text(json.dumps({**saved, "clip_sample_range": 0.5}))
-    with pytest.raises(ConfigError, match=r"with scheduler_config_sha256 \w{16} \(now \w{16}\); go back"):
+    with pytest.raises(UserError, match=r"with scheduler_config_sha256 \w{16} \(now \w{16}\); go back"):
         sample(moved)
 
 
@@ -312,15 +310,15 @@ def test_other_weights_are_another_model(
     sample(replace(config, num_images=1))
     shutil.copytree(model, tmp_path / "model")
     moved = replace(config, pretrained_model_name_or_path=str(tmp_path / "model"), num_images=2)
-    assert sample(moved)[0].startswith("pictures: 2 ")
+    assert sample(moved)[0].startswith("images: 2 ")
     make_unet(seed=1, num_class_embeds=3).save_pretrained(tmp_path / "model" / "unet")
-    with pytest.raises(ConfigError, match=r"model .* \(now .*\), weights_sha256 \w{16} \(now \w{16}\); go back"):
+    with pytest.raises(UserError, match=r"model .* \(now .*\), weights_sha256 \w{16} \(now \w{16}\); go back"):
         sample(moved)
 
 
 def test_steps_that_are_not_given_are_those_of_the_training(config: SampleConfig):
     sample(replace(config, num_images=1, num_inference_steps=None))
-    assert sample(replace(config, num_images=2, num_inference_steps=20))[0].startswith("pictures: 2 ")
+    assert sample(replace(config, num_images=2, num_inference_steps=20))[0].startswith("images: 2 ")
 
 
 def test_the_grid_shows_the_first_64_from_the_disk(config: SampleConfig):
@@ -358,7 +356,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     assert stop.value.code == 130
     without = " without --overwrite_output_dir" if more else ""
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.endswith(f": interrupted; the same command{without} goes on with the pictures that are missing")
+    assert line.endswith(f": interrupted; the same command{without} goes on with the images that are missing")
     before = written(config)
     # The first batch of 3; the other 5 are still to come.
     assert sorted(before) == ["00000.png", "00001.png", "00002.png"]
@@ -379,7 +377,7 @@ def test_the_command_line_overwrites(model: Path, tmp_path: Path, capsys: pytest
     assert "seed 0 (now 1)" in capsys.readouterr().err.strip().splitlines()[-1]
     cli.sample([*flags, "--seed", "1", "--overwrite_output_dir", "--strip"])
     assert capsys.readouterr().out.splitlines() == [
-        f"pictures: 2 in {tmp_path}/drawn",
+        f"images: 2 in {tmp_path}/drawn",
         f"grid: {tmp_path}/drawn/grid.png",
         f"denoising: {tmp_path}/drawn/denoising.png",
     ]

@@ -145,7 +145,7 @@ def test_runs_of_equal_time_and_no_work_twice(
     measure = "--extractor torch.nn:Flatten --num_images 40 --num_inference_steps 2 --num_likelihood_images 2"
     out = run("--names", "stock", evaluate=measure)
     metrics = json.loads((folder / "stock" / "evaluation" / "metrics.json").read_text())
-    assert f"Fréchet distance of real pictures: {metrics['floor']['metrics']['frechet_distance']:.1f}" in out
+    assert f"Fréchet distance of real images: {metrics['floor']['metrics']['frechet_distance']:.1f}" in out
     cells = [f"{bound['bpd']:.2f}" for bound in metrics["likelihood"]]
     figures = metrics["samples"][0]["metrics"]
     cells += [f"{figures['frechet_distance']:.1f} ± {figures['frechet_distance_std_error']:.1f}"]

@@ -273,7 +273,7 @@ def test_the_stock_loop_of_the_benchmark_trains_as_documented(benchmark_config: 
 
 
 def multiply_adds(unet: UNet2DModel) -> int:
-    """Count those of the layers with weights in a forward pass of one picture; "tiny" has attention in its middle."""
+    """Count those of the layers with weights in a forward pass of one image; "tiny" has attention in its middle."""
     total = 0
 
     def count(layer: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
@@ -305,7 +305,7 @@ def test_the_train_suite(tmp_path: Path, fresh_accelerate: None):
     flops = 3 * 2 * multiply_adds(create_unet("tiny", 8))
     used = row["model FLOP utilisation"]["median"] * 0.2e12
     assert used == pytest.approx(flops * row["images/s"]["median"], rel=0.02)
-    assert len(results["pictures of one epoch"]) == 3
+    assert len(results["images of one epoch"]) == 3
     (numerics,) = results["the same steps in two ways"]
     assert numerics["plain float32 loop"] < numerics["held-out loss before"] - 0.01
     assert abs(numerics["difference in percent"]) < 1e-3

@@ -1,4 +1,4 @@
-"""Folders of small pictures, and loading them at 8x8 pixels."""
+"""Folders of small images, and loading them at 8x8 pixels."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def save(path: Path, colour: tuple[int, int, int]) -> None:
 
 
 def make_pictures(folder: Path) -> Path:
-    """Write three pictures in two splits; joined they are blue, red and grey."""
+    """Write three images in two splits; joined they are blue, red and grey."""
     save(folder / "train" / "a.png", BLUE)
     save(folder / "train" / "sub folder" / "ü b.PNG", RED)
     save(folder / "test" / "c.png", GREY)

@@ -1,4 +1,4 @@
-"""Example metrics and pictures of an evaluation, and reading the pages that are written about them."""
+"""Example metrics and images of an evaluation, and reading the pages that are written about them."""
 
 import base64
 import re
@@ -193,7 +193,7 @@ def full_metrics() -> dict[str, Any]:
 
 
 def make_pictures(folder: Path) -> dict[str, Path]:
-    """A picture of a colour of its own for every name."""
+    """An image of a colour of its own for every name."""
     paths = {}
     for i, name in enumerate(PICTURES):
         paths[name] = folder / f"{name}.png"

@@ -1,4 +1,4 @@
-"""Three small shards, Parquet files or WebDataset archives, in which a picture's class is its number."""
+"""Three small shards, Parquet files or WebDataset archives, in which an image's class is its number."""
 
 import functools
 import json
@@ -29,8 +29,8 @@ def png(number: int) -> bytes:
     return file.getvalue()
 
 
-BAD = {3: b"no picture", 8: None, 14: png(14)[:60], 15: b""}
-"""What may lie in the place of a picture."""
+BAD = {3: b"no image", 8: None, 14: png(14)[:60], 15: b""}
+"""What may lie in the place of an image."""
 
 
 def pixels(numbers: Sequence[int]) -> np.ndarray:
@@ -78,7 +78,7 @@ def declare_classes(path: Path, names: list[str]) -> None:
 def write_shards(
     folder: Path, kind: str, bad: Mapping[int, bytes | None] | None = None, labels: Mapping[int, object] | None = None
 ) -> Path:
-    """Write all shards, with some pictures or labels replaced."""
+    """Write all shards, with some images or labels replaced."""
     for shard, numbers in enumerate(SHARDS):
         images = [(bad or {}).get(n, png(n)) for n in numbers]
         write_shard(folder, kind, shard, images, [(labels or {}).get(n, n) for n in numbers])

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ddpm_cars.toy_cars import dataset
 from ddpm_cars.toy_cars import designs as toy_car_shapes
 from ddpm_cars.toy_cars import painting as toy_cars
 from ddpm_cars.toy_cars.dataset import write_toy_cars
@@ -35,7 +36,7 @@ def test_a_seed_draws_the_same_bytes_in_another_process():
         "print(hashlib.sha256(b''.join(draw_car(seed, 48).tobytes() for seed in range(8))).hexdigest()); "
         "print('torch' in sys.modules)"
     )
-    command = [sys.executable, "-c", code, str(Path(toy_cars.__file__).parent)]
+    command = [sys.executable, "-c", code, str(Path(toy_cars.__file__).parents[1])]
     other = subprocess.run(command, capture_output=True, text=True, check=True)
     np.random.seed(5)  # noqa: NPY002 - the global generator must have no influence
     here = hashlib.sha256(b"".join(draw_car(seed, 48).tobytes() for seed in range(8))).hexdigest()
@@ -89,7 +90,7 @@ def test_bad_arguments_of_draw_car_are_named(arguments, message):
 def test_seeds_draw_different_pictures_of_every_body_type():
     pictures = np.stack([pixels(draw_car(seed, 16)) for seed in range(150)])
     assert len({picture.tobytes() for picture in pictures}) == 150
-    # Each pixel of the middle, where the car is, changes much from picture to picture.
+    # Each pixel of the middle, where the car is, changes much from image to image.
     assert pictures[:, 6:10, 4:12].std(axis=0).mean() > 35
     scenes = [toy_car_shapes.make_scene(seed) for seed in range(400)]
     assert {scene.profile for scene in scenes} == set(toy_car_shapes.PROFILES.values())
@@ -98,7 +99,7 @@ def test_seeds_draw_different_pictures_of_every_body_type():
 
 
 def place_in_picture(scene: toy_car_shapes.Scene, side: int, x: float, y: float) -> tuple[int, int]:
-    """Column and row of a point of the car, in percent of its length, in a square picture."""
+    """Column and row of a point of the car, in percent of its length, in a square image."""
     left, ground = scene.offset
     return (
         round(side * (0.5 + left + scene.length * (x / 100 - 0.5))),
@@ -166,7 +167,7 @@ def test_train_test_and_other_seeds_share_no_picture(tmp_path):
 def test_a_finished_set_is_not_written_again(tmp_path, monkeypatch):
     folder = write_toy_cars(tmp_path, 3, 2, resolution=16)
     times = {name: (folder / name).stat().st_mtime_ns for name in digest(folder)}
-    monkeypatch.setattr(toy_cars, "draw_car", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(dataset, "draw_car", lambda *_: pytest.fail("drawn again"))
     assert write_toy_cars(str(tmp_path), 3, 2, resolution=16) == folder
     assert times == {name: (folder / name).stat().st_mtime_ns for name in digest(folder)}
 
@@ -205,9 +206,9 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     (tmp_path / "a.png").write_bytes(b"old")
-    monkeypatch.setattr(toy_cars.os, "replace", fail)
+    monkeypatch.setattr(dataset.os, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
-        toy_cars._replace_file(tmp_path / "a.png", b"new")
+        dataset._replace_file(tmp_path / "a.png", b"new")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.png", b"old")]
 
 
@@ -218,7 +219,7 @@ def test_an_interruption_leaves_no_marker(tmp_path, monkeypatch):
         return draw_car(seed, height)
 
     with monkeypatch.context() as patch:
-        patch.setattr(toy_cars, "draw_car", stop_at_the_third)
+        patch.setattr(dataset, "draw_car", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             write_toy_cars(tmp_path, 4, 2, resolution=16)
     assert sorted(digest(tmp_path)) == ["train/00000.png", "train/00001.png"]

@@ -1,4 +1,4 @@
-"""Rows, timesteps, classes and dropout: functions of where a picture stands in the run."""
+"""Rows, timesteps, classes and dropout: functions of where an image stands in the run."""
 
 from collections.abc import Callable
 

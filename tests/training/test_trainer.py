@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.diffusion.denoiser import training_target
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.training.prepare import make_noise_scheduler, num_steps
 from ddpm_cars.training.trainer import Trainer, train
 from tests.support.trainer_helpers import by_hand, forget_accelerate
@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(make_config: Callable[..., Trai
 def test_a_folder_with_another_run_is_refused(make_config: Callable[..., TrainingConfig]):
     folder = train(make_config(max_train_steps=1))
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"learning_rate 0\.01 \(now 0\.02\).*overwrite_output_dir"):
+    with pytest.raises(UserError, match=r"learning_rate 0\.01 \(now 0\.02\).*overwrite_output_dir"):
         train(make_config(learning_rate=2e-2))
     train(make_config(max_train_steps=2, logging_steps=2, eval_batch_size=2))
     assert len(json.loads((folder / "loss.json").read_text())) == 2
@@ -257,7 +257,7 @@ def test_an_output_folder_among_the_training_pictures_is_refused(
 ):
     before = files_of(twelve_and_four_cars)
     output_dir = twelve_and_four_cars / inside
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(UserError) as refused:
         train(make_config(output_dir=str(output_dir)))
     assert f"output_dir {output_dir} is inside train_data_dir {twelve_and_four_cars}, " in str(refused.value)
     assert files_of(twelve_and_four_cars) == before
@@ -271,7 +271,7 @@ def test_an_output_folder_beside_the_training_pictures_is_not_refused(
     config = make_config(train_data_dir=str(tmp_path / "cars"), output_dir=str(tmp_path / "cars-run"), dry_run=True)
     train(config)
     (tmp_path / "link").symlink_to(tmp_path / "cars")
-    with pytest.raises(ConfigError, match="is inside train_data_dir"):
+    with pytest.raises(UserError, match="is inside train_data_dir"):
         train(replace(config, output_dir=str(tmp_path / "link" / "run")))
 
 
@@ -367,13 +367,13 @@ def test_a_checkpoint_from_before_a_setting_existed_continues(make_config: Calla
     (path / "state.json").write_text(json.dumps(state))
     trainer.state.load(path, config)
     assert trainer.state.step == 1
-    with pytest.raises(ConfigError, match=r"scale_betas_for_timesteps False \(now True\)"):
+    with pytest.raises(UserError, match=r"scale_betas_for_timesteps False \(now True\)"):
         trainer.state.load(path, replace(config, scale_betas_for_timesteps=True, beta_end=0.01))
 
 
 def test_every_setting_may_change_between_parts_or_is_refused_by_name(make_config: Callable[..., TrainingConfig]):
     config = make_config()
-    # Pictures come from a folder here, which has no columns and nothing to stream.
+    # Images come from a folder here, which has no columns and nothing to stream.
     others = {"dataset_name", "dataset_config_name", "image_column", "label_column", "streaming"}
     assert {*FREE, *FIXED, *FIXED_TOGETHER, *others} == {field.name for field in fields(TrainingConfig)}
     trainer, path = saved_after_one_step(config)
@@ -385,12 +385,12 @@ def test_every_setting_may_change_between_parts_or_is_refused_by_name(make_confi
     for name, value in FIXED.items():
         before = getattr(config, name)
         assert before != value
-        with pytest.raises(ConfigError) as refusal:
+        with pytest.raises(UserError) as refusal:
             trainer.state.load(path, replace(config, **{name: value}))
         before, value = (list(v) if isinstance(v, tuple) else v for v in (before, value))
         assert f"a run with {name} {before} (now {value});" in str(refusal.value)
     for name, others in FIXED_TOGETHER.items():
-        with pytest.raises(ConfigError, match=rf"{name} False \(now True\)"):
+        with pytest.raises(UserError, match=rf"{name} False \(now True\)"):
             trainer.state.load(path, replace(config, **{name: True}, **others))
 
 
@@ -402,12 +402,12 @@ def test_other_pictures_another_network_or_another_batch_are_refused(
     trainer, path = saved_after_one_step(config)
     before = trainer.state.facts[fact]
     trainer.state.facts[fact] = "other"
-    with pytest.raises(ConfigError, match=rf"with seed 0 \(now 1\), {fact} {before} \(now other\);"):
+    with pytest.raises(UserError, match=rf"with seed 0 \(now 1\), {fact} {before} \(now other\);"):
         trainer.state.load(path, replace(config, seed=1))
 
 
 def test_too_few_pictures_for_a_batch_are_refused(make_config: Callable[..., TrainingConfig]):
-    with pytest.raises(ConfigError, match=r"the 16 pictures of .* do not fill one batch of 17"):
+    with pytest.raises(UserError, match=r"the 16 images of .* do not fill one batch of 17"):
         by_hand(make_config(train_batch_size=17, max_train_steps=None))
 
 

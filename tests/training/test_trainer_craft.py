@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, calibrate, fit_init_noise
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.pictures import training_samples
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.training.trainer import Trainer, train
 from tests.support.trainer_helpers import by_hand, forget_accelerate
 
@@ -280,7 +280,7 @@ def test_held_out_pictures_among_the_training_pictures_are_warned_of(
     by_hand(make_config(validation_split="test", split="train"))
     assert "validation_split" not in capsys.readouterr().err
     by_hand(make_config(validation_split="test", split="train+test"))
-    words = "warning: 4 pictures of validation_split are among the training pictures as well"
+    words = "warning: 4 images of validation_split are among the training images as well"
     assert words in capsys.readouterr().err
 
 
@@ -301,7 +301,7 @@ def test_a_network_whose_channels_do_not_fit_the_variance_is_refused(make_config
     arguments = json.loads(Path(config.model_config).read_text())
     other = tmp_path / "six.json"
     other.write_text(json.dumps({**arguments, "out_channels": 6}))
-    with pytest.raises(ConfigError, match=r"six.json has 6 out_channels; .* there must be 3"):
+    with pytest.raises(UserError, match=r"six.json has 6 out_channels; .* there must be 3"):
         Trainer(replace(config, model_config=str(other)))
 
 
@@ -310,11 +310,11 @@ def test_a_dry_run_says_what_would_happen_and_leaves_no_model(make_config: MakeC
     folder = train(config)
     plan = capsys.readouterr().out
     unet = by_hand(replace(config, output_dir=config.output_dir + "-2")).state.unet
-    assert "pictures     12 at 8x8, 0 left out as bad" in plan
-    assert "held out     4 pictures of test" in plan
+    assert "images     12 at 8x8, 0 left out as bad" in plan
+    assert "held out     4 images of test" in plan
     assert "prepared     squash, flipped at random" in plan
     assert f"network      {sum(p.numel() for p in unet.parameters()):,} parameters, cpu" in plan
-    assert "a step       6 pictures: 2 pictures x 1 processes x 3 times" in plan
+    assert "a step       6 images: 2 images x 1 processes x 3 times" in plan
     assert "steps        0 done, 6 in all, 3.0 epochs" in plan
     assert "begins       anew" in plan
     assert {path.name for path in folder.iterdir()} == {"pictures.json", ".lock"}
@@ -452,7 +452,7 @@ def test_an_extended_run_keeps_the_init_noise_and_warns_of_the_calibration(
     )
     assert capsys.readouterr().err.count(line) == 1
     DDPMCarsPipeline.from_pretrained(folder)(1, torch.Generator().manual_seed(0), 2)
-    # Another run on the same folder may have other pictures.
+    # Another run on the same folder may have other images.
     forget_accelerate()
     train(replace(config, seed=1, overwrite_output_dir=True))
     assert scheduler_of(folder).get("_init_noise") is None
@@ -488,7 +488,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     for path in (folder / "checkpoints").iterdir():
         (path / "state.json").write_text("{}")
     forget_accelerate()
-    with pytest.raises(ConfigError, match=r"none of the checkpoints in .* is complete; .*overwrite_output_dir"):
+    with pytest.raises(UserError, match=r"none of the checkpoints in .* is complete; .*overwrite_output_dir"):
         train(config)
 
 
@@ -504,7 +504,7 @@ def test_dropout_of_the_network_file_counts_unless_another_is_given(make_config:
 
 
 def test_half_precision_without_a_scaler_is_refused(make_config: MakeConfig):
-    with pytest.raises(ConfigError, match="mixed_precision is fp16, which cpu computes without scaling"):
+    with pytest.raises(UserError, match="mixed_precision is fp16, which cpu computes without scaling"):
         Trainer(make_config(mixed_precision="fp16"))
 
 

@@ -12,7 +12,7 @@ from jsonargparse import get_loader, set_loader, set_parsing_settings
 from ddpm_cars.cli.messages import _DISK_ERRORS, _end
 from ddpm_cars.cli.parser import Config, parse
 from ddpm_cars.cli.show import _show
-from ddpm_cars.cli.stock_flags import reading_no
+from ddpm_cars.cli.stock_flags import with_no_as_a_word
 from ddpm_cars.config.commands import (
     CalibrateConfig,
     DemoConfig,
@@ -23,12 +23,12 @@ from ddpm_cars.config.commands import (
     ToyCarsConfig,
 )
 from ddpm_cars.config.training import TrainCommandConfig
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import _Once, _warn
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-set_loader("yaml", reading_no(get_loader("yaml")), exceptions=(yaml.YAMLError,))
+set_loader("yaml", with_no_as_a_word(get_loader("yaml")), exceptions=(yaml.YAMLError,))
 
 
 def _main(
@@ -36,12 +36,12 @@ def _main(
 ) -> None:
     config, parser = parse(config_class, argv, positional)
     once = _Once()
-    loggers = [logging.getLogger(f"ddpm_cars.{name}") for name in ("scheduling_ddpm_cars", "evaluation")]
+    loggers = [logging.getLogger(f"ddpm_cars.{name}") for name in ("scheduling_ddpm_cars", "evaluation.evaluate")]
     for logger in loggers:
         logger.addFilter(once)
     try:
         run(config)
-    except ConfigError as error:
+    except UserError as error:
         parser.error(str(error))
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
@@ -134,7 +134,7 @@ def _sample(config: SampleConfig) -> None:
         lines = sample(config)
     except KeyboardInterrupt:
         without = " without --overwrite_output_dir" if config.overwrite_output_dir else ""
-        _end(130, f"interrupted; the same command{without} goes on with the pictures that are missing")
+        _end(130, f"interrupted; the same command{without} goes on with the images that are missing")
     for line in lines:
         print(line)
 
@@ -183,7 +183,7 @@ def draw_toy_cars(argv: Sequence[str] | None = None) -> None:
                 config.output_dir, config.num_train_images, config.num_test_images, config.resolution, config.seed
             )
         except (ValueError, FileExistsError) as error:
-            raise ConfigError(str(error)) from error
+            raise UserError(str(error)) from error
         print(f"toy cars: {folder}")
 
     _main(ToyCarsConfig, run, argv)
@@ -202,10 +202,10 @@ def _demo(config: DemoConfig) -> None:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        raise ConfigError("the page needs gradio: pip install 'ddpm-cars[demo]'") from error
+        raise UserError("the page needs gradio: pip install 'ddpm-cars[demo]'") from error
 
     from ddpm_cars.runs.load import load_pipeline
-    from ddpm_cars.sampling.generate import place_to_draw
+    from ddpm_cars.sampling.generate import move_for_inference
 
     name = path = config.pretrained_model_name_or_path
     if name is None or path is None:
@@ -215,11 +215,11 @@ def _demo(config: DemoConfig) -> None:
     elif Path(path).is_dir():
         name = Path(path).resolve().name
     pipeline = load_pipeline(path)
-    place_to_draw(pipeline, PartialState().device)
+    move_for_inference(pipeline, PartialState().device)
     app = build_app(pipeline, name, config.max_images)
     try:
         launch(app, server_name=config.server_name, server_port=config.server_port, share=config.share)
     except OSError as error:
-        raise ConfigError(
+        raise UserError(
             f"the page cannot be served at {config.server_name}, port {config.server_port}; choose a free one, or null"
         ) from error

@@ -9,7 +9,7 @@ from typing import NoReturn, TypeVar
 from jsonargparse import ArgumentParser
 
 from ddpm_cars.cli.stock_flags import gather_lists, spell_out_switches, with_cures
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 
 Config = TypeVar("Config")
 
@@ -54,5 +54,5 @@ def parse(
     values.pop("config")
     try:
         return config_class(**values), parser
-    except ConfigError as error:
+    except UserError as error:
         parser.error(str(error))

@@ -21,6 +21,6 @@ def _show(config: ShowConfig) -> None:
     schedule = {field.name: getattr(config, field.name) for field in fields(NoiseConfig)}
     scheduler = DDPMCarsScheduler(**schedule)
     output_dir = Path(config.output_dir)
-    print(f"{len(images)} pictures: {save_png(make_grid(to_pil(samples)), output_dir / 'dataset.png')}")
+    print(f"{len(images)} images: {save_png(make_grid(to_pil(samples)), output_dir / 'dataset.png')}")
     strip = forward_noising_strip(samples[:4], scheduler, seed=config.seed)
     print(f"noising: {save_png(strip, output_dir / 'noising.png')}")

@@ -8,7 +8,7 @@ from typing import Any
 
 STOCK_FLAGS = {
     "center_crop": "give --resize crop",
-    "dataloader_num_workers": "leave it out, pictures are decoded before the first step, or by threads of --streaming",
+    "dataloader_num_workers": "leave it out, images are decoded before the first step, or by threads of --streaming",
     "ddpm_beta_schedule": "give --beta_schedule",
     "ddpm_num_inference_steps": "give --num_inference_steps",
     "ddpm_num_steps": "give --num_train_timesteps",
@@ -18,7 +18,7 @@ STOCK_FLAGS = {
     "local_rank": "leave it out, accelerate launch sets it",
     "logging_dir": "leave it out, --logger tensorboard writes to logs/ in --output_dir",
     "model_config_name_or_path": "give --model_config, a JSON file",
-    "preserve_input_precision": "leave it out, pictures have 8 bits a channel here",
+    "preserve_input_precision": "leave it out, images have 8 bits a channel here",
     "resume_from_checkpoint": "leave it out, the same command continues what it finds in --output_dir",
     "save_images_epochs": "give --save_images_steps, counted in steps",
     "save_model_epochs": "give --checkpointing_steps, counted in steps; the same command with --max_train_steps at a "
@@ -53,7 +53,7 @@ def _cure(name: str, names: Collection[str]) -> str | None:
     return f"did you mean {' or '.join(f'--{other}' for other in similar)}?" if similar else None
 
 
-def reading_no(read: Callable[[str], Any]) -> Callable[[str], Any]:
+def with_no_as_a_word(read: Callable[[str], Any]) -> Callable[[str], Any]:
     """Wrap a reader of YAML, to which `mixed_precision: no` says false, so that it is the choice "no"."""
 
     def read_text(text: str) -> Any:

@@ -6,10 +6,10 @@ from typing import Literal
 from ddpm_cars.config.fields import at_least, fit_types
 from ddpm_cars.config.pictures import ImageConfig, PicturesOfRunConfig
 from ddpm_cars.config.training import NoiseConfig, Variance
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 
 MIN_EVALUATION_IMAGES = 40
-"""The error of a Fréchet distance is told from 20 groups of pictures, which have to be two or more."""
+"""The error of a Fréchet distance is told from 20 groups of images, which have to be two or more."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PushConfig:
     model_license: str | None = None
     """Licence of the model, as the Hub spells it (apache-2.0, cc-by-nc-4.0); null is that of the training run."""
     data_license: str | None = None
-    """Licence of the training pictures, in words for the card; null is that of the training run."""
+    """Licence of the training images, in words for the card; null is that of the training run."""
     dry_run: bool = False
     """List what would be published, and stop; nothing is asked of the Hub."""
 
@@ -44,24 +44,24 @@ class PushConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """Pictures from a saved pipeline."""
+    """Images from a saved pipeline."""
 
     pretrained_model_name_or_path: str
     """Folder of a saved pipeline, or its id on the Hub."""
     output_dir: str = "samples"
-    """Where the pictures are written; the same command goes on with those that are missing."""
+    """Where the images are written; the same command goes on with those that are missing."""
     overwrite_output_dir: bool = False
-    """Delete the pictures that this command has written in output_dir, and start again."""
+    """Delete the images that this command has written in output_dir, and start again."""
     num_images: int = 16
     """How many; a larger number later adds to those that are there."""
     batch_size: int = 16
-    """How many at a time and process, at most; the pictures do not depend on it, up to rounding."""
+    """How many at a time and process, at most; the images do not depend on it, up to rounding."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """Precision in which the network runs, but not the sampler; null is what accelerate was configured with."""
     compile: bool = False
-    """Compile the network, which takes a minute or so and pays for thousands of pictures; the same up to rounding."""
+    """Compile the network, which takes a minute or so and pays for thousands of images; the same up to rounding."""
     seed: int = 0
-    """Picture i is drawn from the seed `seed + i`."""
+    """Image i is drawn from the seed `seed + i`."""
     num_inference_steps: int | None = None
     """Denoising steps; null is every timestep of the training."""
     scheduler: str | None = None
@@ -69,20 +69,20 @@ class SampleConfig:
     variance_type: Variance | None = None
     """Variance of the steps of DDPMCarsScheduler; null is that of the saved one."""
     class_labels: tuple[str | int, ...] | None = None
-    """Classes that the pictures take in turn, by name or number; null is none, for models that can do without."""
+    """Classes that the images take in turn, by name or number; null is none, for models that can do without."""
     guidance_scale: float = 1.0
-    """How far to go beyond what a picture without a class looks like, towards its class; 1 is the class alone."""
+    """How far to go beyond what an image without a class looks like, towards its class; 1 is the class alone."""
     strip: bool = False
-    """Also write denoising.png: how the first pictures come out of the noise."""
+    """Also write denoising.png: how the first images come out of the noise."""
 
     def __post_init__(self) -> None:
         fit_types(self)
         at_least(self, 1, "num_images", "batch_size", "num_inference_steps")
         at_least(self, 0, "seed", "guidance_scale")
         if self.class_labels == ():
-            raise ConfigError("class_labels is empty; give one class or more, or null for none")
+            raise UserError("class_labels is empty; give one class or more, or null for none")
         if self.variance_type is not None and self.scheduler not in (None, "DDPMCarsScheduler"):
-            raise ConfigError(
+            raise UserError(
                 f"variance_type is {self.variance_type} and scheduler is {self.scheduler}; "
                 "only DDPMCarsScheduler has a choice of variances"
             )
@@ -90,9 +90,9 @@ class SampleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateConfig(PicturesOfRunConfig):
-    """Measure a saved model on its training pictures, for the variances and the init noise that depend on it.
+    """Measure a saved model on its training images, for the variances and the init noise that depend on it.
 
-    Without train_data_dir and dataset_name the pictures are those that the model was trained on, as the config.yaml in
+    Without train_data_dir and dataset_name the images are those that the model was trained on, as the config.yaml in
     its folder says.
     """
 
@@ -103,9 +103,9 @@ class CalibrateConfig(PicturesOfRunConfig):
     num_timesteps: int | None = 50
     """Timesteps that are measured, spread evenly over log SNR; null measures all."""
     num_images: int = 64
-    """Pictures per timestep."""
+    """Images per timestep."""
     batch_size: int = 64
-    """Pictures at a time."""
+    """Images at a time."""
     num_bands: int | None = 16
     """Bands of spatial frequency for variance_type spectral; null measures for analytic only."""
     fit_init_noise: bool = False
@@ -113,7 +113,7 @@ class CalibrateConfig(PicturesOfRunConfig):
     label_column: str = "label"
     """Column of the dataset that holds the classes, for models with classes."""
     seed: int = 0
-    """Decides the pictures and the noise."""
+    """Decides the images and the noise."""
 
     def __post_init__(self) -> None:
         PicturesOfRunConfig.__post_init__(self)
@@ -121,14 +121,14 @@ class CalibrateConfig(PicturesOfRunConfig):
         at_least(self, 1, "num_images", "batch_size")
         at_least(self, 0, "seed")
         if self.variance_type == "spectral" and self.num_bands is None:
-            raise ConfigError("variance_type spectral needs num_bands; it is null")
+            raise UserError("variance_type spectral needs num_bands; it is null")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(PicturesOfRunConfig):
     """How good a saved model is: metrics.json, plots and report.html. What metrics.json holds is not measured again.
 
-    Without train_data_dir and dataset_name the pictures are those that the model was trained on, and its
+    Without train_data_dir and dataset_name the images are those that the model was trained on, and its
     validation_split, as the config.yaml in its folder says.
     """
 
@@ -141,12 +141,12 @@ class EvaluateConfig(PicturesOfRunConfig):
     label_column: str = "label"
     """Column of the dataset that holds the classes, for models with classes."""
     num_images: int | None = None
-    """Pictures that are drawn for every figure, and real ones in their place for the floor; null is half of the real
+    """Images that are drawn for every figure, and real ones in their place for the floor; null is half of the real
     ones, and 2000 at most."""
     batch_size: int = 64
     """How many at a time and process; the results do not depend on it, up to rounding."""
     seed: int = 0
-    """Picture i is drawn from the seed `seed + i`, whatever the sampler."""
+    """Image i is drawn from the seed `seed + i`, whatever the sampler."""
     num_inference_steps: int | None = 100
     """Denoising steps of the model as it was saved; null, and more than that, is every timestep of the training."""
     steps: tuple[int, ...] | None = None
@@ -162,11 +162,11 @@ class EvaluateConfig(PicturesOfRunConfig):
     )
     """For steps: variances of DDPMCarsScheduler, and scheduler classes of diffusers."""
     num_likelihood_images: int | None = 500
-    """Pictures of validation_split whose bits per dimension are measured; null is not to."""
+    """Images of validation_split whose bits per dimension are measured; null is not to."""
     likelihood_steps: tuple[int, ...] | None = None
     """Also bound the likelihood with chains of so many timesteps, evenly spaced and least-cost; null is all only."""
     extractor: str = "efficientnet-lite0"
-    """Features to compare pictures by: efficientnet-lite0, inception (FID), dinov2, or package.module:Class."""
+    """Features to compare images by: efficientnet-lite0, inception (FID), dinov2, or package.module:Class."""
     extractor_weights: str | None = None
     """File with its weights, for dinov2 a folder; null is those of its package, which downloads those of the two."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -175,9 +175,9 @@ class EvaluateConfig(PicturesOfRunConfig):
     def __post_init__(self) -> None:
         PicturesOfRunConfig.__post_init__(self)
         if (self.pretrained_model_name_or_path is None) == (self.compare is None):
-            raise ConfigError("give exactly one of pretrained_model_name_or_path (a model) and compare (two models)")
+            raise UserError("give exactly one of pretrained_model_name_or_path (a model) and compare (two models)")
         if self.compare is not None and len(self.compare) != 2:
-            raise ConfigError(f"compare has {len(self.compare)} models; it takes two")
+            raise UserError(f"compare has {len(self.compare)} models; it takes two")
         at_least(self, 1, "batch_size", "num_inference_steps")
         at_least(self, 2, "num_likelihood_images")
         at_least(self, MIN_EVALUATION_IMAGES, "num_images")
@@ -185,21 +185,21 @@ class EvaluateConfig(PicturesOfRunConfig):
         for name, minimum in (("steps", 1), ("likelihood_steps", 2)):
             values = getattr(self, name)
             if values is not None and (not values or min(values) < minimum):
-                raise ConfigError(f"{name} is {list(values)}; give one number or more, each {minimum} or above")
+                raise UserError(f"{name} is {list(values)}; give one number or more, each {minimum} or above")
         if not self.schedulers:
-            raise ConfigError("schedulers is empty; give one or more")
+            raise UserError("schedulers is empty; give one or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowConfig(ImageConfig, NoiseConfig):
-    """A look at the pictures before training."""
+    """A look at the images before training."""
 
     output_dir: str = "preview"
     """Where dataset.png and noising.png are written."""
     num_images: int = 36
-    """Pictures in the preview."""
+    """Images in the preview."""
     seed: int = 0
-    """Decides which pictures, and the noise."""
+    """Decides which images, and the noise."""
 
     def __post_init__(self) -> None:
         ImageConfig.__post_init__(self)
@@ -215,13 +215,13 @@ class ToyCarsConfig:
     output_dir: str = "toy-cars"
     """Where train/ and test/ are written."""
     num_train_images: int = 2000
-    """Pictures in train/."""
+    """Images in train/."""
     num_test_images: int = 200
-    """Pictures in test/."""
+    """Images in test/."""
     resolution: int = 64
     """Height and width in pixels."""
     seed: int = 0
-    """Decides every picture."""
+    """Decides every image."""
 
     def __post_init__(self) -> None:
         fit_types(self)
@@ -231,7 +231,7 @@ class ToyCarsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """A page in the browser: drawing with a live preview, noising a picture of one's own, and the noise schedule."""
+    """A page in the browser: drawing with a live preview, noising an image of one's own, and the noise schedule."""
 
     pretrained_model_name_or_path: str | None = None
     """Folder of a saved pipeline, or its id on the Hub; null is the model inside the package."""
@@ -242,10 +242,10 @@ class DemoConfig:
     share: bool = False
     """Also serve the page at a public address of gradio, which needs a network."""
     max_images: int = 16
-    """The most pictures of one drawing."""
+    """The most images of one drawing."""
 
     def __post_init__(self) -> None:
         fit_types(self)
         at_least(self, 1, "server_port", "max_images")
         if self.server_port is not None and self.server_port > 65535:
-            raise ConfigError(f"server_port is {self.server_port}; it must be 65535 or less")
+            raise UserError(f"server_port is {self.server_port}; it must be 65535 or less")

@@ -7,7 +7,7 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 
 _MISFIT = object()
 
@@ -16,14 +16,14 @@ def fit_types(config: Any) -> None:
     """Make every field of a config what its type says: a path a text, a list or a lone value a tuple.
 
     Raises:
-        ConfigError: For the first field that cannot be, with what it can be.
+        UserError: For the first field that cannot be, with what it can be.
     """
     kinds = get_type_hints(type(config))
     for name in (field.name for field in fields(config)):
         value, kind = getattr(config, name), kinds[name]
         fitting = _fit(value, kind)
         if fitting is _MISFIT:
-            raise ConfigError(f"{name} is {value!r}; it must be {_in_words(kind)}")
+            raise UserError(f"{name} is {value!r}; it must be {_in_words(kind)}")
         # The config is frozen for everybody else.
         object.__setattr__(config, name, fitting)
 
@@ -59,23 +59,23 @@ def _in_words(kind: Any) -> str:
 
 
 def at_least(config: Any, minimum: float, *names: str) -> None:
-    """Raise a ConfigError for the first of the named fields that is a number below `minimum` or not finite."""
+    """Raise a UserError for the first of the named fields that is a number below `minimum` or not finite."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not minimum <= value < math.inf:
-            raise ConfigError(f"{name} is {value}; it must be {minimum} or more, and finite")
+            raise UserError(f"{name} is {value}; it must be {minimum} or more, and finite")
 
 
 def above_zero(config: Any, *names: str) -> None:
-    """Raise a ConfigError for the first of the named fields that is a number and not a finite one above 0."""
+    """Raise a UserError for the first of the named fields that is a number and not a finite one above 0."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"{name} is {value}; it must be above 0, and finite")
+            raise UserError(f"{name} is {value}; it must be above 0, and finite")
 
 
 def in_unit_interval(config: Any, *names: str) -> None:
-    """Raise a ConfigError for the first of the named fields that is not in [0, 1)."""
+    """Raise a UserError for the first of the named fields that is not in [0, 1)."""
     for name in names:
         if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}; it must be in [0, 1)")
+            raise UserError(f"{name} is {getattr(config, name)}; it must be in [0, 1)")

@@ -5,7 +5,7 @@ from typing import Literal
 
 from ddpm_cars.config.fields import above_zero, at_least, fit_types, in_unit_interval
 from ddpm_cars.config.pictures import ImageConfig
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 
 Preset = Literal["tiny", "32", "64", "peer64"]
 
@@ -35,13 +35,13 @@ class NoiseConfig:
         fit_types(self)
         at_least(self, 1, "num_train_timesteps")
         if not 0 < self.beta_start <= self.beta_end < 1:
-            raise ConfigError(
+            raise UserError(
                 f"beta_start is {self.beta_start} and beta_end is {self.beta_end}; "
                 "they must satisfy 0 < beta_start <= beta_end < 1"
             )
         scaled = self.scale_betas_for_timesteps and self.beta_schedule in ("linear", "scaled_linear", "sigmoid")
         if scaled and self.beta_end * 1000 >= self.num_train_timesteps:
-            raise ConfigError(
+            raise UserError(
                 f"scale_betas_for_timesteps makes a beta of {self.beta_end * 1000 / self.num_train_timesteps:.4g}; "
                 f"num_train_timesteps is {self.num_train_timesteps}, it must be above {self.beta_end * 1000:g}"
             )
@@ -56,11 +56,11 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     streaming: bool = False
     """Read the shards (Parquet, WebDataset) of dataset_name while training, for data larger than a machine."""
     shuffle_window_images: int = 512
-    """Pictures of a shard that are shuffled together, with streaming."""
+    """Images of a shard that are shuffled together, with streaming."""
     random_flip: bool = True
-    """Mirror every picture with probability 1/2."""
+    """Mirror every image with probability 1/2."""
     class_conditional: bool = False
-    """Learn the classes: the names of the folders that hold the pictures, or label_column."""
+    """Learn the classes: the names of the folders that hold the images, or label_column."""
     label_column: str = "label"
     """Column of the dataset that holds the classes."""
     class_dropout_prob: float = 0.1
@@ -76,7 +76,7 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Compute activations again in the backward pass instead of keeping them: less memory, a third slower."""
 
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    """What the network predicts: the noise, the clean picture, or v."""
+    """What the network predicts: the noise, the clean image, or v."""
     variance_type: Literal[FixedVariance, "learned_range"] = "fixed_small"
     """Variance of the reverse step when the saved pipeline samples; learned_range is learned with the hybrid loss."""
     vlb_weight: float = 0.001
@@ -84,16 +84,16 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     snr_gamma: float | None = None
     """Weights the loss by min(SNR, snr_gamma), 5 is usual; null weights all timesteps alike."""
     timestep_sampling: Literal["uniform", "stratified"] = "uniform"
-    """How a batch draws its timesteps: independently, or one from each of as many equal parts as it has pictures."""
+    """How a batch draws its timesteps: independently, or one from each of as many equal parts as it has images."""
 
     train_batch_size: int = 64
-    """Pictures per process and gradient computation."""
+    """Images per process and gradient computation."""
     gradient_accumulation_steps: int = 1
     """Gradient computations per optimiser step."""
     auto_find_batch_size: bool = False
     """Where memory is short, halve train_batch_size and double gradient_accumulation_steps until a step fits."""
     num_epochs: int = 100
-    """Passes over the pictures, where max_train_steps is null."""
+    """Passes over the images, where max_train_steps is null."""
     max_train_steps: int | None = None
     """Optimiser steps; overrides num_epochs."""
     optimizer: Literal["adam", "adamw"] = "adamw"
@@ -130,7 +130,7 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     ema_power: float = 0.75
     """See ema_inv_gamma."""
     seed: int = 0
-    """Decides the initial weights, the order of the pictures, flips, timesteps and noise."""
+    """Decides the initial weights, the order of the images, flips, timesteps and noise."""
 
     output_dir: str = "ddpm-cars-model"
     """Where everything is written; the same command continues the run that it finds there."""
@@ -143,13 +143,13 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     save_images_steps: int | None = 2000
     """Steps between sample grids; null is off."""
     eval_batch_size: int = 16
-    """Pictures in a sample grid."""
+    """Images in a sample grid."""
     num_inference_steps: int | None = None
     """Denoising steps of the sample grids; null is all num_train_timesteps."""
     validation_steps: int | None = 1000
     """Steps between measurements on validation_split; null measures at the end only."""
     num_validation_images: int = 512
-    """Pictures of validation_split that are measured on, with the same noise every time."""
+    """Images of validation_split that are measured on, with the same noise every time."""
     logging_steps: int = 50
     """Steps over which a logged loss is averaged."""
     logger: Literal["tensorboard", "trackio", "wandb"] | None = None
@@ -159,14 +159,14 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     model_license: str | None = None
     """Licence of the model, as the Hub spells it (apache-2.0, cc-by-nc-4.0), for its card; null says nothing."""
     data_license: str | None = None
-    """Licence of the pictures, in words for the model card; null says nothing."""
+    """Licence of the images, in words for the model card; null says nothing."""
 
     def __post_init__(self) -> None:
         ImageConfig.__post_init__(self)
         NoiseConfig.__post_init__(self)
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
-            raise ConfigError(
-                "rescale_betas_zero_snr leaves nothing of the picture at the last timestep, where prediction_type "
+            raise UserError(
+                "rescale_betas_zero_snr leaves nothing of the image at the last timestep, where prediction_type "
                 "epsilon then says nothing of it; use v_prediction or sample"
             )
         at_least(self, 1, "train_batch_size", "gradient_accumulation_steps", "num_epochs", "max_train_steps")
@@ -178,9 +178,9 @@ class TrainingConfig(ImageConfig, NoiseConfig):
         in_unit_interval(self, "adam_beta1", "adam_beta2", "dropout", "class_dropout_prob")
         above_zero(self, "ema_inv_gamma", "ema_power", "max_grad_norm", "snr_gamma", "vlb_weight")
         if not self.ema_half_life_steps or min(self.ema_half_life_steps) < 1:
-            raise ConfigError(f"ema_half_life_steps is {self.ema_half_life_steps}; give one or more, each 1 or more")
+            raise UserError(f"ema_half_life_steps is {self.ema_half_life_steps}; give one or more, each 1 or more")
         if self.num_inference_steps is not None and self.num_inference_steps > self.num_train_timesteps:
-            raise ConfigError(
+            raise UserError(
                 f"num_inference_steps is {self.num_inference_steps}; "
                 f"it cannot exceed num_train_timesteps, {self.num_train_timesteps}"
             )
@@ -199,14 +199,14 @@ class TrainingConfig(ImageConfig, NoiseConfig):
 
     def _check_streaming(self) -> None:
         if self.dataset_name is None:
-            raise ConfigError(
+            raise UserError(
                 "streaming reads shards: give dataset_name, a dataset on the Hub or a local folder of Parquet or "
                 "WebDataset files, instead of train_data_dir"
             )
         if self.max_train_steps is None:
-            raise ConfigError("streaming does not know how long an epoch is: give max_train_steps")
+            raise UserError("streaming does not know how long an epoch is: give max_train_steps")
         if self.split is None:
-            raise ConfigError("streaming needs the name of one split, such as split: train")
+            raise UserError("streaming needs the name of one split, such as split: train")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,4 +225,4 @@ class TrainCommandConfig(TrainingConfig):
         for name, nothing in (("hub_model_id", None), ("hub_private_repo", False)):
             value = getattr(self, name)
             if value != nothing and not self.push_to_hub:
-                raise ConfigError(f"{name} is {value}; it goes with push_to_hub")
+                raise UserError(f"{name} is {value}; it goes with push_to_hub")

@@ -1,4 +1,4 @@
-"""Pictures are decoded once: the pass over their files, and what is kept of it on disk."""
+"""Images are decoded once: the pass over their files, and what is kept of it on disk."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.decoding import PictureError, decode_image, resize_image
 from ddpm_cars.data.listing import Source
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.files import fsync_path
 from ddpm_cars.runtime.hardware import num_cores
 
@@ -32,13 +32,13 @@ DECODER_VERSION = 2
 # Pillow decodes and resizes outside the interpreter's lock, so threads use every core.
 _NUM_THREADS = num_cores()
 
-# Pictures per thread that are decoded ahead of the one to be written.
+# Images per thread that are decoded ahead of the one to be written.
 _AHEAD = 16
 
-# How many pictures of a cache are compared with their files before it is believed.
+# How many images of a cache are compared with their files before it is believed.
 _NUM_COMPARED = 16
 
-# Gives the pixels of picture i and the digest of its file, or says why it cannot be decoded.
+# Gives the pixels of image i and the digest of its file, or says why it cannot be decoded.
 Decode = Callable[[int], tuple[bytes, int] | str]
 
 
@@ -47,7 +47,7 @@ class Decoded:
     """What a pass over a source gave.
 
     Attributes:
-        images: A read-only memory map, uint8 (N, height, width, channels), of the N pictures that could be decoded.
+        images: A read-only memory map, uint8 (N, height, width, channels), of the N images that could be decoded.
         digests: uint64 (N,), of the bytes of their files.
         bad: Why the others could not, by their position in the source.
         sha256: Of the pixels and then the labels (int64, little-endian), in order.
@@ -60,7 +60,7 @@ class Decoded:
 
 
 def good_rows(size: int, bad: dict[int, str]) -> np.ndarray:
-    """Return the positions, int64, in a source of `size` pictures of those that are not bad."""
+    """Return the positions, int64, in a source of `size` images of those that are not bad."""
     return np.delete(np.arange(size), list(bad))
 
 
@@ -68,7 +68,7 @@ def make_report(source: Source, bad: dict[int, str], digests: np.ndarray) -> dic
     """Say what became of every file of a source.
 
     Args:
-        source: The pictures.
+        source: The images.
         bad: Why some could not be decoded, by position.
         digests: uint64, of the files of the others, in order; files of the same digest are copies.
 
@@ -98,44 +98,44 @@ def decode_once(
     num_channels: int,
     accept: Callable[[dict[int, str], np.ndarray], None],
 ) -> Decoded:
-    """Decode every picture of a source, or read what an earlier call kept.
+    """Decode every image of a source, or read what an earlier call kept.
 
     Args:
-        source: The pictures.
+        source: The images.
         path: Folder of this source and these settings in the cache. It appears only when everything is in it, and is
             written anew where it is damaged, or no longer what the files give.
         config: Size, way of resizing and background.
         num_channels: 3 or 1.
-        accept: Gets the bad pictures and the digests of the good ones. What it raises is raised, and after a pass
+        accept: Gets the bad images and the digests of the good ones. What it raises is raised, and after a pass
             nothing is kept then.
 
     Returns:
-        The pictures and what belongs to them.
+        The images and what belongs to them.
 
     Raises:
-        ConfigError: If the cache cannot be written.
+        UserError: If the cache cannot be written.
     """
     shape = (config.resolution, config.resolution, num_channels)
     decode = _decoder(source, config, num_channels)
     decoded = _read(path, source.size, shape)
-    # The first process of a machine decides; the others take what it has kept, so that all have the same pictures.
+    # The first process of a machine decides; the others take what it has kept, so that all have the same images.
     decides = os.environ.get("LOCAL_RANK", "0") == "0"
     if decoded is not None and not (decides and _is_outdated(decoded, source.size, decode)):
         accept(decoded.bad, decoded.digests)
         return decoded
     mebibytes = f"{source.size * np.prod(shape) / 2**20:,.0f} MiB"
     with _own_folder(path, mebibytes) as temporary:
-        with _mendable(path.parent, mebibytes):
+        with _with_disk_cures(path.parent, mebibytes):
             bad, digests = _decode_all(source, temporary, shape, decode)
         accept(bad, digests)
-        with _mendable(path.parent, mebibytes):
+        with _with_disk_cures(path.parent, mebibytes):
             decoded = _read(temporary, source.size, shape)
             if decoded is None:
                 raise OSError(f"{temporary} cannot be read back")
             _publish(temporary, path, decoded, source.size, shape)
-    # Of several processes with the same pictures, the first one speaks.
+    # Of several processes with the same images, the first one speaks.
     if os.environ.get("RANK", "0") == "0":
-        print(f"decoded pictures of {source.place} are kept in {path}, {mebibytes}", file=sys.stderr)
+        print(f"decoded images of {source.place} are kept in {path}, {mebibytes}", file=sys.stderr)
     return decoded
 
 
@@ -157,8 +157,8 @@ def _decoder(source: Source, config: ImageConfig, num_channels: int) -> Decode:
 
 
 def _is_outdated(decoded: Decoded, size: int, decode: Decode) -> bool:
-    """Return whether a picture that was bad can be decoded now, or one of a few others is of another file."""
-    # Why a picture was bad may have passed: a disk that failed, a limit of Pillow. And on a file system that keeps no
+    """Return whether an image that was bad can be decoded now, or one of a few others is of another file."""
+    # Why an image was bad may have passed: a disk that failed, a limit of Pillow. And on a file system that keeps no
     # time of change, other files can have the same names, sizes and times.
     rows = good_rows(size, decoded.bad)
     compared = range(0, len(rows), max(1, len(rows) // _NUM_COMPARED))
@@ -170,13 +170,13 @@ def _is_outdated(decoded: Decoded, size: int, decode: Decode) -> bool:
 
 
 @contextmanager
-def _mendable(cache: Path, mebibytes: str) -> Iterator[None]:
+def _with_disk_cures(cache: Path, mebibytes: str) -> Iterator[None]:
     """Turn what a disk refuses into an error that names the cache and the cure."""
     try:
         yield
     except OSError as error:
-        raise ConfigError(
-            f"the decoded pictures, {mebibytes}, cannot be kept in {cache} ({error.strerror or error}); make room or "
+        raise UserError(
+            f"the decoded images, {mebibytes}, cannot be kept in {cache} ({error.strerror or error}); make room or "
             "mend that, or choose another cache_dir"
         ) from error
 
@@ -186,13 +186,13 @@ def _own_folder(path: Path, mebibytes: str) -> Iterator[Path]:
     """Yield a new folder beside `path`, gone in the end, after deleting those of passes that were killed."""
     # No two processes, on one machine or several, write to one place.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    with _mendable(path.parent, mebibytes):
+    with _with_disk_cures(path.parent, mebibytes):
         path.parent.mkdir(parents=True, exist_ok=True)
         _delete_leftovers(path.parent)
     # The folder appears after its lock, so that nobody takes it for a leftover.
     with _try_lock(temporary):
         try:
-            with _mendable(path.parent, mebibytes):
+            with _with_disk_cures(path.parent, mebibytes):
                 temporary.mkdir()
             yield temporary
         finally:
@@ -227,7 +227,7 @@ def _try_lock(folder: Path) -> Iterator[bool]:
 def _decode_all(
     source: Source, folder: Path, shape: tuple[int, ...], decode: Decode
 ) -> tuple[dict[int, str], np.ndarray]:
-    """Write images.npy, digests.npy and record.json; return the bad pictures and the digests of the others."""
+    """Write images.npy, digests.npy and record.json; return the bad images and the digests of the others."""
     bad: dict[int, str] = {}
     digests: list[int] = []
     checksum = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Where pictures come from: a folder, or a dataset of the Hub or in a local folder."""
+"""Where images come from: a folder, or a dataset of the Hub or in a local folder."""
 
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -14,11 +14,11 @@ from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.decoding import PictureError
 from ddpm_cars.data.listing import Source, _as_labels, _without
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 
 
 def _find_in_dataset(config: ImageConfig, label_column: str | None, excluded_split: str | None) -> Source:
-    """Find the pictures of dataset_name."""
+    """Find the images of dataset_name."""
     place = str(config.dataset_name)
     if config.split is None:
         found = _open_dataset(config, None)
@@ -33,24 +33,24 @@ def _find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spl
         label_column = "cls"
     for column in (image_column, label_column):
         if column is not None and column not in features:
-            raise ConfigError(f"{place} has no column {column!r}; it has {', '.join(features)}")
+            raise UserError(f"{place} has no column {column!r}; it has {', '.join(features)}")
     images = datasets.concatenate_datasets([part.select_columns(image_column) for part in parts.values()])
     try:
         rows = images.cast_column(image_column, datasets.Image(decode=False))
     except (NotImplementedError, TypeError, ValueError) as error:
         kind = features[image_column]
-        raise ConfigError(f"image_column {image_column!r} of {place} holds {kind}, not pictures") from error
+        raise UserError(f"image_column {image_column!r} of {place} holds {kind}, not images") from error
     ends = np.cumsum([len(part) for part in parts.values()])
 
     def read(i: int) -> bytes:
         row = rows[i][image_column]
         if row is None or (row["bytes"] is None and row["path"] is None):
-            raise PictureError("the row has no picture")
+            raise PictureError("the row has no image")
         if row["bytes"] is not None:
             return row["bytes"]
         if "://" not in row["path"]:
             return Path(row["path"]).read_bytes()
-        # A picture in an archive, or elsewhere.
+        # An image in an archive, or elsewhere.
         with fsspec.open(row["path"], "rb") as file:
             return file.read()
 
@@ -69,12 +69,12 @@ def _find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spl
 
 
 def find_image_column(config: ImageConfig, columns: Collection[str], pictures: Sequence[str]) -> str:
-    """Return the column of pictures: the only one, where the usual name is not there and no other was given.
+    """Return the column of images: the only one, where the usual name is not there and no other was given.
 
     Args:
         config: Names it.
         columns: All that there are.
-        pictures: Those of them that hold pictures.
+        pictures: Those of them that hold images.
     """
     by_itself = config.image_column == ImageConfig.image_column and config.image_column not in columns
     return pictures[0] if by_itself and len(pictures) == 1 else config.image_column
@@ -90,7 +90,7 @@ def _open_dataset(config: ImageConfig, split: str | None) -> Any:
         return datasets.load_dataset(name, config.dataset_config_name, split=split, cache_dir=config.cache_dir)
     except (DatasetsError, OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"no pictures can be read from {config.dataset_name}: {reason}") from error
+        raise UserError(f"no images can be read from {config.dataset_name}: {reason}") from error
 
 
 def _column_classes(
@@ -106,15 +106,15 @@ def _column_classes(
         values = sorted({v for part in _open_dataset(config, None).values() for v in part.unique(column)} - {None})
         names = [str(value) for value in values]
     else:
-        raise ConfigError(
+        raise UserError(
             f"the column {column!r} of {config.dataset_name} holds {kind}; classes are a ClassLabel, integers or "
             "strings: name another label_column, or set class_conditional to false"
         )
     known = set(values)
     without = [i for i, value in enumerate(classes) if value not in known]
     if without:
-        raise ConfigError(
-            f"{len(without)} of {len(classes)} pictures of {config.dataset_name} have no class in the column "
+        raise UserError(
+            f"{len(without)} of {len(classes)} images of {config.dataset_name} have no class in the column "
             f"{column!r}, {path(without[0])} for one; choose a split that has, or set class_conditional to false"
         )
     return _as_labels(classes, values), tuple(names)

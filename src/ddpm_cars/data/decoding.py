@@ -1,4 +1,4 @@
-"""Files of pictures: which ones a folder holds, the pixels of each, and how they become squares."""
+"""Files of images: which ones a folder holds, the pixels of each, and how they become squares."""
 
 import os
 import threading
@@ -22,11 +22,11 @@ _TURNS = {
 
 
 class PictureError(ValueError):
-    """A file that gives no picture; the message is the reason, without the name of the file."""
+    """A file that gives no image; the message is the reason, without the name of the file."""
 
 
 def decode_image(source: str | os.PathLike | bytes, mode: str = "RGB", background: str = "white") -> Image.Image:
-    """Decode one picture as a viewer would show it.
+    """Decode one image as a viewer would show it.
 
     EXIF rotation is applied, transparency is laid on `background`, 16-bit grey is rounded to 8 bits, of an animation
     the first frame is taken, and what the file contains counts rather than its name.
@@ -37,7 +37,7 @@ def decode_image(source: str | os.PathLike | bytes, mode: str = "RGB", backgroun
         background: Colour behind transparent parts, in the notation of `PIL.ImageColor`.
 
     Returns:
-        The picture in `mode`.
+        The image in `mode`.
 
     Raises:
         OSError: If the file cannot be read.
@@ -60,7 +60,7 @@ def decode_image(source: str | os.PathLike | bytes, mode: str = "RGB", backgroun
     except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise PictureError("not a picture in a format that Pillow reads, or one of zero size") from error
+        raise PictureError("not an image in a format that Pillow reads, or one of zero size") from error
     except Exception as error:
         # On damaged files Pillow's readers raise whatever their parsing runs into.
         raise PictureError(str(error) or type(error).__name__) from error
@@ -88,7 +88,7 @@ def _turn_upright(image: Image.Image) -> Image.Image:
 
 
 def _flatten(image: Image.Image, background: str) -> Image.Image:
-    """Return the picture in mode "RGB", without transparency."""
+    """Return the image in mode "RGB", without transparency."""
     if image.mode == "F":
         raise PictureError("its pixels are floating-point numbers, of which nothing says what is white")
     if image.mode.startswith("I"):
@@ -116,7 +116,7 @@ def _rgb(colour: str) -> tuple[int, ...]:
 
 
 def resize_image(image: Image.Image, resolution: int, resize: str, background: str = "white") -> Image.Image:
-    """Bring a picture to `resolution` x `resolution` pixels with an antialiasing filter.
+    """Bring an image to `resolution` x `resolution` pixels with an antialiasing filter.
 
     Args:
         image: Any size, in mode "RGB" or "L".

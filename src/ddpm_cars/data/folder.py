@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ddpm_cars.data.listing import Source, _as_labels, _without
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 
 # The words, and what may stand around them in a folder's name, by which `datasets` tells the splits of a folder apart.
 _SPLIT_WORDS = {
@@ -38,9 +38,9 @@ class Listing:
     """What a folder holds.
 
     Attributes:
-        splits: Paths of the pictures of each split, relative to the folder and with slashes, sorted. The splits are
+        splits: Paths of the images of each split, relative to the folder and with slashes, sorted. The splits are
             train, validation and test, by the names of folders, or train alone.
-        not_listed: Such paths of pictures that are in no split, cannot be read by Pillow, or are links to nothing.
+        not_listed: Such paths of images that are in no split, cannot be read by Pillow, or are links to nothing.
         ignored_suffixes: How many files of other kinds there are, by suffix.
     """
 
@@ -50,16 +50,16 @@ class Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """Find the pictures of a folder, subfolders and what links lead to included, hidden files and folders not.
+    """Find the images of a folder, subfolders and what links lead to included, hidden files and folders not.
 
     The splits are those that the "imagefolder" of `datasets` finds by the names of folders. Different from there, the
-    name of a file makes no split, links to folders are followed, and a picture in several splits is in the outer one.
+    name of a file makes no split, links to folders are followed, and an image in several splits is in the outer one.
 
     Args:
         folder: An existing folder.
 
     Returns:
-        The pictures by split, and what else there is.
+        The images by split, and what else there is.
 
     Raises:
         OSError: If a folder cannot be listed.
@@ -91,7 +91,7 @@ def list_folder(folder: Path) -> Listing:
 
 
 def class_of(name: str) -> str | None:
-    """Return the class of a listed picture: the folder around it, None if that is a split or the listed folder."""
+    """Return the class of a listed image: the folder around it, None if that is a split or the listed folder."""
     _, folders = _split_of(name)
     return folders[-1] if folders else None
 
@@ -123,18 +123,18 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[os.DirEnt
 
 
 def _find_in_folder(folder: Path, split: str | None, with_classes: bool, excluded_split: str | None) -> Source:
-    """Find the pictures of train_data_dir."""
+    """Find the images of train_data_dir."""
     if not folder.is_dir():
-        raise ConfigError(f"train_data_dir {folder} is not a folder")
+        raise UserError(f"train_data_dir {folder} is not a folder")
     try:
         listing = list_folder(folder)
         if not listing.splits:
             others = f"; beside them it has {listing.ignored_suffixes}" if listing.ignored_suffixes else ""
-            raise ConfigError(f"train_data_dir {folder} holds no pictures{others}")
+            raise UserError(f"train_data_dir {folder} holds no images{others}")
         names = _names_of(listing.splits, split, excluded_split, str(folder))
         states = [(name, *_state_of(folder / name)) for name in names]
     except OSError as error:
-        raise ConfigError(f"train_data_dir {folder} cannot be read: {error}") from error
+        raise UserError(f"train_data_dir {folder} cannot be read: {error}") from error
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     if with_classes:
@@ -156,35 +156,35 @@ def _find_in_folder(folder: Path, split: str | None, with_classes: bool, exclude
 def _state_of(file: Path) -> tuple[int, int, int]:
     """Return what a change of the file changes, and a move of the folder does not."""
     status = file.stat()
-    # Archives and `cp -p` set the time of modification, which other pictures may then share; nobody can set the time
+    # Archives and `cp -p` set the time of modification, which other images may then share; nobody can set the time
     # of change. The number of the file would tell more, but on FAT and FUSE it is another one every time.
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _names_of(splits: dict[str, list[str]], split: str | None, excluded_split: str | None, place: str) -> list[str]:
-    """Return the pictures that `split` asks for, in the notation of `datasets`, or all but those excluded."""
+    """Return the images that `split` asks for, in the notation of `datasets`, or all but those excluded."""
     if split is None:
         return [name for part in _without(list(splits), excluded_split, place) for name in splits[part]]
     try:
         spans = datasets.ReadInstruction.from_spec(split).to_absolute({part: len(splits[part]) for part in splits})
     except (AssertionError, ValueError) as error:
-        raise ConfigError(f"split is {split!r}, of {place}: {error}") from error
+        raise UserError(f"split is {split!r}, of {place}: {error}") from error
     return [name for span in spans for name in splits[span.splitname][span.from_ : span.to]]
 
 
 def _folder_classes(names: list[str], everywhere: list[str], folder: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the classes of the pictures, int64 (len(names),), and the names of those of all splits."""
+    """Return the classes of the images, int64 (len(names),), and the names of those of all splits."""
     classes = [class_of(name) for name in names]
     if None in classes:
         loose = folder / names[classes.index(None)]
-        raise ConfigError(
-            f"the classes are the names of the folders that hold the pictures, but {loose} "
+        raise UserError(
+            f"the classes are the names of the folders that hold the images, but {loose} "
             "is in none; make one folder per class, or set class_conditional to false"
         )
     class_names = tuple(sorted({found for name in everywhere if (found := class_of(name)) is not None}))
     if len(class_names) == 1:
-        raise ConfigError(
-            f"the classes are the names of the folders that hold the pictures, but all of {folder} are in one, "
+        raise UserError(
+            f"the classes are the names of the folders that hold the images, but all of {folder} are in one, "
             f"{class_names[0]}; make one folder per class, or set class_conditional to false"
         )
     return _as_labels(classes, class_names), class_names

@@ -6,22 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Pictures that are found but not decoded.
+    """Images that are found but not decoded.
 
     Attributes:
         place: The folder or dataset, for messages.
         size: How many.
-        read: Gives the bytes of picture i; raises OSError or PictureError.
-        path: Gives what a person finds picture i by.
+        read: Gives the bytes of image i; raises OSError or PictureError.
+        path: Gives what a person finds image i by.
         fingerprint: A different one where anything about the files is different.
         labels: int64 (size,), or None without classes.
         class_names: The classes that the labels count through.
-        not_listed: Files that look like pictures but are not among them.
+        not_listed: Files that look like images but are not among them.
         ignored_suffixes: How many other files there are, by suffix.
     """
 
@@ -42,14 +42,14 @@ def _without(splits: Sequence[str], excluded_split: str | None, place: str) -> l
         return list(splits)
     if excluded_split not in splits:
         if "[" in excluded_split or "+" in excluded_split:
-            raise ConfigError(
+            raise UserError(
                 f"validation_split is {excluded_split!r}, which is not one whole split; say with split what is left "
                 'to train on, such as validation_split: "train[90%:]" with split: "train[:90%]"'
             )
-        raise ConfigError(f"validation_split is {excluded_split!r}; the splits of {place} are {', '.join(splits)}")
+        raise UserError(f"validation_split is {excluded_split!r}; the splits of {place} are {', '.join(splits)}")
     rest = [name for name in splits if name != excluded_split]
     if not rest:
-        raise ConfigError(
+        raise UserError(
             f"validation_split is {excluded_split!r}, the only split of {place}; nothing is left to train on"
         )
     return rest

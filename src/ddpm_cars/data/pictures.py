@@ -1,4 +1,4 @@
-"""From a folder of pictures to uint8 arrays, decoded once, and to batches that depend on (seed, step) alone."""
+"""From a folder of images to uint8 arrays, decoded once, and to batches that depend on (seed, step) alone."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ from ddpm_cars.data.cache import DECODER_VERSION, decode_once, good_rows, make_r
 from ddpm_cars.data.dataset import _find_in_dataset
 from ddpm_cars.data.folder import _find_in_folder
 from ddpm_cars.data.listing import Source
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.files import write_text
 
 
 def find_pictures(config: ImageConfig, label_column: str | None = None, excluded_split: str | None = None) -> Source:
-    """Find the pictures of `config` without decoding them.
+    """Find the images of `config` without decoding them.
 
     Args:
         config: Names the folder or dataset, and the split; without a split all of them are joined.
@@ -30,23 +30,23 @@ def find_pictures(config: ImageConfig, label_column: str | None = None, excluded
         excluded_split: Split that is not joined where `config.split` is None.
 
     Returns:
-        The pictures, perhaps none, in the order of the splits and of the names in them, or of the rows.
+        The images, perhaps none, in the order of the splits and of the names in them, or of the rows.
 
     Raises:
-        ConfigError: If the folder, dataset, split or column does not exist, or there are no classes.
+        UserError: If the folder, dataset, split or column does not exist, or there are no classes.
     """
     if config.train_data_dir is not None:
         return _find_in_folder(Path(config.train_data_dir), config.split, label_column is not None, excluded_split)
     return _find_in_dataset(config, label_column, excluded_split)
 
 
-# How many bad pictures an error names.
+# How many bad images an error names.
 _NUM_NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Decoded pictures, those that cannot be decoded left out.
+    """Decoded images, those that cannot be decoded left out.
 
     Attributes:
         images: A read-only memory map, uint8 (N, height, width, channels).
@@ -56,8 +56,8 @@ class Pictures:
         sha256: Of all pixels and labels in order, in hexadecimal digits: the identity of the training data.
         report: What became of every file: "source", "num_images" (N), "num_listed" (with bad ones), "bad_images" (a
             "path" and a "reason" each), "duplicates" (lists of paths of files with the same bytes, all of which are
-            kept), "not_listed" (pictures that are in no split or of a kind that is not read) and "ignored_suffixes"
-            (how many files are no pictures, by suffix).
+            kept), "not_listed" (images that are in no split or of a kind that is not read) and "ignored_suffixes"
+            (how many files are no images, by suffix).
     """
 
     images: np.ndarray
@@ -77,30 +77,30 @@ def load_pictures(
     report_path: Path | None = None,
     min_images: int = 1,
 ) -> Pictures:
-    """Decode every picture of `config`, once: a later call with the same files and settings reads the result.
+    """Decode every image of `config`, once: a later call with the same files and settings reads the result.
 
-    Pictures that cannot be decoded are left out. If there are any, or files that are no part of the data, one line
+    Images that cannot be decoded are left out. If there are any, or files that are no part of the data, one line
     on stderr says so.
 
     Args:
-        config: Names the pictures, the resolution and how to reach it, and how many may be bad.
+        config: Names the images, the resolution and how to reach it, and how many may be bad.
         num_channels: 3 for colour, 1 for grey.
         label_column: Column with the classes: a ClassLabel, integers or strings. For train_data_dir any name means
-            the names of the folders that hold the pictures. None is no classes.
+            the names of the folders that hold the images. None is no classes.
         excluded_split: Split that is not joined where `config.split` is None.
         report_path: Where the report is written as JSON; of several processes one should give it.
-        min_images: How many pictures a batch needs.
+        min_images: How many images a batch needs.
 
     Returns:
-        The pictures.
+        The images.
 
     Raises:
-        ConfigError: If the folder, dataset, split or column does not exist, holds no or too few pictures or no
-            classes, if more than `config.max_bad_images_fraction` of the pictures cannot be decoded, or if what is
+        UserError: If the folder, dataset, split or column does not exist, holds no or too few images or no
+            classes, if more than `config.max_bad_images_fraction` of the images cannot be decoded, or if what is
             decoded cannot be kept in `config.cache_dir`.
     """
     if num_channels not in (1, 3):
-        raise ConfigError(f"the network takes {num_channels} channels; pictures can be given to one with 1 or 3")
+        raise UserError(f"the network takes {num_channels} channels; images can be given to one with 1 or 3")
     source = find_pictures(config, label_column, excluded_split)
     _check_number(source.size, source.place, min_images)
     settings = [config.resolution, config.resize, config.background, config.split, label_column, excluded_split]
@@ -122,41 +122,41 @@ def load_pictures(
 
 
 def training_samples(config: ImageConfig, num_channels: int = 3) -> torch.Tensor:
-    """Load all pictures of `config` into memory as what the network sees; see `load_pictures` and `to_samples`."""
+    """Load all images of `config` into memory as what the network sees; see `load_pictures` and `to_samples`."""
     return to_samples(np.array(load_pictures(config, num_channels).images))
 
 
 def _check_number(num_images: int, place: str, min_images: int) -> None:
     if num_images == 0:
-        raise ConfigError(f"{place} holds no pictures")
+        raise UserError(f"{place} holds no images")
     if num_images < min_images:
-        raise ConfigError(
-            f"the {num_images} pictures of {place} do not fill one batch of {min_images}; lower train_batch_size"
+        raise UserError(
+            f"the {num_images} images of {place} do not fill one batch of {min_images}; lower train_batch_size"
         )
 
 
 def _check_bad(report: dict[str, Any], limit: float, report_path: Path | None) -> None:
-    """Warn of what is left out, and raise a ConfigError if the bad pictures are too many."""
+    """Warn of what is left out, and raise a UserError if the bad images are too many."""
     bad, total, place = report["bad_images"], report["num_listed"], report["source"]
     in_full = f"; all are listed in {report_path}" if report_path else ""
     if len(bad) / total > limit:
         named = "; ".join(f"{picture['path']} ({picture['reason']})" for picture in bad[:_NUM_NAMED])
-        raise ConfigError(
-            f"{len(bad)} of {total} pictures of {place} ({len(bad) / total:.2%}) cannot be decoded, "
+        raise UserError(
+            f"{len(bad)} of {total} images of {place} ({len(bad) / total:.2%}) cannot be decoded, "
             f"max_bad_images_fraction is {limit:.2%}; remove or mend them, or raise it: {named}{in_full}"
         )
     left_out = []
     if bad:
-        left_out.append(f"{len(bad)} of {total} pictures cannot be decoded, such as {bad[0]['path']}")
+        left_out.append(f"{len(bad)} of {total} images cannot be decoded, such as {bad[0]['path']}")
     if unlisted := report["not_listed"]:
         left_out.append(f"{len(unlisted)} in no split or of a kind that is not read, such as {unlisted[0]}")
-    # Of several processes with the same pictures, the first one speaks.
+    # Of several processes with the same images, the first one speaks.
     if left_out and os.environ.get("RANK", "0") == "0":
         print(f"left out of {place}: {'; '.join(left_out)}{in_full}", file=sys.stderr)
 
 
 def to_samples(images: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Turn pictures into what the network sees.
+    """Turn images into what the network sees.
 
     Args:
         images: uint8 (batch, height, width, channels), a tensor on any device.

@@ -1,6 +1,6 @@
-"""Shards of pictures: which ones a split has, what their columns are, and their rows from any one on.
+"""Shards of images: which ones a split has, what their columns are, and their rows from any one on.
 
-A shard is a Parquet file, whose pictures are bytes in a column, or a WebDataset archive, a tar in which the files of
+A shard is a Parquet file, whose images are bytes in a column, or a WebDataset archive, a tar in which the files of
 a sample lie side by side and differ in the suffix of their names, which is the column.
 """
 
@@ -30,11 +30,11 @@ from fsspec.core import url_to_fs
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.dataset import find_image_column
 from ddpm_cars.data.decoding import PictureError, decode_image, resize_image
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 
 _NUM_THREADS = 16
 
-# The share of bad pictures is one of at least so many.
+# The share of bad images is one of at least so many.
 _MIN_READ = 1000
 
 _MAX_CLASSES = 100_000
@@ -52,7 +52,7 @@ def _parquet_rows(path: str, columns: Sequence[str], start: int) -> Iterator[tup
     with xopen(path, "rb") as raw, pq.ParquetFile(raw, buffer_size=1 << 20) as file:
         missing = [column for column in columns if column not in file.schema_arrow.names]
         if missing:
-            raise ConfigError(f"{path} has no column {missing[0]!r}; it has {file.schema_arrow.names}")
+            raise UserError(f"{path} has no column {missing[0]!r}; it has {file.schema_arrow.names}")
         number = 0
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows
@@ -112,11 +112,11 @@ def _reading(path: str) -> Iterator[None]:
     """Name the shard in what goes wrong while it is read."""
     try:
         yield
-    except ConfigError:
+    except UserError:
         raise
     except (OSError, ValueError, tarfile.TarError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} cannot be read: {reason}; replace or remove it") from error
+        raise UserError(f"{path} cannot be read: {reason}; replace or remove it") from error
 
 
 @dataclass
@@ -154,7 +154,7 @@ class Shards:
         """Yield the rows of a shard from one on, which has this `number` and `seek`.
 
         Raises:
-            ConfigError: If the shard cannot be read.
+            UserError: If the shard cannot be read.
         """
         columns = [self.image_column] if self.label_column is None else [self.image_column, self.label_column]
         for i, (place, (image, *label)) in enumerate(self._values(shard, columns, seek), number):
@@ -164,7 +164,7 @@ class Shards:
         """Yield the rows of all shards.
 
         Raises:
-            ConfigError: If a shard cannot be read.
+            UserError: If a shard cannot be read.
         """
         for shard in range(len(self.paths)):
             yield from self.rows(shard)
@@ -173,7 +173,7 @@ class Shards:
         """Return the classes in a shard, reading nothing else.
 
         Raises:
-            ConfigError: If the shard cannot be read.
+            UserError: If the shard cannot be read.
         """
         labels = {_as_label(value) for _, [value] in self._values(shard, [str(self.label_column)])}
         return {label for label in labels if label is not None}
@@ -191,7 +191,7 @@ def open_shards(config: TrainingConfig, split: str | None) -> Shards:
     """Find the shards of a split, and the columns in the first of them.
 
     Raises:
-        ConfigError: If the data set, the split or a column does not exist, or the data set is not one of shards.
+        UserError: If the data set, the split or a column does not exist, or the data set is not one of shards.
     """
     source = str(config.dataset_name)
     local = Path(source).is_dir()
@@ -200,16 +200,16 @@ def open_shards(config: TrainingConfig, split: str | None) -> Shards:
     try:
         builder = datasets.load_dataset_builder(place, config.dataset_config_name, cache_dir=config.cache_dir)
     except (DatasetNotFoundError, datasets.data_files.EmptyDatasetError, OSError, ValueError) as error:
-        raise ConfigError(f"no shards can be read from {source}: {' '.join(str(error).split())}") from error
+        raise UserError(f"no shards can be read from {source}: {' '.join(str(error).split())}") from error
     kind = builder.name
     if kind not in _READERS:
-        raise ConfigError(
+        raise UserError(
             f"{source} is read by {kind!r}; streaming reads Parquet files and WebDataset archives: drop "
-            "--streaming, or pack the pictures into such shards"
+            "--streaming, or pack the images into such shards"
         )
     files = builder.config.data_files
     if split not in files:
-        raise ConfigError(f"{source} has no split {split!r}; streaming reads one of {[str(name) for name in files]}")
+        raise UserError(f"{source} has no split {split!r}; streaming reads one of {[str(name) for name in files]}")
     paths = tuple(sorted(files[split]))
     # On the Hub, what stands before the path names a commit, which may have left the shards as they were.
     names = [os.path.relpath(p, source) if local else re.sub("^hf://[^@]*@[^/]*/", "", p) for p in paths]
@@ -244,11 +244,11 @@ def _find_image_column(config: TrainingConfig, kind: str, columns: dict[str, Any
 
     name = find_image_column(config, columns, list(filter(is_picture, columns)))
     if name not in columns:
-        raise ConfigError(f"{config.dataset_name} has no column {name!r}; it has {[*columns]}: give image_column")
+        raise UserError(f"{config.dataset_name} has no column {name!r}; it has {[*columns]}: give image_column")
     holds = columns[name]
     picture = isinstance(holds, datasets.Image) or (isinstance(holds, dict) and "bytes" in holds)
     if kind == "parquet" and not picture and getattr(holds, "dtype", None) not in ("binary", "large_binary"):
-        raise ConfigError(f"column {name!r} of {config.dataset_name} holds {holds}, not pictures: give image_column")
+        raise UserError(f"column {name!r} of {config.dataset_name} holds {holds}, not images: give image_column")
     return name
 
 
@@ -257,7 +257,7 @@ def _find_label_column(config: TrainingConfig, kind: str, columns: dict[str, Any
     if kind == "webdataset" and name not in columns and name == TrainingConfig.label_column:
         name = "cls"
     if name not in columns:
-        raise ConfigError(f"{config.dataset_name} has no column {name!r}; it has {[*columns]}: give label_column")
+        raise UserError(f"{config.dataset_name} has no column {name!r}; it has {[*columns]}: give label_column")
     return name
 
 
@@ -267,9 +267,9 @@ def _class_names(shards: Shards, declared: Any) -> tuple[str, ...]:
     if isinstance(declared, datasets.ClassLabel):
         return tuple(declared.names)
     if shards.kind == "parquet" and "int" not in str(getattr(declared, "dtype", None)):
-        raise ConfigError(f"column {column!r} holds {declared}; classes are a ClassLabel or integers")
+        raise UserError(f"column {column!r} holds {declared}; classes are a ClassLabel or integers")
     if shards.kind == "webdataset" and "://" in shards.paths[0]:
-        raise ConfigError(
+        raise UserError(
             f"to count the classes in {column!r}, all of {shards.names[0]} and the other shards would have to be "
             "loaded; declare them as a class_label under dataset_info in the README.md of the data set"
         )
@@ -277,7 +277,7 @@ def _class_names(shards: Shards, declared: Any) -> tuple[str, ...]:
         found = set[int]().union(*pool.map(shards.labels, range(len(shards.paths))))
     if not found or min(found) < 0 or max(found) >= _MAX_CLASSES:
         span = f"numbers from {min(found)} to {max(found)}" if found else "no integers"
-        raise ConfigError(f"column {column!r} holds {span}; classes are numbered from 0 to {_MAX_CLASSES - 1} at most")
+        raise UserError(f"column {column!r} holds {span}; classes are numbered from 0 to {_MAX_CLASSES - 1} at most")
     return tuple(str(number) for number in range(max(found) + 1))
 
 
@@ -286,7 +286,7 @@ class Decoder:
 
     def __init__(self, config: TrainingConfig, num_channels: int, shards: Shards):
         if num_channels not in (1, 3):
-            raise ConfigError(f"the network takes {num_channels} channels; pictures can be given to one with 1 or 3")
+            raise UserError(f"the network takes {num_channels} channels; images can be given to one with 1 or 3")
         self.config = config
         self.mode = "RGB" if num_channels == 3 else "L"
         self.shape = (config.resolution, config.resolution, num_channels)
@@ -298,7 +298,7 @@ class Decoder:
 
     def _decode(self, row: Row) -> np.ndarray | str:
         if not row.image:
-            return "holds no picture"
+            return "holds no image"
         if self.num_classes is not None and (row.label is None or not 0 <= row.label < self.num_classes):
             return f"its class is {row.label}, not one of {self.num_classes}"
         config = self.config
@@ -311,7 +311,7 @@ class Decoder:
 
 
 class BadImages:
-    """What could not be used so far, each picture once, and whether it is too much."""
+    """What could not be used so far, each image once, and whether it is too much."""
 
     def __init__(self, shards: Shards, max_fraction: float):
         self.shards = shards
@@ -320,43 +320,43 @@ class BadImages:
         self.num_read = self.num_bad = 0
 
     def add(self, num_read: int, bad: Sequence[Row]) -> None:
-        """Count pictures that were read, of which some are bad.
+        """Count images that were read, of which some are bad.
 
         Raises:
-            ConfigError: If the bad ones are more than the allowed share of all, or of 1000 while there are fewer.
+            UserError: If the bad ones are more than the allowed share of all, or of 1000 while there are fewer.
         """
         self.num_read += num_read
         self.num_bad += len(bad)
         self.reasons.update((f"{self.shards.names[row.shard]}, row {row.number}", str(row.result)) for row in bad)
         if self.num_bad > self.max_fraction * max(self.num_read, _MIN_READ):
             first = "; ".join(f"{path} ({reason})" for path, reason in itertools.islice(self.reasons.items(), 5))
-            raise ConfigError(
-                f"{self.num_bad} of the first {self.num_read} pictures cannot be used, more than "
+            raise UserError(
+                f"{self.num_bad} of the first {self.num_read} images cannot be used, more than "
                 f"max_bad_images_fraction, {self.max_fraction}, allows: {first}; mend them or raise it"
             )
 
 
 def measure(config: TrainingConfig, num_channels: int, num_images: int = 256) -> dict[str, float]:
-    """Measure what the first pictures of the split cost.
+    """Measure what the first images of the split cost.
 
     Args:
-        config: Names the data set, and how pictures become squares.
+        config: Names the data set, and how images become squares.
         num_channels: 3 for colour, 1 for grey.
-        num_images: How many pictures are tried, at most.
+        num_images: How many images are tried, at most.
 
     Returns:
         `bytes_per_image`, as stored, and `decode_milliseconds_per_image`, on one core.
 
     Raises:
-        ConfigError: If there are no such shards, or they begin without a picture.
+        UserError: If there are no such shards, or they begin without an image.
     """
     shards = open_shards(replace(config, class_conditional=False), config.split)
     decode = Decoder(config, num_channels, shards)
     rows = list(itertools.islice(shards.every_row(), num_images))
     num_bytes = sum(len(row.image or b"") for row in rows)
     if num_bytes == 0:
-        raise ConfigError(
-            f"the first shards of {config.dataset_name} hold no pictures; where they hold paths, write them with the "
+        raise UserError(
+            f"the first shards of {config.dataset_name} hold no images; where they hold paths, write them with the "
             "bytes of the files instead"
         )
     start = time.perf_counter()

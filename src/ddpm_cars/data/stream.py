@@ -1,4 +1,4 @@
-"""Pictures out of shards while a run trains, for data larger than a machine, from a position that resumes exactly.
+"""Images out of shards while a run trains, for data larger than a machine, from a position that resumes exactly.
 
 The shards of a split are shuffled anew for every epoch, and the epochs, one behind another, are dealt like cards: of L
 lanes, lane l reads shards l, l + L, l + 2 L ... of that endless sequence, and fills the same rows of every global
@@ -19,7 +19,7 @@ import torch
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.shards import BadImages, Decoder, Row, Shards, open_shards
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.hardware import num_cores
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _MAX_THREADS = 16
 # A start reads one window for every lane: enough lanes to mix well, and more only where a batch is large.
 _ENOUGH_LANES, _ROWS_OF_A_LANE = 16, 16
 
-# A lane that meets so many bad pictures, or shards without rows, one after another, gives up.
+# A lane that meets so many bad images, or shards without rows, one after another, gives up.
 _MAX_IN_A_ROW = 1000
 
 
@@ -91,7 +91,7 @@ class _Lane:
             if rows:
                 yield self._shuffle(turn, epoch, rows)[place.offset :]
             if barren == _MAX_IN_A_ROW:
-                raise ConfigError(f"{barren} shards in a row hold no rows, such as {self.shards.paths[shard]}")
+                raise UserError(f"{barren} shards in a row hold no rows, such as {self.shards.paths[shard]}")
             place = _Place()
 
     def _shuffle(self, turn: int, epoch: int, rows: Sequence[Row]) -> list[tuple[_Place, Row]]:
@@ -129,14 +129,14 @@ class _Step(NamedTuple):
 
 
 class ShardStream:
-    """The pictures of a run's batches, read from shards ahead of their use.
+    """The images of a run's batches, read from shards ahead of their use.
 
-    Row r of a global batch of B comes from lane r * num_lanes // B. A picture that cannot be used is recorded, and its
+    Row r of a global batch of B comes from lane r * num_lanes // B. An image that cannot be used is recorded, and its
     row shows the next good one of the lane, which also comes in its own turn: so places are counts of rows, whatever
     is bad, and a process needs to decode no rows but its own.
 
     Args:
-        config: Names the data set, how pictures become squares, the window and the seed.
+        config: Names the data set, how images become squares, the window and the seed.
         num_channels: 3 for colour, 1 for grey.
         global_batch_size: Rows of a step over all processes and micro steps.
         rows: Of the global batch, those of this process, for each micro step.
@@ -149,7 +149,7 @@ class ShardStream:
         fingerprint: sha256 of data set, split, and names and sizes of the shards. A place is worth nothing elsewhere.
 
     Raises:
-        ConfigError: If there are no such shards, or they do not hold what the config says.
+        UserError: If there are no such shards, or they do not hold what the config says.
     """
 
     def __init__(self, config: TrainingConfig, num_channels: int, global_batch_size: int, rows: Sequence[range]):
@@ -182,11 +182,11 @@ class ShardStream:
 
     @property
     def bad_images(self) -> list[dict[str, str]]:
-        """Pictures that this object met in steps already drawn and could not use: {"path", "reason"}, each once."""
+        """Images that this object met in steps already drawn and could not use: {"path", "reason"}, each once."""
         return [{"path": path, "reason": reason} for path, reason in self._bad.reasons.items()]
 
     def batch(self, step: int, micro_step: int) -> tuple[torch.Tensor, np.ndarray | None]:
-        """Return this process's pictures of a micro step, each of which is asked for once and in order.
+        """Return this process's images of a micro step, each of which is asked for once and in order.
 
         Args:
             step: The optimiser step.
@@ -196,7 +196,7 @@ class ShardStream:
             uint8 (rows, H, W, C), and the classes, int64 (rows,), or None without `class_conditional`.
 
         Raises:
-            ConfigError: If a shard cannot be read, or too many pictures are bad; then the threads have ended.
+            UserError: If a shard cannot be read, or too many images are bad; then the threads have ended.
             ValueError: If it is not the turn of this micro step.
         """
         if (step, micro_step) != self._next:
@@ -233,12 +233,12 @@ class ShardStream:
         """Go on from a state, of any number of processes but of all of their lanes.
 
         Raises:
-            ConfigError: If it is of other lanes, or its lanes do not stand at the same step.
+            UserError: If it is of other lanes, or its lanes do not stand at the same step.
         """
         places = {int(lane): dict(place) for lane, place in state["lanes"].items()}
         steps = {place.pop("step") for place in places.values()}
         if sorted(places) != list(range(self.num_lanes)) or len(steps) != 1:
-            raise ConfigError(
+            raise UserError(
                 f"the state has lanes {sorted(places)} at steps {sorted(steps)}, but the run has {self.num_lanes} "
                 "lanes; resume with the shards and the global batch size it had, and from the states of all processes"
             )
@@ -306,8 +306,8 @@ class ShardStream:
                 fresh.append(row)
             if not isinstance(row.result, str):
                 return row
-        raise ConfigError(
-            f"{_MAX_IN_A_ROW} pictures in a row cannot be used, such as row {row.number} of "
+        raise UserError(
+            f"{_MAX_IN_A_ROW} images in a row cannot be used, such as row {row.number} of "
             f"{self.shards[row.shard]}: {row.result}; mend them"
         )
 
@@ -315,24 +315,24 @@ class ShardStream:
 def first_pictures(
     config: TrainingConfig, num_channels: int, split: str, n: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read the first good pictures of a split, in the order of its shards; the bad ones before them are logged.
+    """Read the first good images of a split, in the order of its shards; the bad ones before them are logged.
 
     Args:
-        config: Names the data set, whose `split` the classes are of, and how pictures become squares.
+        config: Names the data set, whose `split` the classes are of, and how images become squares.
         num_channels: 3 for colour, 1 for grey.
         split: The split to read.
-        n: How many pictures, at most.
+        n: How many images, at most.
 
     Returns:
-        uint8 (pictures, H, W, C), and the classes, int64 (pictures,), or None without `class_conditional`.
+        uint8 (images, H, W, C), and the classes, int64 (images,), or None without `class_conditional`.
 
     Raises:
-        ConfigError: If there is no such split, it has other classes, no picture in it can be used, or too many cannot.
+        UserError: If there is no such split, it has other classes, no image in it can be used, or too many cannot.
     """
     shards = open_shards(config, split)
     known = open_shards(config, config.split).class_names if config.class_conditional else ()
     if known[: len(shards.class_names)] != shards.class_names:
-        raise ConfigError(
+        raise UserError(
             f"split {split} has the classes {', '.join(shards.class_names)}, and {config.split} has "
             f"{', '.join(known)}; they must be the same"
         )
@@ -350,5 +350,5 @@ def first_pictures(
         if len(images) == n:
             break
     if not images:
-        raise ConfigError(f"split {split} of {config.dataset_name} holds no picture that can be used")
+        raise UserError(f"split {split} of {config.dataset_name} holds no image that can be used")
     return np.stack(images), np.array(labels, np.int64) if config.class_conditional else None

@@ -1,4 +1,4 @@
-"""A page in the browser: drawing with a live preview, noising a picture of one's own, and the noise schedule."""
+"""A page in the browser: drawing with a live preview, noising an image of one's own, and the noise schedule."""
 
 import functools
 import html
@@ -25,7 +25,7 @@ from ddpm_cars.demo.requests import (
     scheduler_choices,
     variance_choices,
 )
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import save_png
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.toy_cars.painting import draw_car
@@ -34,7 +34,7 @@ _MAX_UPLOAD = "20mb"
 
 _DAY_SECONDS = 86400
 
-# Two visitors draw at a time, the next ones wait; looks at a single picture do not wait for drawings.
+# Two visitors draw at a time, the next ones wait; looks at a single image do not wait for drawings.
 _CONCURRENT_DRAWINGS = 2
 
 # The others do not report x_0_hat.
@@ -47,10 +47,10 @@ def build_app(pipeline: DDPMCarsPipeline, name: str, max_images: int = 16) -> gr
     Args:
         pipeline: The model, on the device that it is to run on.
         name: What the model is called.
-        max_images: The most pictures of one drawing, 1 or more.
+        max_images: The most images of one drawing, 1 or more.
 
     Raises:
-        ConfigError: If the page cannot show pictures of this model.
+        UserError: If the page cannot show images of this model.
     """
     resolution_of(pipeline)
     class_choices(pipeline)
@@ -95,7 +95,7 @@ def serve_folder(folder: str | Path) -> None:
         folder: A saved pipeline.
 
     Raises:
-        ConfigError: If the page cannot show pictures of this model.
+        UserError: If the page cannot show images of this model.
         OSError: If there is no model in the folder.
     """
     from accelerate import PartialState
@@ -111,7 +111,7 @@ def _in_words(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*inputs: Any) -> Any:
         try:
             return function(*inputs)
-        except ConfigError as error:
+        except UserError as error:
             raise _message(error) from None
 
     return call
@@ -124,13 +124,13 @@ def _each_in_words(function: Callable[..., Iterator[Any]]) -> Callable[..., Iter
     def call(*inputs: Any) -> Iterator[Any]:
         try:
             yield from function(*inputs)
-        except ConfigError as error:
+        except UserError as error:
             raise _message(error) from None
 
     return call
 
 
-def _message(error: ConfigError) -> gr.Error:
+def _message(error: UserError) -> gr.Error:
     text = html.escape(str(error), quote=False)
     return gr.Error(f"{text[:1].upper()}{text[1:]}.", title="Not possible", print_exception=False)
 
@@ -167,7 +167,7 @@ def _draw_tab(pipeline: DDPMCarsPipeline, max_images: int) -> None:
         with gr.Column(scale=2, min_width=300):
             steps = _unchecked(gr.Slider(1, T, min(100, T), step=1, label="Steps"))
             num_images = _unchecked(gr.Slider(1, max_images, min(4, max_images), step=1, label="Pictures"))
-            seed = _seed_with_die("Seed of the first picture")
+            seed = _seed_with_die("Seed of the first image")
             label = _class_dropdown(pipeline)
             can_guide = pipeline.null_class is not None
             guidance = _unchecked(gr.Slider(0, MAX_GUIDANCE, 1, step=0.1, label="Guidance", visible=can_guide))
@@ -253,21 +253,21 @@ def _noise_tab(pipeline: DDPMCarsPipeline) -> None:
     first = _look(pipeline, car, T // 4, 0, _first_class(pipeline))
     picture = gr.State(car)
     with gr.Row(elem_classes="three"):
-        x_0 = _panel("Picture x<sub>0</sub>", enlarged([car]))
+        x_0 = _panel("Image x<sub>0</sub>", enlarged([car]))
         x_t = _panel("Noisy x<sub>t</sub>", first[0])
         x_0_hat = _panel("Guess x̂<sub>0</sub>", first[1])
     words = gr.HTML(first[2])
     t = _unchecked(gr.Slider(0, T - 1, T // 4, step=1, label="Timestep t"))
     with gr.Row():
         with gr.Column(min_width=300):
-            upload = gr.UploadButton("Use a picture of yours", variant="primary", file_types=["image"])
+            upload = gr.UploadButton("Use an image of yours", variant="primary", file_types=["image"])
             another = gr.Button("Another toy car")
         with gr.Column(min_width=300):
             seed = _seed_with_die("Seed of the noise")
             label = _class_dropdown(pipeline)
     gr.HTML(
-        f"The picture is cut to a square of {size}x{size} pixels. The guess is what the network makes of the noisy "
-        "picture in one look; drawing takes many small steps instead.",
+        f"The image is cut to a square of {size}x{size} pixels. The guess is what the network makes of the noisy "
+        "image in one look; drawing takes many small steps instead.",
         elem_classes="note",
     )
     look = _in_words(functools.partial(_look, pipeline))
@@ -323,7 +323,7 @@ def _toy_car(pipeline: DDPMCarsPipeline, seed: int) -> Image.Image:
 
 def _own_picture(pipeline: DDPMCarsPipeline, path: Any) -> tuple[Image.Image, Image.Image]:
     if not isinstance(path, str):
-        raise ConfigError("there is no file; choose a picture")
+        raise UserError("there is no file; choose an image")
     return _shown(squared(path, pipeline))
 
 

@@ -25,10 +25,10 @@ from ddpm_cars.demo.requests import (
     whole_number,
 )
 from ddpm_cars.diffusion.seeds import seeded_generators
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, noisy_to_pil, to_pil
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.sampling.classes import cycled
+from ddpm_cars.sampling.classes import repeat_labels
 from ddpm_cars.sampling.samplers import make_scheduler
 
 Item = TypeVar("Item")
@@ -46,7 +46,7 @@ class Frame:
 
     Attributes:
         step: How many steps are done; 0 shows the noise that it starts from.
-        images: x_t, and after the last step the pictures.
+        images: x_t, and after the last step the images.
         guesses: x_0_hat, None where the scheduler does not report it.
     """
 
@@ -57,11 +57,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Noised:
-    """A picture with noise, and what the network sees in it.
+    """An image with noise, and what the network sees in it.
 
     Attributes:
-        x_t: The picture with noise.
-        x_0_hat: The picture that the network takes it for.
+        x_t: The image with noise.
+        x_0_hat: The image that the network takes it for.
         alpha_bar: alpha_bar_t, in [0, 1].
         snr: alpha_bar_t / (1 - alpha_bar_t).
     """
@@ -136,23 +136,23 @@ def in_lockstep(work: Callable[[Callable[[Item], None]], None]) -> Iterator[Item
 
 
 def draw(pipeline: DDPMCarsPipeline, request: DrawRequest) -> Iterator[Frame]:
-    """Draw pictures as `ddpm_cars.sampling.generate` does, in one batch, and show how they come out of the noise.
+    """Draw images as `ddpm_cars.sampling.generate` does, in one batch, and show how they come out of the noise.
 
     Args:
         pipeline: The model; its scheduler gives the config alone.
         request: What to draw.
 
     Yields:
-        The noise, some of the steps, evenly spaced, and the pictures.
+        The noise, some of the steps, evenly spaced, and the images.
 
     Raises:
-        ConfigError: If the scheduler cannot take so many steps, or what it draws is not finite.
+        UserError: If the scheduler cannot take so many steps, or what it draws is not finite.
     """
     own, steps = own_pipeline(pipeline, request.scheduler, request.variance_type), request.num_inference_steps
     try:
         own.scheduler.set_timesteps(steps)
     except ValueError as error:
-        raise ConfigError(f"{request.scheduler} cannot take {steps} steps; choose another number: {error}") from error
+        raise UserError(f"{request.scheduler} cannot take {steps} steps; choose another number: {error}") from error
     shown = set(np.linspace(0, steps, min(steps + 1, _MAX_FRAMES)).round().astype(int).tolist()) - {0, steps}
     count, labels = request.num_images, request.class_labels
 
@@ -160,7 +160,7 @@ def draw(pipeline: DDPMCarsPipeline, request: DrawRequest) -> Iterator[Frame]:
         def watch(pipe: Any, i: int, t: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict:
             # Some schedulers of diffusers put all timesteps at 0 where there are to be T.
             if i + 1 in {*shown, steps} and not tensors["latents"].isfinite().all():
-                raise ConfigError(f"{request.scheduler} loses the picture in {steps} steps; choose another number")
+                raise UserError(f"{request.scheduler} loses the image in {steps} steps; choose another number")
             if i + 1 in shown:
                 guess = tensors["pred_original_sample"]
                 report(Frame(i + 1, noisy_to_pil(tensors["latents"]), None if guess is None else to_pil(guess)))
@@ -171,7 +171,7 @@ def draw(pipeline: DDPMCarsPipeline, request: DrawRequest) -> Iterator[Frame]:
             count,
             seeded_generators(request.seed, 0, count),
             steps,
-            class_labels=cycled(labels, 0, count),
+            class_labels=repeat_labels(labels, 0, count),
             guidance_scale=request.guidance_scale,
             callback_on_step_end=watch,
             callback_on_step_end_tensor_inputs=("latents", "pred_original_sample"),
@@ -190,13 +190,13 @@ def _initial_noise(pipeline: DDPMCarsPipeline, request: DrawRequest) -> torch.Te
 
 
 def enlarged(images: Sequence[Image.Image]) -> Image.Image:
-    """Lay pictures out in a grid, enlarged by a whole factor to about 512 pixels in all."""
+    """Lay images out in a grid, enlarged by a whole factor to about 512 pixels in all."""
     columns = math.ceil(math.sqrt(len(images)))
     return make_grid(images, columns, min_size=math.ceil(_GRID_WIDTH / columns))
 
 
 def animation(frames: Sequence[Image.Image]) -> bytes:
-    """Return a WebP without loss that shows pictures of one size in turn, holds the last one and begins again."""
+    """Return a WebP without loss that shows images of one size in turn, holds the last one and begins again."""
     durations = [*[_FRAME_MS] * (len(frames) - 1), _LAST_FRAME_MS]
     buffer = BytesIO()
     settings: dict[str, Any] = {"lossless": True, "quality": 0, "method": 0, "loop": 0}
@@ -205,20 +205,20 @@ def animation(frames: Sequence[Image.Image]) -> bytes:
 
 
 def squared(source: str | bytes, pipeline: DDPMCarsPipeline) -> Image.Image:
-    """Bring a visitor's picture to the size and the colours of a model; the middle of it is kept.
+    """Bring a visitor's image to the size and the colours of a model; the middle of it is kept.
 
     Args:
         source: Path or bytes of the file.
         pipeline: The model.
 
     Raises:
-        ConfigError: If it is no picture.
+        UserError: If it is no image.
     """
     try:
         image = decode_image(source, "L" if pipeline.unet.config.in_channels == 1 else "RGB")
     except (PictureError, OSError, MemoryError) as error:
         reason = str(error) if isinstance(error, PictureError) else "it cannot be read"
-        raise ConfigError(f"this file gives no picture ({reason}); choose a JPEG, PNG or WebP") from error
+        raise UserError(f"this file gives no image ({reason}); choose a JPEG, PNG or WebP") from error
     return resize_image(image, resolution_of(pipeline), "crop")
 
 
@@ -234,7 +234,7 @@ def noised(pipeline: DDPMCarsPipeline, picture: Image.Image, t: Any, seed: Any, 
         class_choice: A value of `class_choices`; of several the first counts.
 
     Raises:
-        ConfigError: If t, the seed or the class is none.
+        UserError: If t, the seed or the class is none.
     """
     t = whole_number(t, "the timestep t", 0, num_timesteps_of(pipeline) - 1)
     seed = whole_number(seed, "the seed", 0, MAX_SEED)

@@ -7,7 +7,7 @@ from ddpm_cars.demo.requests import DrawRequest, describe
 from ddpm_cars.demo.schedule import schedule_curves, schedule_drawings
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 
-NOISY, GUESS = "the noisy picture", "the network's guess"
+NOISY, GUESS = "the noisy image", "the network's guess"
 
 VARIANCE_LABELS = {
     "fixed_small": "small, β̃ (fixed_small)",
@@ -43,10 +43,10 @@ footer .divider {display: none;}
 
 _LEVELS = (
     (100.0, "the noise can hardly be seen"),
-    (4.0, "the picture is well above the noise"),
-    (0.25, "picture and noise are about equally strong"),
-    (0.01, "the noise covers most of the picture"),
-    (0.0, "next to nothing of the picture is left"),
+    (4.0, "the image is well above the noise"),
+    (0.25, "image and noise are about equally strong"),
+    (0.01, "the noise covers most of the image"),
+    (0.0, "next to nothing of the image is left"),
 )
 
 
@@ -77,13 +77,13 @@ def progress_of(request: DrawRequest, step: int, seconds: float) -> str:
 
 
 def seeds_of(request: DrawRequest) -> str:
-    """Name the seeds of the pictures of a drawing."""
+    """Name the seeds of the images of a drawing."""
     last = request.seed + request.num_images - 1
     return f"Seed {request.seed}" if last == request.seed else f"Seeds {request.seed} to {last}"
 
 
 def level(t: int, seen: Noised) -> str:
-    """Say how much of a picture is left at t."""
+    """Say how much of an image is left at t."""
     words = next(words for snr, words in _LEVELS if seen.snr >= snr)
     return (
         f"<p class='level'><b>t = {t}</b>: ᾱ = {seen.alpha_bar:.3g}, signal-to-noise ratio {seen.snr:.3g}. "

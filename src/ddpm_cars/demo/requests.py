@@ -4,7 +4,7 @@ import reprlib
 from dataclasses import dataclass
 from typing import Any
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.sampling.classes import class_names_of
 from ddpm_cars.scheduling_ddpm_cars import LEARNED_VARIANCES
@@ -33,11 +33,11 @@ class DrawRequest:
 
     Attributes:
         num_inference_steps: In [1, T].
-        seed: Picture i is drawn from `seed + i`.
+        seed: Image i is drawn from `seed + i`.
         num_images: 1 or more.
         scheduler: A name that `make_scheduler` knows.
         variance_type: Of `DDPMCarsScheduler`, None for others.
-        class_labels: Classes that the pictures take in turn, None for none.
+        class_labels: Classes that the images take in turn, None for none.
         guidance_scale: As `DDPMCarsPipeline` takes it.
     """
 
@@ -56,15 +56,15 @@ def num_timesteps_of(pipeline: DDPMCarsPipeline) -> int:
 
 
 def resolution_of(pipeline: DDPMCarsPipeline) -> int:
-    """Return the height and width of the pictures of a model.
+    """Return the height and width of the images of a model.
 
     Raises:
-        ConfigError: If it does not draw squares in grey or RGB.
+        UserError: If it does not draw squares in grey or RGB.
     """
     size, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
     height, width = (size, size) if isinstance(size, int) else (size or (None, None))
     if height is None or height != width or channels not in (1, 3):
-        raise ConfigError(f"the model draws {channels} channels of size {size}; the page shows squares in grey or RGB")
+        raise UserError(f"the model draws {channels} channels of size {size}; the page shows squares in grey or RGB")
     return height
 
 
@@ -101,7 +101,7 @@ def class_choices(pipeline: DDPMCarsPipeline) -> list[tuple[str, int]]:
     """Return labels and values of the choice of a class, empty for a model without classes.
 
     Raises:
-        ConfigError: If its network takes classes that have no names.
+        UserError: If its network takes classes that have no names.
     """
     names = class_names_of(pipeline)
     if not names:
@@ -120,27 +120,27 @@ def whole_number(value: Any, name: str, minimum: int, maximum: int) -> int:
         maximum: The largest.
 
     Raises:
-        ConfigError: If it is not a whole number in this range.
+        UserError: If it is not a whole number in this range.
     """
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if not is_whole or isinstance(value, bool) or not minimum <= value <= maximum:
         shown = "empty" if value is None else reprlib.repr(value)
-        raise ConfigError(f"{name} is {shown}; choose a whole number from {minimum} to {maximum}")
+        raise UserError(f"{name} is {shown}; choose a whole number from {minimum} to {maximum}")
     return int(value)
 
 
 def check_class(pipeline: DDPMCarsPipeline, value: Any) -> tuple[int, ...] | None:
-    """Turn the choice of a class into classes that pictures take in turn, None for none.
+    """Turn the choice of a class into classes that images take in turn, None for none.
 
     Raises:
-        ConfigError: If the model does not have this choice.
+        UserError: If the model does not have this choice.
     """
     choices = class_choices(pipeline)
     if not choices and value in (None, NO_CLASS):
         return None
     if isinstance(value, bool) or value not in [number for _, number in choices]:
         known = ", ".join(f"{number} ({name})" for name, number in choices) or "none: this model has no classes"
-        raise ConfigError(f"the class is {reprlib.repr(value)}; choose one of {known}")
+        raise UserError(f"the class is {reprlib.repr(value)}; choose one of {known}")
     if value == EVERY_CLASS:
         return tuple(number for _, number in choices if number >= 0)
     return None if value == NO_CLASS else (int(value),)
@@ -161,9 +161,9 @@ def check_request(
 
     Args:
         pipeline: The model.
-        max_images: The most pictures of one request.
+        max_images: The most images of one request.
         num_inference_steps: Anything, as all that follow.
-        seed: Of the first picture.
+        seed: Of the first image.
         num_images: How many.
         scheduler: One of `scheduler_choices`.
         variance_type: One of `variance_choices`; schedulers other than `DDPMCarsScheduler` do not look at it.
@@ -171,27 +171,27 @@ def check_request(
         guidance_scale: In [0, MAX_GUIDANCE], 1 for a model that has not learned to be guided.
 
     Raises:
-        ConfigError: With a message for the visitor, if the model cannot draw this.
+        UserError: With a message for the visitor, if the model cannot draw this.
     """
     steps = whole_number(num_inference_steps, "the number of steps", 1, num_timesteps_of(pipeline))
     seed = whole_number(seed, "the seed", 0, MAX_SEED)
-    num_images = whole_number(num_images, "the number of pictures", 1, max_images)
+    num_images = whole_number(num_images, "the number of images", 1, max_images)
     for name, value, choices in (
         ("scheduler", scheduler, list(scheduler_choices(pipeline))),
         ("variance", variance_type, variance_choices(pipeline)),
     ):
         if value not in choices and (name == "scheduler" or scheduler == OWN_SCHEDULER):
-            raise ConfigError(f"the {name} is {reprlib.repr(value)}; choose one of {', '.join(choices)}")
+            raise UserError(f"the {name} is {reprlib.repr(value)}; choose one of {', '.join(choices)}")
     labels = check_class(pipeline, class_choice)
     is_number = isinstance(guidance_scale, int | float) and not isinstance(guidance_scale, bool)
     if not is_number or not 0 <= guidance_scale <= MAX_GUIDANCE:
         shown = reprlib.repr(guidance_scale)
-        raise ConfigError(f"the guidance is {shown}; choose a number from 0 to {MAX_GUIDANCE:g}")
+        raise UserError(f"the guidance is {shown}; choose a number from 0 to {MAX_GUIDANCE:g}")
     if guidance_scale != 1 and labels is None:
-        raise ConfigError(f"the guidance is {guidance_scale:g}, but towards no class; choose a class, or guidance 1")
+        raise UserError(f"the guidance is {guidance_scale:g}, but towards no class; choose a class, or guidance 1")
     try:
         pipeline._check_guidance(guidance_scale, labels)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise UserError(str(error)) from error
     own_variance = variance_type if scheduler == OWN_SCHEDULER else None
     return DrawRequest(steps, seed, num_images, scheduler, own_variance, labels, float(guidance_scale))

@@ -30,7 +30,7 @@ def schedule_curves(pipeline: DDPMCarsPipeline, num_inference_steps: Any) -> dic
         and, where the model is calibrated, "analytic" (n - 1,), of every step but the last, which adds no noise.
 
     Raises:
-        ConfigError: If the number of steps is none.
+        UserError: If the number of steps is none.
     """
     steps = whole_number(num_inference_steps, "the number of steps", 1, num_timesteps_of(pipeline))
     is_calibrated = "analytic" in variance_choices(pipeline)
@@ -64,7 +64,7 @@ def schedule_drawings(curves: dict[str, np.ndarray]) -> list[tuple[str, str]]:
     t, visited = np.arange(len(curves["alpha_bar"])), curves["timesteps"].astype(int)
     drawings = []
     for name, caption, scale in (
-        ("alpha_bar", "What is left of the picture: ᾱ over t", "linear"),
+        ("alpha_bar", "What is left of the image: ᾱ over t", "linear"),
         ("snr", "Signal-to-noise ratio ᾱ / (1 - ᾱ) over t", "log"),
     ):
         # A logarithm has no place for the 0 of schedules that end in pure noise.

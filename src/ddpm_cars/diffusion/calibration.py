@@ -174,7 +174,7 @@ def _check_images(images: torch.Tensor) -> None:
         raise ValueError(
             f"images holds whole numbers from {low:g} to {high:g}; they must be in [-1, 1], as images / 127.5 - 1 is."
         )
-    # Not refused: bright pictures and latents of some encoders have no negative values either.
+    # Not refused: bright images and latents of some encoders have no negative values either.
     if high <= 1 or high > _MAX_LATENT_WITHOUT_SIGN:
         looks = "[0, 1]" if high <= 1 else "[0, 255]"
         logger.warning(f"images look like {looks}, from {low:.3g} to {high:.3g}; they must be in [-1, 1].")

@@ -82,7 +82,7 @@ def training_target(
 
     Args:
         scheduler: The one that noises.
-        x_0: Clean pictures, shape (batch, ...), floating point.
+        x_0: Clean images, shape (batch, ...), floating point.
         eps: The noise in x_t, the same shape.
         t: Timesteps, integers in [0, T - 1], shape (batch,).
     """
@@ -105,7 +105,7 @@ def predicted_noise(
         scheduler: The one that noises; its `prediction_type` says what `model_output` is.
         model_output: Shape (batch, channels, ...), or twice the channels, the second half a variance that is left out;
             floating point.
-        x_t: Noised pictures, shape (batch, channels, ...), floating point.
+        x_t: Noised images, shape (batch, channels, ...), floating point.
         t: Timesteps, integers in [0, T - 1], shape (batch,).
 
     Returns:
@@ -126,7 +126,7 @@ def predicted_noise(
 def predicted_x_0(
     scheduler: DDPMCarsScheduler, model_output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
 ) -> torch.Tensor:
-    """Return what the output of a network says of the clean picture, x_0_hat, not clipped.
+    """Return what the output of a network says of the clean image, x_0_hat, not clipped.
 
     From eps_hat, x_0_hat = (x_t - sqrt(1 - alpha_bar_t) eps_hat) / sqrt(alpha_bar_t) (Ho et al. 2020, eq. 15); from v,
     x_0_hat = sqrt(alpha_bar_t) x_t - sqrt(1 - alpha_bar_t) v (Salimans & Ho 2022, appendix D).

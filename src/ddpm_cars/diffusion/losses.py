@@ -59,7 +59,7 @@ def _bound_at(scheduler: DDPMCarsScheduler, t: torch.Tensor, like: torch.Tensor)
 def vlb_bpd(
     scheduler: DDPMCarsScheduler, model_output: torch.Tensor, x_0: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
 ) -> torch.Tensor:
-    """Compute the term L_t of the variational bound at one timestep per picture, to learn the variance from.
+    """Compute the term L_t of the variational bound at one timestep per image, to learn the variance from.
 
     L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), and -log p(x_0 | x_t) at t = 0 (Nichol & Dhariwal 2021,
     arXiv:2102.09672, eq. 5 and 6, whose t starts at 1), per dimension. The variance of p is that of their
@@ -69,8 +69,8 @@ def vlb_bpd(
         scheduler: The one that noises; its `prediction_type` says what the first half of `model_output` is.
         model_output: Shape (batch, 2 channels, ...), floating point. Only the second half gets a gradient: its value
             v in [-1, 1] is the place of log sigma^2 between log beta_tilde_t and log beta_t.
-        x_0: Clean pictures, shape (batch, channels, ...), on the grid of 256 values in [-1, 1].
-        x_t: Noised pictures, the same shape.
+        x_0: Clean images, shape (batch, channels, ...), on the grid of 256 values in [-1, 1].
+        x_t: Noised images, the same shape.
         t: Timesteps, integers in [0, T - 1], shape (batch,).
 
     Returns:
@@ -81,7 +81,7 @@ def vlb_bpd(
     """
     if model_output.shape[1] != 2 * x_0.shape[1]:
         raise ValueError(
-            f"The model output has {model_output.shape[1]} channels; to learn the variance of pictures with "
+            f"The model output has {model_output.shape[1]} channels; to learn the variance of images with "
             f"{x_0.shape[1]} it must have {2 * x_0.shape[1]}."
         )
     x_0, v = x_0.float(), model_output[:, x_0.shape[1] :].float()
@@ -107,7 +107,7 @@ def diffusion_losses(
     snr_gamma: float | None = None,
     vlb_weight: float = 0.001,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute w_t |target - prediction|^2 per picture and dimension, with "learned_range" plus vlb_weight T L_t.
+    """Compute w_t |target - prediction|^2 per image and dimension, with "learned_range" plus vlb_weight T L_t.
 
     That is L_simple (Ho et al. 2020, eq. 14), with the weights of Hang et al. 2023 where `snr_gamma` is given, and
     L_hybrid = L_simple + lambda L_vlb (Nichol & Dhariwal 2021, eq. 16): L_vlb is a sum over t, T times the mean.
@@ -115,8 +115,8 @@ def diffusion_losses(
     Args:
         scheduler: The one that noises; its config says what the network predicts, and whether a variance too.
         model_output: Shape (batch, channels, ...), or twice the channels with a learned variance, floating point.
-        x_0: Clean pictures, shape (batch, channels, ...), on the grid of 256 values in [-1, 1].
-        x_t: Noised pictures, the same shape.
+        x_0: Clean images, shape (batch, channels, ...), on the grid of 256 values in [-1, 1].
+        x_t: Noised images, the same shape.
         eps: The noise in them, the same shape.
         t: Timesteps, integers in [0, T - 1], shape (batch,).
         snr_gamma: As in `min_snr_weights`; None weights all timesteps alike.

@@ -21,5 +21,5 @@ def step_seed(seed: int, step: int, *path: int) -> int:
 
 
 def seeded_generators(seed: int, start: int, stop: int) -> list[torch.Generator]:
-    """Return a generator per picture: picture i is drawn from the seed `seed + i`, whatever its batch."""
+    """Return a generator per image: image i is drawn from the seed `seed + i`, whatever its batch."""
     return [torch.Generator().manual_seed(seed + i) for i in range(start, stop)]

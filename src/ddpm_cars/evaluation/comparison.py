@@ -1,4 +1,4 @@
-"""What tells drawn pictures from real ones, and which of them are copies."""
+"""What tells drawn images from real ones, and which of them are copies."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from ddpm_cars.runtime.files import rounded
 
 _NUM_NEIGHBOURS = 5
 
-# Twice what is shown, as a mirrored picture is often next to the one that it mirrors.
+# Twice what is shown, as a mirrored image is often next to the one that it mirrors.
 _NUM_NEAREST = 6
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Real pictures to compare with.
+    """Real images to compare with.
 
     Attributes:
         features: (M, D), floating point, of some of them.
@@ -38,7 +38,7 @@ class Reference:
 
     @classmethod
     def of(cls, features: torch.Tensor, images: np.ndarray) -> "Reference":
-        """Measure real pictures.
+        """Measure real images.
 
         Args:
             features: (M, D), floating point and finite, on the CPU, M 2 or more.
@@ -48,7 +48,7 @@ class Reference:
         return cls(features, Moments.of(features), frequency, power, contrast(images))
 
     def compare(self, images: np.ndarray, features: torch.Tensor, seed: int) -> tuple[dict[str, float], list[float]]:
-        """Compute the figures of other pictures, drawn or real.
+        """Compute the figures of other images, drawn or real.
 
         Args:
             images: uint8 (N, H, W, C), N from 40 to M.
@@ -78,12 +78,12 @@ class Reference:
 def look_for_copies(
     drawn: Mapping[str, torch.Tensor], training: Mapping[str, torch.Tensor], unseen: Mapping[str, torch.Tensor] | None
 ) -> tuple[dict[str, dict[str, float]], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Find the nearest training pictures of drawn ones, and tell copies from likenesses.
+    """Find the nearest training images of drawn ones, and tell copies from likenesses.
 
     Args:
         drawn: By space ("features", "pixels"), (N, D), floating point, on the CPU.
         training: Likewise, (M, D), M 6 or more.
-        unseen: Likewise, (L, D), real pictures that training has not seen; None tells no copies from likenesses.
+        unseen: Likewise, (L, D), real images that training has not seen; None tells no copies from likenesses.
 
     Returns:
         By space, the share of near copies, what is expected of a model that copies nothing, and the distance that

@@ -1,4 +1,4 @@
-"""How good a model is: the likelihood of unseen pictures, the distance of drawn ones from real ones, what is copied.
+"""How good a model is: the likelihood of unseen images, the distance of drawn ones from real ones, what is copied.
 
 All of it goes to metrics.json, measurement by measurement: the same command goes on where it was interrupted.
 """
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.data.pictures import Pictures, to_samples
 from ddpm_cars.diffusion.calibration import calibrate
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.comparison import Reference, look_for_copies
 from ddpm_cars.evaluation.features import load_extractor
 from ddpm_cars.evaluation.likelihood import bounds_to_measure, measure_bounds
@@ -32,9 +32,9 @@ from ddpm_cars.runs.pictures_of_run import check_held_out, with_pictures_of_run
 from ddpm_cars.runtime.files import atomic_path, rounded
 from ddpm_cars.runtime.folders import prepare_folder
 from ddpm_cars.runtime.hardware import idle_cores_warnings
-from ddpm_cars.runtime.processes import Team
+from ddpm_cars.runtime.processes import Processes
 from ddpm_cars.sampling.classes import class_names_of
-from ddpm_cars.sampling.generate import generate, place_to_draw
+from ddpm_cars.sampling.generate import generate, move_for_inference
 from ddpm_cars.sampling.samplers import sampler_from_config
 from ddpm_cars.sampling.strips import denoising_strip
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
@@ -45,16 +45,16 @@ _NUM_CALIBRATION_IMAGES = 2048
 
 
 class Evaluation:
-    """One model and the pictures that it is measured with, in as many processes as Accelerate has started.
+    """One model and the images that it is measured with, in as many processes as Accelerate has started.
 
     Args:
         config: What to measure.
         name: Folder of the model, or its id on the Hub.
         output_dir: Where the results go.
-        run: Folder of the model whose training pictures are measured with, where `config` names none.
+        run: Folder of the model whose training images are measured with, where `config` names none.
 
     Raises:
-        ConfigError: If model, pictures, extractor and settings do not fit together.
+        UserError: If model, images, extractor and settings do not fit together.
     """
 
     def __init__(self, config: EvaluateConfig, name: str, output_dir: Path, run: str):
@@ -63,10 +63,10 @@ class Evaluation:
         try:
             self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
         except ValueError as error:
-            raise ConfigError(f"mixed_precision is {config.mixed_precision}: {error}") from error
+            raise UserError(f"mixed_precision is {config.mixed_precision}: {error}") from error
         for warning in idle_cores_warnings(self.accelerator.device, self.accelerator.num_processes):
             logger.warning(warning)
-        self.team = Team(self.accelerator)
+        self.team = Processes(self.accelerator)
         self.pipeline = load_pipeline(name)
         # After the model: a mistyped folder has no config.yaml either.
         self.config = config = with_pictures_of_run(config, run)
@@ -80,7 +80,7 @@ class Evaluation:
         self.extractor = load_extractor(config.extractor, config.extractor_weights, self.accelerator.device)
         self.team.agreed(lambda: prepare_folder(output_dir))
         self.metrics = MetricsFile(output_dir / "metrics.json", self._head(), self.team)
-        place_to_draw(self.pipeline, self.accelerator.device)
+        move_for_inference(self.pipeline, self.accelerator.device)
         self.pipeline.unet = self.accelerator.prepare_model(unet.eval(), evaluation_mode=True)
         self.pipeline.set_progress_bar_config(disable=True)
 
@@ -88,17 +88,17 @@ class Evaluation:
         config, T = self.config, self.saved_config.num_train_timesteps
         size = self.pipeline.unet.config.sample_size
         if not isinstance(size, int):
-            raise ConfigError(f"{self.name} draws pictures of {size}; only squares can be made of the real ones")
+            raise UserError(f"{self.name} draws images of {size}; only squares can be made of the real ones")
         for name, values in (("steps", config.steps or ()), ("likelihood_steps", config.likelihood_steps or ())):
             if any(value > T for value in values):
-                raise ConfigError(f"{name} is {max(values)}; {self.name} was trained with {T} timesteps")
+                raise UserError(f"{name} is {max(values)}; {self.name} was trained with {T} timesteps")
         for name in config.schedulers if config.steps else ():
             # Those that need a calibration are built when there is one.
             if name not in CALIBRATED_VARIANCES:
                 sampler_from_config(name, self.saved_config)
 
     def _head(self) -> dict[str, Any]:
-        """Return what metrics.json says of the model, the pictures and the way of measuring."""
+        """Return what metrics.json says of the model, the images and the way of measuring."""
         unet, config, real = self.pipeline.unet, self.config, self.real
         source, held_out = Path(real.training.report["source"]).name, {}
         others = f", without {config.validation_split}" if real.held_out is not None else ""
@@ -145,7 +145,7 @@ class Evaluation:
             The metrics, as they are in metrics.json.
 
         Raises:
-            ConfigError: If a scheduler does not work with this model.
+            UserError: If a scheduler does not work with this model.
         """
         config = self.config
         held_out = self.real.held_out
@@ -166,7 +166,7 @@ class Evaluation:
 
     @cached_property
     def calibrated_config(self) -> Any:
-        """The config of the saved scheduler, with a calibration on training pictures if it has none."""
+        """The config of the saved scheduler, with a calibration on training images if it has none."""
         if self.saved_config.get("_calibration") is not None:
             return self.saved_config
         scheduler = DDPMCarsScheduler.from_config(self.saved_config)
@@ -193,11 +193,11 @@ class Evaluation:
         self.metrics.save()
 
     def _features(self, images: np.ndarray, sha256: str) -> torch.Tensor:
-        """Return the features of real pictures from the cache, or compute and keep them."""
+        """Return the features of real images from the cache, or compute and keep them."""
         path = features_path(self.extractor, sha256, self.config.cache_dir)
         if self.team.agreed(path.exists):
             return load_file(path)["features"]
-        with self.metrics.timed("features of real pictures"):
+        with self.metrics.timed("features of real images"):
             features = self._shared_features(images)
         if self.team.is_main:
             with atomic_path(path) as temporary:
@@ -211,7 +211,7 @@ class Evaluation:
         return torch.cat(self.team.gathered(len(images), extract))
 
     def _measure_floor(self) -> None:
-        """Prepare the reference, and measure real pictures in place of drawn ones."""
+        """Prepare the reference, and measure real images in place of drawn ones."""
         training, n = self.real.training, self.real.num_floor_images
         self.training_features = self._features(training.images, training.sha256)
         features = self.training_features[self.real.order]
@@ -224,11 +224,11 @@ class Evaluation:
             self.metrics.save()
 
     def _compared(self, images: np.ndarray, features: torch.Tensor) -> tuple[dict[str, float], list[float]]:
-        """Return what tells pictures from the reference, and their spectrum."""
+        """Return what tells images from the reference, and their spectrum."""
         return self.team.agreed(lambda: self.reference.compare(images, features, self.config.seed))
 
     def _draw(self, label: str, num_inference_steps: int) -> tuple[np.ndarray, float]:
-        """Draw pictures, uint8 (N, H, W, C), and say how many seconds it took."""
+        """Draw images, uint8 (N, H, W, C), and say how many seconds it took."""
         config, labels = self.config, self.real.labels
 
         def draw(rows: range) -> np.ndarray:
@@ -249,17 +249,17 @@ class Evaluation:
             with self.metrics.timed("samples"):
                 images = np.concatenate(self.team.gathered(self.real.num_floor_images, draw))
         except ValueError as error:
-            raise ConfigError(f"{label} with {num_inference_steps} steps: {error}") from error
+            raise UserError(f"{label} with {num_inference_steps} steps: {error}") from error
         return images, time.perf_counter() - started
 
     def _measure_sampler(
         self, label: str, scheduler: Any, num_inference_steps: int
     ) -> tuple[np.ndarray, torch.Tensor]:
-        """Measure pictures drawn with a scheduler, and return them and their features."""
+        """Measure images drawn with a scheduler, and return them and their features."""
         saved, self.pipeline.scheduler = self.pipeline.scheduler, scheduler
         images, seconds = self._draw(label, num_inference_steps)
         self.pipeline.scheduler = saved
-        with self.metrics.timed("features of drawn pictures"):
+        with self.metrics.timed("features of drawn images"):
             features = self._shared_features(images)
         with self.metrics.timed("distances"):
             figures, power = self._compared(images, features)
@@ -277,7 +277,7 @@ class Evaluation:
         return images, features
 
     def _measure_model(self, num_inference_steps: int) -> None:
-        """Measure the model as it was saved, look for copies, and draw the pictures of the report."""
+        """Measure the model as it was saved, look for copies, and draw the images of the report."""
         scheduler = self.pipeline.scheduler
         ours = isinstance(scheduler, DDPMCarsScheduler)
         label = scheduler.config.variance_type if ours else type(scheduler).__name__
@@ -302,11 +302,11 @@ class Evaluation:
     def _look_for_copies(
         self, images: np.ndarray, features: torch.Tensor
     ) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
-        """Look for copies of training pictures, mirrored ones included.
+        """Look for copies of training images, mirrored ones included.
 
         Returns:
             The entry of metrics.json, and (distances, indices) by features and by pixels; indices from the number of
-            training pictures on are those of mirrored ones.
+            training images on are those of mirrored ones.
         """
         training, held_out = self.real.training, self.real.held_out
         both_ways = self._features(mirrored(training.images), f"{training.sha256} mirrored")
@@ -334,7 +334,7 @@ def _default_output_dir(name: str) -> Path:
 
 
 def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
-    """Measure a model, or two with the same seeds and pictures, and write metrics.json, plots and report.html.
+    """Measure a model, or two with the same seeds and images, and write metrics.json, plots and report.html.
 
     Args:
         config: What to measure.
@@ -343,7 +343,7 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
         The HTML page, and the figures in a table of text.
 
     Raises:
-        ConfigError: If models, pictures, extractor and settings do not fit together.
+        UserError: If models, images, extractor and settings do not fit together.
     """
     if config.compare is not None:
         return _compare(config, *config.compare)
@@ -357,12 +357,12 @@ def _compare(config: EvaluateConfig, first: str, second: str) -> tuple[Path, str
     """Measure two models, each into its own folder, and set them side by side."""
     names, folders = (first, second), [_default_output_dir(name) for name in (first, second)]
     if folders[0].resolve() == folders[1].resolve():
-        raise ConfigError(f"compare names {first} twice; give two models")
+        raise UserError(f"compare names {first} twice; give two models")
     evaluations = [Evaluation(config, name, folder, run=first) for name, folder in zip(names, folders, strict=True)]
     sizes = [(e.pipeline.unet.config.sample_size, e.pipeline.unet.config.in_channels) for e in evaluations]
     if sizes[0] != sizes[1]:
         a, b = (f"{size} pixels with {channels} channels" for size, channels in sizes)
-        raise ConfigError(f"{first} draws {a} and {second} {b}; only models of one size can be compared")
+        raise UserError(f"{first} draws {a} and {second} {b}; only models of one size can be compared")
     output_dir = Path(config.output_dir or "comparison")
     team = evaluations[0].team
     team.agreed(lambda: prepare_folder(output_dir))

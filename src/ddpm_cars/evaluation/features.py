@@ -1,4 +1,4 @@
-"""What networks see in pictures: the features between which Fréchet distances are taken, by name."""
+"""What networks see in images: the features between which Fréchet distances are taken, by name."""
 
 import contextlib
 import importlib
@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.runs.fingerprint import weights_sha256
 
-# Raised where pictures are prepared in another way, so that features of before are not taken for those of now.
+# Raised where images are prepared in another way, so that features of before are not taken for those of now.
 _PREPARATION_VERSION = 1
 
 _BICUBIC = "bicubic with antialiasing to 224 x 224"
@@ -27,13 +27,13 @@ _DINOV2 = "facebook/dinov2-large"
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
-    """A network that turns pictures into vectors.
+    """A network that turns images into vectors.
 
     Attributes:
         name: "efficientnet-lite0", "inception", "dinov2" or "package.module:Class".
         distance_name: What the Fréchet distance of its features is called; "FID" is that of "inception" alone.
         num_features: Length of a vector.
-        resize: How pictures become what the network takes, in words.
+        resize: How images become what the network takes, in words.
         fingerprint: 16 hexadecimal digits that change with the weights and the preparation.
         network: uint8 (N, 3, H, W) to (N, num_features), on its device.
     """
@@ -49,7 +49,7 @@ class Extractor:
     def __call__(
         self, images: np.ndarray | torch.Tensor, batch_size: int = 50, progress_bar: bool = True
     ) -> torch.Tensor:
-        """Compute the features of pictures.
+        """Compute the features of images.
 
         Args:
             images: uint8 (N, H, W, C) with 3 channels, or 1, which is repeated; N 1 or more.
@@ -60,19 +60,19 @@ class Extractor:
             float32 (N, num_features), on the CPU.
 
         Raises:
-            ConfigError: If a feature is not finite.
+            UserError: If a feature is not finite.
         """
         device = next((tensor.device for tensor in self.network.state_dict().values()), torch.device("cpu"))
         parts = []
         starts = range(0, len(images), batch_size)
         for start in tqdm(starts, desc="features", unit="batch", leave=False, disable=not progress_bar):
-            # A copy, since pictures of the cache are mapped read-only, of which torch warns.
+            # A copy, since images of the cache are mapped read-only, of which torch warns.
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]).copy())
             batch = batch.permute(0, 3, 1, 2).expand(-1, 3, -1, -1).contiguous()
             parts.append(self.network(batch.to(device)).float().cpu())
         features = torch.cat(parts)
         if not features.isfinite().all():
-            raise ConfigError(f"extractor {self.name} gives features that are not finite; its weights may be damaged")
+            raise UserError(f"extractor {self.name} gives features that are not finite; its weights may be damaged")
         return features
 
 
@@ -104,7 +104,7 @@ class _Inception(nn.Module):
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except (ImportError, RuntimeError) as error:
-            raise ConfigError(
+            raise UserError(
                 "extractor inception needs torch-fidelity and a torchvision that fits torch: "
                 f'pip install "ddpm-cars[eval]" ({error})'
             ) from error
@@ -157,11 +157,11 @@ def load_extractor(name: str, weights_path: str | Path | None = None, device: st
         device: Where it runs.
 
     Raises:
-        ConfigError: If there is no such network or what it needs is not there.
+        UserError: If there is no such network or what it needs is not there.
     """
     path = None if weights_path is None else str(weights_path)
     if path is not None and not Path(path).exists():
-        raise ConfigError(f"extractor_weights {path} does not exist; give the weights of {name}, or leave it out")
+        raise UserError(f"extractor_weights {path} does not exist; give the weights of {name}, or leave it out")
     if name in _KNOWN:
         distance_name, resize, network_class = _KNOWN[name]
         network = _build(name, network_class, path)
@@ -169,7 +169,7 @@ def load_extractor(name: str, weights_path: str | Path | None = None, device: st
         network = _import(name, path)
         distance_name, resize = f"FD-{name.rpartition(':')[2]}", "none"
     else:
-        raise ConfigError(f"extractor is {name}; choose {', '.join(_KNOWN)}, or package.module:Class of your own")
+        raise UserError(f"extractor is {name}; choose {', '.join(_KNOWN)}, or package.module:Class of your own")
     network = network.to(device).eval().requires_grad_(False)
     fingerprint = weights_sha256(network, f"{type(network).__qualname__} {_PREPARATION_VERSION}")[:16]
     return Extractor(name, distance_name, _num_features(name, network, device), resize, fingerprint, network)
@@ -178,17 +178,17 @@ def load_extractor(name: str, weights_path: str | Path | None = None, device: st
 def _build(name: str, network_class: Any, path: str | None) -> nn.Module:
     try:
         return network_class(path)
-    except ConfigError:
+    except UserError:
         raise
     except ImportError as error:
-        raise ConfigError(f'extractor {name} needs a package: pip install "ddpm-cars[eval]" ({error})') from error
+        raise UserError(f'extractor {name} needs a package: pip install "ddpm-cars[eval]" ({error})') from error
     # Each library has errors of its own for files that it cannot find, fetch, read or fit.
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         cure = (
             f"{path} does not hold its weights" if path else "without the network, give a file with extractor_weights"
         )
-        raise ConfigError(f"extractor {name} cannot be loaded ({reason}); {cure}") from error
+        raise UserError(f"extractor {name} cannot be loaded ({reason}); {cure}") from error
 
 
 def _import(name: str, path: str | None) -> nn.Module:
@@ -202,12 +202,12 @@ def _import(name: str, path: str | None) -> nn.Module:
         found = getattr(importlib.import_module(module_name), attribute)
         network = found() if isinstance(found, type) else found
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"extractor {name} cannot be imported: {error}") from error
+        raise UserError(f"extractor {name} cannot be imported: {error}") from error
     finally:
         if is_new:
             sys.path.remove(folder)
     if not isinstance(network, nn.Module):
-        raise ConfigError(f"extractor {name} is a {type(network).__name__}; it must be a torch.nn.Module")
+        raise UserError(f"extractor {name} is a {type(network).__name__}; it must be a torch.nn.Module")
     if path is not None:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -215,12 +215,12 @@ def _import(name: str, path: str | None) -> nn.Module:
         try:
             network.load_state_dict(load_file(path))
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise ConfigError(f"{path} does not hold the weights of {name}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{path} does not hold the weights of {name}: {' '.join(str(error).split())}") from error
     return network
 
 
 def _resized(x: torch.Tensor) -> torch.Tensor:
-    """Bring uint8 pictures to 224 x 224, the same range in float32."""
+    """Bring uint8 images to 224 x 224, the same range in float32."""
     return nn.functional.interpolate(x.float(), (224, 224), mode="bicubic", antialias=True).clamp(0, 255)
 
 
@@ -230,7 +230,7 @@ def _num_features(name: str, network: nn.Module, device: str | torch.device) -> 
     try:
         shape = network(probe).shape
     except Exception as error:
-        raise ConfigError(f"extractor {name} cannot take uint8 pictures (N, 3, H, W): {error}") from error
+        raise UserError(f"extractor {name} cannot take uint8 images (N, 3, H, W): {error}") from error
     if len(shape) != 2 or shape[0] != 2:
-        raise ConfigError(f"extractor {name} turns two pictures into {tuple(shape)}; it must give (2, features)")
+        raise UserError(f"extractor {name} turns two images into {tuple(shape)}; it must give (2, features)")
     return shape[1]

@@ -1,4 +1,4 @@
-"""The bits per dimension of held-out pictures, for every variance that a model can sample with."""
+"""The bits per dimension of held-out images, for every variance that a model can sample with."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from ddpm_cars.data.pictures import Pictures, to_samples
 from ddpm_cars.diffusion.bound import Bound, Likelihood, variational_bounds
 from ddpm_cars.diffusion.chains import least_cost_timesteps
 from ddpm_cars.runtime.files import rounded
-from ddpm_cars.runtime.processes import Team
+from ddpm_cars.runtime.processes import Processes
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
 Key = tuple[str, str, int]
@@ -57,18 +57,18 @@ def measure_bounds(
     num_images: int,
     batch_size: int,
     seed: int,
-    team: Team,
+    team: Processes,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Bound the likelihood of held-out pictures in one pass of the network, shared by the processes.
+    """Bound the likelihood of held-out images in one pass of the network, shared by the processes.
 
     Args:
         unet: The network.
-        held_out: The pictures, `num_images` of which are chosen by the seed, since folders are often sorted.
+        held_out: The images, `num_images` of which are chosen by the seed, since folders are often sorted.
         config: Of a scheduler with a calibration.
         keys: What `bounds_to_measure` returns.
         num_images: How many, at most as many as there are.
-        batch_size: Pictures at a time and process.
-        seed: Decides pictures and noise.
+        batch_size: Images at a time and process.
+        seed: Decides images and noise.
         team: The processes.
 
     Returns:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.files import read_file, write_text
 from ddpm_cars.runtime.hardware import versions
-from ddpm_cars.runtime.processes import Team
+from ddpm_cars.runtime.processes import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -29,19 +29,19 @@ class MetricsFile:
         team: The processes, the first of which reads and writes.
 
     Raises:
-        ConfigError: If the file cannot be read.
+        UserError: If the file cannot be read.
 
     Attributes:
         values: The metrics, JSON values.
     """
 
-    def __init__(self, path: Path, head: dict[str, Any], team: Team):
+    def __init__(self, path: Path, head: dict[str, Any], team: Processes):
         self.path = path
         self.team = team
         head = json.loads(json.dumps({"format": FORMAT_VERSION, **head, "versions": versions()}))
         known = team.agreed(lambda: read_file(path)) or {}
         if not isinstance(known, dict):
-            raise ConfigError(f"{path} holds no JSON object; mend or remove it")
+            raise UserError(f"{path} holds no JSON object; mend or remove it")
         changed = [name for name in head if known.get(name) != head[name]]
         if known and changed and team.is_main:
             logger.warning(f"{path} was measured with another {', '.join(changed)}, and is begun anew")

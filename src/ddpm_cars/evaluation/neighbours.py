@@ -1,4 +1,4 @@
-"""Who is near to whom: whether samples are like real pictures, cover them, or copy them."""
+"""Who is near to whom: whether samples are like real images, cover them, or copy them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,10 +105,10 @@ def _num_inside(points: torch.Tensor, centres: torch.Tensor, radii: torch.Tensor
 def precision_recall_density_coverage(
     real: torch.Tensor, generated: torch.Tensor, num_neighbours: int = 5
 ) -> dict[str, float]:
-    """Tell whether generated pictures are like real ones, and whether all real ones are met.
+    """Tell whether generated images are like real ones, and whether all real ones are met.
 
     With closed balls that reach to the k-th nearest neighbour in the same set: precision is the share of generated
-    pictures in a ball of a real one, recall the share of real ones in a ball of a generated one (Kynkäänniemi et al.
+    images in a ball of a real one, recall the share of real ones in a ball of a generated one (Kynkäänniemi et al.
     2019, arXiv:1904.06991, eq. 1 and 2); density is 1 / k of the number of balls of real ones that a generated one is
     in, coverage the share of the balls of real ones with a generated one inside (Naeem et al. 2020, arXiv:2002.09797,
     eq. 2 and 3).
@@ -137,13 +137,13 @@ def precision_recall_density_coverage(
 
 @dataclass(frozen=True, eq=False)
 class NearCopies:
-    """How many generated pictures are nearer to a training picture than other pictures are.
+    """How many generated images are nearer to a training image than other images are.
 
     Attributes:
-        share: Of the generated pictures, in [0, 1].
+        share: Of the generated images, in [0, 1].
         expected: The share of a model that copies nothing.
-        threshold: The distance up to which a picture counts.
-        distances: float64 (N, k), to the nearest training pictures, ascending.
+        threshold: The distance up to which an image counts.
+        distances: float64 (N, k), to the nearest training images, ascending.
         indices: int64 (N, k), of these.
     """
 
@@ -161,23 +161,23 @@ def near_copies(
     quantile: float = 0.01,
     num_neighbours: int = 3,
 ) -> NearCopies:
-    """Count the generated pictures that are suspiciously near to one that the model was trained on.
+    """Count the generated images that are suspiciously near to one that the model was trained on.
 
-    How near is suspicious, real pictures tell that were not trained on: the threshold is a low quantile of their
-    distances to the nearest training picture. A model that copies nothing stays within it about as often as they do.
+    How near is suspicious, real images tell that were not trained on: the threshold is a low quantile of their
+    distances to the nearest training image. A model that copies nothing stays within it about as often as they do.
 
     Args:
         generated: (N, D), floating point, on the CPU: features, or pixels.
         training: (M, D), likewise, all that the model has seen.
-        unseen: (L, D), likewise, real pictures that it has not; best some multiple of 1 / `quantile`.
+        unseen: (L, D), likewise, real images that it has not; best some multiple of 1 / `quantile`.
         quantile: Share of `unseen` within the threshold, in (0, 1).
         num_neighbours: How many neighbours to report, 1 to M.
 
     Raises:
-        ValueError: If there are fewer than `num_neighbours` training pictures, or vectors differ in length.
+        ValueError: If there are fewer than `num_neighbours` training images, or vectors differ in length.
     """
     threshold = torch.quantile(nearest(unseen, training)[0][:, 0], quantile)
     distances, indices = nearest(generated, training, num_neighbours)
-    # With copies among the unseen pictures the threshold is 0, and copies still count.
+    # With copies among the unseen images the threshold is 0, and copies still count.
     share = (distances[:, 0] <= threshold).double().mean()
     return NearCopies(float(share), quantile, float(threshold), distances, indices)

@@ -1,4 +1,4 @@
-"""The real pictures that a model is measured against, and their features, which are computed once."""
+"""The real images that a model is measured against, and their features, which are computed once."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -10,16 +10,16 @@ import torch
 
 from ddpm_cars.config.commands import MIN_EVALUATION_IMAGES, EvaluateConfig
 from ddpm_cars.data.pictures import Pictures, load_pictures
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.features import Extractor
 from ddpm_cars.runs.pictures_of_run import check_classes
 
-# Where pixels are compared, larger pictures are brought to this size: what is copied shows there too.
+# Where pixels are compared, larger images are brought to this size: what is copied shows there too.
 _COMPARED_SIZE = 32
 
 _NUM_ROWS_AT_A_TIME = 1024
 
-# Distances between as many drawn pictures and real ones are told well enough from their error.
+# Distances between as many drawn images and real ones are told well enough from their error.
 _MAX_UNASKED_IMAGES = 2000
 
 
@@ -28,9 +28,9 @@ class RealPictures:
     """What a model was trained on, and perhaps what it was not.
 
     Attributes:
-        training: Every training picture.
-        held_out: Every picture that was kept out, or None.
-        order: int64 (N,), the training pictures in the order of a seed.
+        training: Every training image.
+        held_out: Every image that was kept out, or None.
+        order: int64 (N,), the training images in the order of a seed.
         num_floor_images: How many of the first of `order` take the place of drawn ones; the others are the reference.
     """
 
@@ -41,14 +41,14 @@ class RealPictures:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """Return the classes of as many real pictures as are drawn: drawn ones have these, in this order."""
+        """Return the classes of as many real images as are drawn: drawn ones have these, in this order."""
         return None if self.training.labels is None else self.training.labels[self.order[: self.num_floor_images]]
 
 
 def load_real_pictures(
     config: EvaluateConfig, resolution: int, num_channels: int, class_names: tuple[str, ...]
 ) -> RealPictures:
-    """Decode the pictures that `config` names, as `load_pictures` does.
+    """Decode the images that `config` names, as `load_pictures` does.
 
     Args:
         config: Names them, and says how many are drawn or leaves that open.
@@ -57,7 +57,7 @@ def load_real_pictures(
         class_names: Its classes; empty without.
 
     Raises:
-        ConfigError: As `load_pictures`, and if there are too few pictures or other classes.
+        UserError: As `load_pictures`, and if there are too few images or other classes.
     """
     image_config = config.at_resolution(resolution)
     label_column = config.label_column if class_names else None
@@ -66,14 +66,14 @@ def load_real_pictures(
     )
     source, n = training.report["source"], len(training.images)
     if n < 2 * MIN_EVALUATION_IMAGES:
-        raise ConfigError(
-            f"{source} has {n} pictures; an evaluation needs {2 * MIN_EVALUATION_IMAGES} or more, half of them to "
+        raise UserError(
+            f"{source} has {n} images; an evaluation needs {2 * MIN_EVALUATION_IMAGES} or more, half of them to "
             "compare with and half in place of drawn ones"
         )
     num_images = config.num_images or min(n // 2, _MAX_UNASKED_IMAGES)
     if n < 2 * num_images:
-        raise ConfigError(
-            f"num_images is {num_images}, which takes {2 * num_images} real pictures, half of them to "
+        raise UserError(
+            f"num_images is {num_images}, which takes {2 * num_images} real images, half of them to "
             f"compare with and half in place of drawn ones; {source} has {n}: lower num_images to {n // 2} or less"
         )
     check_classes(training, class_names)
@@ -83,17 +83,17 @@ def load_real_pictures(
         held_out = load_pictures(held_out_config, num_channels, label_column=label_column)
         if len(held_out.images) < 2:
             split = config.validation_split
-            raise ConfigError(f"validation_split {split} of {source} has 1 picture; it takes 2 or more")
+            raise UserError(f"validation_split {split} of {source} has 1 image; it takes 2 or more")
     order = np.random.default_rng(config.seed).permutation(n)
     return RealPictures(training, held_out, order, num_images)
 
 
 def features_path(extractor: Extractor, pictures_sha256: str, cache_dir: str | None) -> Path:
-    """Return where the features of some pictures are kept, by the contents of the pictures and of the extractor.
+    """Return where the features of some images are kept, by the contents of the images and of the extractor.
 
     Args:
         extractor: Whose features they are.
-        pictures_sha256: Identity of the pictures.
+        pictures_sha256: Identity of the images.
         cache_dir: Where they are kept; None is the cache of `datasets`.
     """
     key = hashlib.sha256(f"{extractor.name} {extractor.fingerprint} {pictures_sha256}".encode()).hexdigest()[:32]
@@ -101,14 +101,14 @@ def features_path(extractor: Extractor, pictures_sha256: str, cache_dir: str | N
 
 
 def compared_pixels(images: np.ndarray) -> torch.Tensor:
-    """Return pictures, uint8 (N, H, W, C), as float32 vectors to measure distances between, in grey levels per value.
+    """Return images, uint8 (N, H, W, C), as float32 vectors to measure distances between, in grey levels per value.
 
-    Pictures larger than 32 x 32 are averaged down to that. A distance is the root of the mean squared difference.
+    Images larger than 32 x 32 are averaged down to that. A distance is the root of the mean squared difference.
     """
     size = min(images.shape[1], _COMPARED_SIZE), min(images.shape[2], _COMPARED_SIZE)
     parts = []
     for start in range(0, len(images), _NUM_ROWS_AT_A_TIME):
-        # A copy, because kept pictures cannot be written to, which torch warns of.
+        # A copy, because kept images cannot be written to, which torch warns of.
         x = torch.from_numpy(images[start : start + _NUM_ROWS_AT_A_TIME].copy()).permute(0, 3, 1, 2).float()
         parts.append(torch.nn.functional.adaptive_avg_pool2d(x, size).flatten(1))
     vectors = torch.cat(parts)
@@ -116,5 +116,5 @@ def compared_pixels(images: np.ndarray) -> torch.Tensor:
 
 
 def mirrored(images: np.ndarray) -> np.ndarray:
-    """Return pictures, uint8 (N, H, W, C), with left and right exchanged."""
+    """Return images, uint8 (N, H, W, C), with left and right exchanged."""
     return images[:, :, ::-1]

@@ -1,4 +1,4 @@
-"""What a set of pictures is like as a whole: its contrast, and its power at every spatial frequency."""
+"""What a set of images is like as a whole: its contrast, and its power at every spatial frequency."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ _CHUNK_IMAGES = 256
 
 
 def contrast(images: np.ndarray) -> float:
-    """Return the standard deviation of all values of some pictures, in grey levels.
+    """Return the standard deviation of all values of some images, in grey levels.
 
     Args:
         images: uint8 (N, H, W, C), N 1 or more.
@@ -24,14 +24,14 @@ def contrast(images: np.ndarray) -> float:
 def radial_spectrum(images: np.ndarray, num_bands: int = 24) -> tuple[np.ndarray, np.ndarray]:
     """Return the variance of the lightness in radial bands of the 2-D DCT, the mean over the modes of each.
 
-    The DCT rather than the Fourier transform, because pictures do not continue at the opposite edge.
+    The DCT rather than the Fourier transform, because images do not continue at the opposite edge.
 
     Args:
         images: uint8 (N, H, W, C), N 2 or more; lightness is the mean of the channels, in grey levels.
         num_bands: How many at most, as in `calibration.band_edges`.
 
     Returns:
-        The mean frequency of every band, from 0 (the mean of a picture) to nearly 1 (the diagonal's finest pattern),
+        The mean frequency of every band, from 0 (the mean of an image) to nearly 1 (the diagonal's finest pattern),
         and the variance there, both float64 (bands,).
     """
     height, width = images.shape[1:3]
@@ -55,9 +55,9 @@ def spectrum_error_octaves(power: np.ndarray, real_power: np.ndarray) -> float:
 
     Args:
         power: Variances of `radial_spectrum`, 0 or more.
-        real_power: Those to compare with, of pictures of the same size.
+        real_power: Those to compare with, of images of the same size.
     """
-    # Pictures that are all alike have no power anywhere; an eight-bit picture cannot show less than this.
+    # Images that are all alike have no power anywhere; an eight-bit image cannot show less than this.
     floor = 1e-6
     ratio = np.maximum(power, floor) / np.maximum(real_power, floor)
     return float(np.abs(np.log2(ratio)).mean())

@@ -1,4 +1,4 @@
-"""Pictures of pictures, and of numbers: grids, strips and curves, written without a display."""
+"""Images of images, and of numbers: grids, strips and curves, written without a display."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def noisy_to_pil(x_t: torch.Tensor) -> list[Image.Image]:
 
 
 def arrays_to_pil(images: np.ndarray) -> list[Image.Image]:
-    """Turn pictures, uint8 (batch, height, width, 1 or 3), into PIL images."""
+    """Turn images, uint8 (batch, height, width, 1 or 3), into PIL images."""
     return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
 
 

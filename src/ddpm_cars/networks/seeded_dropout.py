@@ -1,4 +1,4 @@
-"""Dropout that depends on the picture's place in the run, not on the process or the batch that it is computed in."""
+"""Dropout that depends on the image's place in the run, not on the process or the batch that it is computed in."""
 
 import torch
 from diffusers import UNet2DModel
@@ -8,10 +8,10 @@ from ddpm_cars.diffusion.seeds import step_seed
 
 
 class RowSeeds:
-    """The seeds of the pictures in the forward pass to come, shared by all dropout layers of a network.
+    """The seeds of the images in the forward pass to come, shared by all dropout layers of a network.
 
     Attributes:
-        values: One per picture.
+        values: One per image.
         num_layers: How many layers read them; 0 in a network without dropout.
     """
 
@@ -21,7 +21,7 @@ class RowSeeds:
 
 
 class SeededDropout(nn.Module):
-    """y = x m / (1 - p) with m ~ Bernoulli(1 - p) drawn from (the picture's seed, the layer): Srivastava et al. 2014.
+    """y = x m / (1 - p) with m ~ Bernoulli(1 - p) drawn from (the image's seed, the layer): Srivastava et al. 2014.
 
     Masks are therefore the same whatever the split into processes and accumulation steps, and when activations are
     computed a second time in the backward pass.

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusers import UNet2DModel
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 
 _PLAIN, _ATTENTION = ("DownBlock2D", "UpBlock2D"), ("AttnDownBlock2D", "AttnUpBlock2D")
 
@@ -47,7 +47,7 @@ def create_unet(
 
     Args:
         preset: A key of `PRESETS`.
-        resolution: Height and width of its pictures, a multiple of 2 for every level below the first.
+        resolution: Height and width of its images, a multiple of 2 for every level below the first.
         model_config: Path of a JSON file with arguments of `UNet2DModel`, instead of the preset.
         learn_variance: Whether half of the output channels hold the variance (Nichol & Dhariwal 2021, eq. 15).
         overrides: Further arguments of `UNet2DModel`, which win.
@@ -56,11 +56,11 @@ def create_unet(
         The network in float32.
 
     Raises:
-        ConfigError: If the file cannot be used or names another size, or the resolution does not fit the network.
+        UserError: If the file cannot be used or names another size, or the resolution does not fit the network.
     """
     arguments = PRESETS[preset] if model_config is None else _read_model_config(model_config)
     if arguments.get("sample_size", resolution) not in (resolution, [resolution] * 2, None):
-        raise ConfigError(
+        raise UserError(
             f"model_config {model_config} has a sample_size of {arguments['sample_size']} and resolution is "
             f"{resolution}; give them the same number, or take sample_size out of the file"
         )
@@ -70,16 +70,16 @@ def create_unet(
     try:
         unet = UNet2DModel(**arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"model_config {model_config} does not describe a UNet2DModel: {error}") from error
+        raise UserError(f"model_config {model_config} does not describe a UNet2DModel: {error}") from error
     factor = 2 ** (len(unet.config.block_out_channels) - 1)
     if resolution % factor:
-        raise ConfigError(
+        raise UserError(
             f"resolution is {resolution}; this network halves it {len(unet.config.block_out_channels) - 1} times, "
             f"so it must be a multiple of {factor} (the nearest is {max(1, round(resolution / factor)) * factor})"
         )
     expected = unet.config.in_channels * (2 if learn_variance else 1)
     if unet.config.out_channels != expected:
-        raise ConfigError(
+        raise UserError(
             f"model_config {model_config} has {unet.config.out_channels} out_channels; with {unet.config.in_channels} "
             f"in_channels and this variance_type there must be {expected}"
         )
@@ -90,7 +90,7 @@ def _read_model_config(path: str) -> dict[str, Any]:
     try:
         arguments = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(f"model_config {path} cannot be read as JSON: {error}") from error
+        raise UserError(f"model_config {path} cannot be read as JSON: {error}") from error
     if not isinstance(arguments, dict):
-        raise ConfigError(f"model_config {path} holds a {type(arguments).__name__}; it must hold an object")
+        raise UserError(f"model_config {path} holds a {type(arguments).__name__}; it must hold an object")
     return {name: value for name, value in arguments.items() if not name.startswith("_")}

@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.reports.markdown import card_section, plain, table
 from ddpm_cars.reports.quantities import QUANTITIES, bound_label, name_of
 from ddpm_cars.runs.public_settings import dataset_id
@@ -51,10 +51,10 @@ def make_card(
         name: Of the model.
         repo_id: Where it is published, OWNER/NAME; None for the model inside the package.
         model_license: As the Hub spells it; None says nothing of one.
-        data_license: Of the training pictures, in words; None likewise.
+        data_license: Of the training images, in words; None likewise.
 
     Raises:
-        ConfigError: If the template is missing.
+        UserError: If the template is missing.
     """
     pipeline = folder.pipeline
     unet, T = pipeline.unet, pipeline.scheduler.config.num_train_timesteps
@@ -86,11 +86,11 @@ def make_card(
 
 def find_template() -> Path:
     """Return the path of model_card.md: beside the package's modules where it is installed, else in the checkout."""
-    here = Path(__file__)
-    for folder in (here.parent, here.parents[2]):
+    package = Path(__file__).parents[1]
+    for folder in (package, package.parents[1]):
         if (folder / "model_card.md").is_file():
             return folder / "model_card.md"
-    raise ConfigError(f"model_card.md, the template of cards, is missing in {here.parent}; install ddpm-cars again")
+    raise UserError(f"model_card.md, the template of cards, is missing in {package}; install ddpm-cars again")
 
 
 def seal(text: str) -> str:
@@ -127,7 +127,7 @@ def _metadata(folder: ModelFolder, name: str, model_license: str | None) -> Mode
 
 
 def eval_results(folder: ModelFolder) -> list[EvalResult]:
-    """Return the figures of the saved sampler and of the held-out pictures, as a card's metadata has them."""
+    """Return the figures of the saved sampler and of the held-out images, as a card's metadata has them."""
     metrics = folder.metrics
     if metrics is None or not metrics["samples"]:
         return []
@@ -138,7 +138,7 @@ def eval_results(folder: ModelFolder) -> list[EvalResult]:
         "dataset_type": dataset_id(folder.settings or {}) or slug,
         "dataset_name": data["source"],
     }
-    how = f"{first['label']}, {first['num_inference_steps']} steps, {first['num_images']:,} pictures"
+    how = f"{first['label']}, {first['num_inference_steps']} steps, {first['num_images']:,} images"
     results = [
         EvalResult(
             **common,
@@ -155,7 +155,7 @@ def eval_results(folder: ModelFolder) -> list[EvalResult]:
             **common,
             dataset_split=data["held_out_split"],
             metric_type="bits_per_dimension",
-            metric_name=f"Bits per dimension ({bound_label(bound)}, {bound['num_images']:,} pictures)",
+            metric_name=f"Bits per dimension ({bound_label(bound)}, {bound['num_images']:,} images)",
             metric_value=bound["bpd"],
         )
         for bound in metrics.get("likelihood", [])
@@ -170,31 +170,31 @@ def _stock_difference(folder: ModelFolder) -> str:
         differences.append(f"with the variance fixed_small in place of {config.variance_type}")
     if config.get("_init_noise") is not None:
         differences.append("from plain noise in place of the measured one")
-    return f", {' and '.join(differences)}" if differences else ", which draws the same pictures from the same seeds"
+    return f", {' and '.join(differences)}" if differences else ", which draws the same images from the same seeds"
 
 
 def _data(folder: ModelFolder, data_license: str | None) -> str:
     sentences, settings = [], folder.settings or {}
     if folder.training is not None:
         data = folder.training["data"]
-        count = "" if data["num_images"] is None else f"{data['num_images']:,} pictures of "
+        count = "" if data["num_images"] is None else f"{data['num_images']:,} images of "
         place = f"[{data['dataset_id']}](https://huggingface.co/datasets/{data['dataset_id']})"
         sentences.append(f"{count}{plain(data['source']) if data['dataset_id'] is None else place}.")
     if settings.get("validation_split") is not None:
         sentences.append(f"The split {plain(str(settings['validation_split']))} was kept out of training.")
     if data_license is not None:
-        sentences.append(f"Licence of the pictures: {plain(data_license)}.")
+        sentences.append(f"Licence of the images: {plain(data_license)}.")
     return " ".join(sentences)
 
 
 def _training(folder: ModelFolder) -> str:
     rows, facts, settings = [], folder.training, folder.settings
     if facts is not None:
-        rows += [("Optimiser steps", f"{facts['steps']:,}"), ("Pictures per step", str(facts["global_batch_size"]))]
+        rows += [("Optimiser steps", f"{facts['steps']:,}"), ("Images per step", str(facts["global_batch_size"]))]
         half_life = facts["average_half_life_steps"]
         rows.append(("Weights", "the last" if half_life is None else f"averaged, half-life {half_life:,} steps"))
         if found := facts["validation"]:
-            number = f"{found['num_images']:,} pictures of {found['split']}"
+            number = f"{found['num_images']:,} images of {found['split']}"
             rows.append((f"Mean squared error of eps, {number}", f"{found['eps_mse']:.5g}"))
     if settings is not None:
         settings = {**settings, "mixed_precision": _PRECISIONS.get(str(settings.get("mixed_precision")))}

@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from ddpm_cars.config.commands import PushConfig
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import one_file_source
 from ddpm_cars.publishing.card import eval_results, make_card
 from ddpm_cars.publishing.space import space_files
@@ -26,12 +26,12 @@ def model_files(folder: ModelFolder) -> Files:
     """Return what makes a model load, in the format in which it loads anywhere: index, code, network, scheduler.
 
     Raises:
-        ConfigError: If there are no weights in safetensors.
+        UserError: If there are no weights in safetensors.
     """
     pipeline, unet = folder.pipeline, folder.path / "unet"
     weights = sorted(unet.glob("diffusion_pytorch_model*.safetensors*"))
     if not weights:
-        raise ConfigError(f"{unet} has no weights in safetensors; save the pipeline again with safe_serialization")
+        raise UserError(f"{unet} has no weights in safetensors; save the pipeline again with safe_serialization")
     return {
         "model_index.json": _json(pipeline.to_json_string()),
         "pipeline.py": one_file_source().encode(),

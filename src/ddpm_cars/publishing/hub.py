@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from ddpm_cars.config.commands import PushConfig
-from ddpm_cars.errors import ConfigError, PublishError
+from ddpm_cars.errors import PublishError, UserError
 from ddpm_cars.publishing.card import is_untouched
 from ddpm_cars.publishing.files import _CARD, Files, collect, content_of
 from ddpm_cars.runs.run_folder import ModelFolder, open_model_folder
@@ -57,7 +57,7 @@ def check_access(repo_id: str) -> str | None:
         What is wrong with a Hub that may be there when the run is over; None if it answers.
 
     Raises:
-        ConfigError: If there is no token, or the Hub refuses it.
+        UserError: If there is no token, or the Hub refuses it.
     """
     try:
         with _explained("the run", repo_id):
@@ -65,7 +65,7 @@ def check_access(repo_id: str) -> str | None:
     except PublishError as error:
         cause = error.__cause__
         if isinstance(cause, LocalTokenNotFoundError) or _status(cause) in (401, 403):
-            raise ConfigError(f"push_to_hub: {error}") from error
+            raise UserError(f"push_to_hub: {error}") from error
         return str(error)
     return None
 
@@ -79,7 +79,7 @@ def push(config: PushConfig) -> Published:
         config: What and where.
 
     Raises:
-        ConfigError: If there is nothing that can be published, or the name is none for a repository.
+        UserError: If there is nothing that can be published, or the name is none for a repository.
         PublishError: If the Hub could not be reached or refused; it has a repository without the commit at most.
     """
     folder = open_model_folder(config.folder)
@@ -152,7 +152,7 @@ def _validate(card: str, kind: str) -> None:
     except (HfHubHTTPError, json.JSONDecodeError):
         raise
     except ValueError as error:
-        raise ConfigError(f"the Hub refuses the metadata of the card: {' '.join(str(error).split())}") from error
+        raise UserError(f"the Hub refuses the metadata of the card: {' '.join(str(error).split())}") from error
 
 
 def _operations(files: Files, present: set[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
@@ -193,7 +193,7 @@ def _explained(folder: str, repo_id: str) -> Iterator[None]:
 def _in_words(error: BaseException, repo_id: str, again: str) -> Exception | None:
     said = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, HFValidationError):
-        return ConfigError(f"repo_id {repo_id} cannot be the name of a repository: {said}")
+        return UserError(f"repo_id {repo_id} cannot be the name of a repository: {said}")
     if isinstance(error, LocalTokenNotFoundError):
         return PublishError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN")
     if isinstance(error, OfflineModeIsEnabled):

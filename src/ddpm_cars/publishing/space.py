@@ -24,7 +24,7 @@ _REQUIREMENTS = (
 _ABOUT = """
 # {title}
 
-The demo of a denoising diffusion model: its pictures come out of the noise while you watch, your own picture drowns in
+The demo of a denoising diffusion model: its images come out of the noise while you watch, your own image drowns in
 it, and the schedule of the noise is drawn. Everything it needs is here: the model in `model/`, the package in
 `ddpm_cars/`.
 """
@@ -43,7 +43,7 @@ def space_files(model: dict[str, Path | bytes], repo_id: str, model_license: str
         "README.md": _readme(repo_id.split("/")[-1], model_license).encode(),
         "app.py": _APP.encode(),
         "requirements.txt": ("\n".join(_REQUIREMENTS) + "\n").encode(),
-        **{f"ddpm_cars/{path.name}": path for path in sorted(package.glob("*.py"))},
+        **{f"ddpm_cars/{path.relative_to(package).as_posix()}": path for path in sorted(package.rglob("*.py"))},
         **{f"model/{name}": data for name, data in model.items()},
     }
 

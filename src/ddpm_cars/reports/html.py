@@ -12,18 +12,18 @@ from ddpm_cars.runtime.files import write_text
 Pictures = Mapping[str, Sequence[Path]]
 
 _CAPTIONS = {
-    "samples": "Drawn pictures, as they come from the first seeds.",
-    "denoising": "The way from noise to picture.",
-    "quality": "Distance by number of steps, with bars of two standard errors. Dashed, what real pictures get.",
+    "samples": "Drawn images, as they come from the first seeds.",
+    "denoising": "The way from noise to image.",
+    "quality": "Distance by number of steps, with bars of two standard errors. Dashed, what real images get.",
     "bits_by_timestep": "Left, what a step adds to the bound, down to the decoder, which writes the pixel values. "
-    "Right, the same added up from the picture to the noise, with the sum at the end of the curve.",
+    "Right, the same added up from the image to the noise, with the sum at the end of the curve.",
     "loss": "The loss during training.",
     "eps_mse": "The loss by timestep, with a band of two standard errors. Dashed, what guessing no noise costs.",
-    "spectrum": "Left, the variance of the lightness by spatial frequency; black, real pictures. Right, the same over "
-    "that of real pictures: below 1 the drawn ones are too smooth, above 1 too rough.",
-    "neighbours": "Drawn pictures with the nearest training pictures, and the distances.",
-    "neighbours_features": "The drawn pictures with the nearest training pictures by features, and the distances.",
-    "neighbours_pixels": "The drawn pictures with the nearest training pictures by pixels, and the distances.",
+    "spectrum": "Left, the variance of the lightness by spatial frequency; black, real images. Right, the same over "
+    "that of real images: below 1 the drawn ones are too smooth, above 1 too rough.",
+    "neighbours": "Drawn images with the nearest training images, and the distances.",
+    "neighbours_features": "The drawn images with the nearest training images by features, and the distances.",
+    "neighbours_pixels": "The drawn images with the nearest training images by pixels, and the distances.",
 }
 
 NEIGHBOURS = ("neighbours", "neighbours_features", "neighbours_pixels")
@@ -181,7 +181,7 @@ def html_table(
 
 
 def html_pictures(paths: Pictures, *names: str) -> str:
-    """Return those of the pictures that there are, each with its caption; two files of a name are A and B.
+    """Return those of the images that there are, each with its caption; two files of a name are A and B.
 
     Args:
         paths: One PNG file or two by name.

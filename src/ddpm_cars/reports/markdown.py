@@ -26,26 +26,26 @@ def card_section(metrics: Metrics) -> str:
         [s["label"], str(s["num_inference_steps"]), *(value_text(q, s["metrics"]) for q in QUANTITIES)]
         for s in metrics["samples"]
     ]
-    floor = ["real pictures", "", *(value_text(q, metrics["floor"]["metrics"]) for q in QUANTITIES)]
+    floor = ["real images", "", *(value_text(q, metrics["floor"]["metrics"]) for q in QUANTITIES)]
     parts = [
-        f"{metrics['num_images']:,} pictures drawn from seed {metrics['seed']} on, against "
+        f"{metrics['num_images']:,} images drawn from seed {metrics['seed']} on, against "
         f"{data['num_reference_images']:,} real ones of {plain(data['source'])} (made square by {data['resize']}). "
-        f"The last row is real pictures in place of drawn ones. Features: {plain(extractor['name'])}, "
+        f"The last row is real images in place of drawn ones. Features: {plain(extractor['name'])}, "
         f"{plain(extractor['resize'])}; {plain(comparability(metrics))}.",
         table([headings, *rows, floor]),
     ]
     if bounds := metrics.get("likelihood"):
         lines = [[bound_label(bound), value_text(BPD, bound)] for bound in bounds]
         parts += [
-            f"Bits per dimension at most, of {bounds[0]['num_images']:,} pictures of the held-out split "
+            f"Bits per dimension at most, of {bounds[0]['num_images']:,} images of the held-out split "
             f"{plain(data['held_out_split'])}:",
             table([["Variance and timesteps", "Bits ↓"], *lines]),
         ]
     for space in ("features", "pixels"):
         if found := metrics.get("memorisation", {}).get(space):
             parts.append(
-                f"Near copies of training pictures by {space}: {percent_text(found['share'])}; "
-                f"{percent_text(found['expected'])} of unseen pictures are as near "
+                f"Near copies of training images by {space}: {percent_text(found['share'])}; "
+                f"{percent_text(found['expected'])} of unseen images are as near "
                 f"(distance {number_text(found['threshold'])})."
             )
     versions = ", ".join(f"{name} {version}" for name, version in metrics["versions"].items())

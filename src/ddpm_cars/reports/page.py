@@ -19,7 +19,6 @@ from ddpm_cars.reports.quantities import (
     BPD,
     QUANTITIES,
     Metrics,
-    badness,
     bound_label,
     comparability,
     duration_text,
@@ -27,6 +26,7 @@ from ddpm_cars.reports.quantities import (
     number_text,
     percent_text,
     sampler_label,
+    sort_key,
     value_text,
 )
 
@@ -44,7 +44,7 @@ def write_report(metrics: Metrics, pictures: Mapping[str, Path], path: str | Pat
         `path`.
 
     Raises:
-        OSError: If a picture cannot be read or the file cannot be written.
+        OSError: If an image cannot be read or the file cannot be written.
     """
     paths = {name: (picture,) for name, picture in pictures.items()}
     name = metrics["model"]["name"]
@@ -71,7 +71,7 @@ def _headline(metrics: Metrics) -> str:
         card(
             name_of(q, metrics),
             value_text(q, sample["metrics"]),
-            f"real pictures: {value_text(q, floor['metrics'])}",
+            f"real images: {value_text(q, floor['metrics'])}",
             q,
         )
         for q in QUANTITIES
@@ -81,16 +81,16 @@ def _headline(metrics: Metrics) -> str:
     return section(
         "Figures",
         paragraph(
-            f"{sample['num_images']:,} pictures, drawn with {sampler_label(sample)}, against "
+            f"{sample['num_images']:,} images, drawn with {sampler_label(sample)}, against "
             f"{metrics['data']['num_reference_images']:,} real ones. Below every figure stands its floor, what "
-            f"{floor['num_images']:,} other real pictures get in place of the drawn ones: no model can be expected to "
+            f"{floor['num_images']:,} other real images get in place of the drawn ones: no model can be expected to "
             "do better. ± is one standard error, and for the kernel distance the standard deviation over subsets."
         ),
         f'<div class="cards{" nine" * (len(cards) == 9)}">{"".join(cards)}</div>',
         paragraph(
             f"{extractor['distance_name']} is a Fréchet distance between features of {extractor['name']}, and depends "
-            "on how many pictures there are. It can be compared with figures from the same extractor, pictures and "
-            f"numbers of pictures only: {comparability(metrics)}.",
+            "on how many images there are. It can be compared with figures from the same extractor, images and "
+            f"numbers of images only: {comparability(metrics)}.",
             "note",
         ),
     )
@@ -109,17 +109,17 @@ def _quality(metrics: Metrics, paths: Pictures) -> str:
         ]
         for sample in ordered
     ]
-    lowest = {q: min(badness(q, sample["metrics"][q.key]) for sample in samples) for q in QUANTITIES}
+    lowest = {q: min(sort_key(q, sample["metrics"][q.key]) for sample in samples) for q in QUANTITIES}
     best = {
         (row, column)
         for row, sample in enumerate(ordered)
         for column, q in enumerate(QUANTITIES, start=2)
-        if len(samples) > 1 and badness(q, sample["metrics"][q.key]) == lowest[q]
+        if len(samples) > 1 and sort_key(q, sample["metrics"][q.key]) == lowest[q]
     }
     first = {row for row, sample in enumerate(ordered) if row and sample["label"] != ordered[row - 1]["label"]}
     figures = [f"{name_of(q, metrics)} {ARROWS[q.best]}" for q in QUANTITIES]
     headings = ["Sampler", "Steps", *(heading.replace(" ", "\n", 1) for heading in (*figures, "Images per second"))]
-    floor = ["Real pictures", "", *(value_text(q, metrics["floor"]["metrics"]) for q in QUANTITIES), ""]
+    floor = ["Real images", "", *(value_text(q, metrics["floor"]["metrics"]) for q in QUANTITIES), ""]
     text = "The last row is the floor."
     if best:
         text += " Every sampler starts from the same seeds. What is best in a column stands out, be it by chance."
@@ -145,8 +145,8 @@ def _likelihood(metrics: Metrics, paths: Pictures) -> str:
     ]
     split = f"{data['held_out_split']}, which training has not seen" if "held_out_split" in data else data["split"]
     text = (
-        f"How many bits a pixel value of {bounds[0]['num_images']:,} pictures takes at most, if the model is used to "
-        f"compress them. Lower is better; uncompressed it is 8. The pictures are of the split {split}. Prior, "
+        f"How many bits a pixel value of {bounds[0]['num_images']:,} images takes at most, if the model is used to "
+        f"compress them. Lower is better; uncompressed it is 8. The images are of the split {split}. Prior, "
         "denoising and decoder add up to it. Of one variance, fewer steps take more as a rule."
     )
     table = html_table(["Variance", "Timesteps", "Steps", "Bits ↓", "Prior", "Denoising", "Decoder"], rows, best)
@@ -162,7 +162,7 @@ def _losses(metrics: Metrics, paths: Pictures) -> str:
             for i in (0, -1)
         ]
         text = (
-            f"Mean squared error of the predicted noise, over {loss['num_images']:,} pictures: {' and '.join(ends)}. "
+            f"Mean squared error of the predicted noise, over {loss['num_images']:,} images: {' and '.join(ends)}. "
             "Lower is better; how low it can get at a t depends on the data."
         )
     return section("Loss", paragraph(text), html_pictures(paths, "loss", "eps_mse"))
@@ -172,15 +172,15 @@ def _memorisation(metrics: Metrics, paths: Pictures) -> str:
     text = table = ""
     if copies := _copies(metrics):
         text = (
-            f"How many pictures are nearer to one of {metrics['memorisation']['num_training_images']:,} training "
-            "pictures than unseen pictures are as a rule. As many drawn as unseen ones is good; many more means that "
+            f"How many images are nearer to one of {metrics['memorisation']['num_training_images']:,} training "
+            "images than unseen images are as a rule. As many drawn as unseen ones is good; many more means that "
             "the model copies."
         )
         rows = [
             [space, number_text(found["threshold"]), percent_text(found["share"]), percent_text(found["expected"])]
             for space, found in copies.items()
         ]
-        table = html_table(["Distance by", "Nearer than", "Drawn pictures", "Unseen pictures"], rows)
+        table = html_table(["Distance by", "Nearer than", "Drawn images", "Unseen images"], rows)
     return section("Memorisation", paragraph(text), table, html_pictures(paths, *NEIGHBOURS))
 
 
@@ -198,13 +198,13 @@ def facts(metrics: Metrics) -> str:
     model, data, extractor, cost = metrics["model"], metrics["data"], metrics["extractor"], metrics.get("cost")
     held_out = {}
     if "held_out_split" in data:
-        held_out["Held out"] = f"{data['held_out_split']}: {data['num_held_out_images']:,} pictures"
+        held_out["Held out"] = f"{data['held_out_split']}: {data['num_held_out_images']:,} images"
     found = {
         "Model": f"{model['name']}, weights {model['weights_sha256']}",
         "Scheduler": f"{_saved_sampler(model)}; {model['num_train_timesteps']} timesteps, {model['prediction_type']}",
         "Seed": f"{metrics['seed']}",
         "Pictures": f"{metrics['num_images']:,} drawn, {data['num_reference_images']:,} real ones to compare with",
-        "Data": f"{data['source']}, {data['split']}: {data['num_images']:,} pictures, {data['pictures_sha256']}",
+        "Data": f"{data['source']}, {data['split']}: {data['num_images']:,} images, {data['pictures_sha256']}",
         **held_out,
         "Made square by": data["resize"],
         "Extractor": f"{extractor['name']}, {extractor['num_features']:,} features, {extractor['fingerprint']}",

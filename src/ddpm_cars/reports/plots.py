@@ -1,4 +1,4 @@
-"""Pictures of what an evaluation has measured: bounds, losses, spectra, quality, and nearest neighbours."""
+"""Images of what an evaluation has measured: bounds, losses, spectra, quality, and nearest neighbours."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _FLOOR_DASHES = (0, (4, 3))
 
-# Of a spectrum: an eight-bit picture cannot show less.
+# Of a spectrum: an eight-bit image cannot show less.
 _LEAST_POWER = 1e-6
 
 _MOST_RATIO = 256
@@ -39,7 +39,7 @@ def plot_bits_by_timestep(likelihood: Sequence[Mapping[str, Any]], path: str | P
 
     Args:
         likelihood: Records with "variance_type", "chain", "num_inference_steps" and "terms", which has "timesteps"
-            from noise to picture and as many "bpd"; the last is that of the decoder.
+            from noise to image and as many "bpd"; the last is that of the decoder.
         path: Where to write.
     """
     figure, (terms, sums) = _figure(2, num_labels=len(likelihood))
@@ -107,7 +107,7 @@ def draw_eps_mse(axes: "Axes", eps_mse: Mapping[str, Any]) -> None:
 
 
 def plot_spectrum(spectrum: Mapping[str, Any], path: str | Path) -> Path:
-    """Draw the power of real and generated pictures by spatial frequency, and its ratio, as a PNG.
+    """Draw the power of real and generated images by spatial frequency, and its ratio, as a PNG.
 
     Args:
         spectrum: "radius", 0 to 1, as many values of "real" and, by name, of "generated".
@@ -131,16 +131,16 @@ def draw_power(axes: "Axes", spectrum: Mapping[str, Any]) -> None:
 
 
 def draw_power_ratio(axes: "Axes", spectrum: Mapping[str, Any]) -> None:
-    """Draw the power of generated pictures over that of real ones; arguments as in `plot_spectrum`."""
+    """Draw the power of generated images over that of real ones; arguments as in `plot_spectrum`."""
     radius, real = spectrum["radius"], np.maximum(spectrum["real"], _LEAST_POWER)
     axes.axhline(1, color=_INK, linewidth=2.2, zorder=1.9)
-    ends = [(radius[-1], 1.0, "real pictures", _INK)]
+    ends = [(radius[-1], 1.0, "real images", _INK)]
     for name, style in _sampler_styles(spectrum["generated"]).items():
         # What is further off than the axis reaches is drawn at its edge.
         ratio = np.clip(np.maximum(spectrum["generated"][name], _LEAST_POWER) / real, 1 / _MOST_RATIO, _MOST_RATIO)
         axes.plot(radius, ratio, **style)
         ends.append((radius[-1], float(ratio[-1]), name, style["color"]))
-    axes.set(title="power over that of real pictures", xlabel="spatial frequency, 1 is the finest", xlim=(0, None))
+    axes.set(title="power over that of real images", xlabel="spatial frequency, 1 is the finest", xlim=(0, None))
     axes.set_yscale("log", base=2)
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, 0.5), max(high, 2))
@@ -155,7 +155,7 @@ def plot_quality(
 
     Args:
         samples: Records with "label", "num_inference_steps" and "metrics"; those of one label make a line.
-        floor: A record with the "metrics" of real pictures in place of generated ones.
+        floor: A record with the "metrics" of real images in place of generated ones.
         distance_name: What the distance is called.
         path: Where to write.
     """
@@ -174,7 +174,7 @@ def draw_quality(
     steps = sorted({sample["num_inference_steps"] for sample in samples})
     lowest = floor["metrics"]["frechet_distance"]
     axes.axhline(lowest, color=_FAINT, linewidth=1.2, linestyle=_FLOOR_DASHES)
-    ends = [(steps[-1], lowest, f"real pictures: {lowest:.3g}", _FAINT)]
+    ends = [(steps[-1], lowest, f"real images: {lowest:.3g}", _FAINT)]
     for i, (label, points) in enumerate(lines.items()):
         x = [point["num_inference_steps"] for point in points]
         y = [point["metrics"]["frechet_distance"] for point in points]
@@ -195,7 +195,7 @@ def neighbours_picture(
     neighbours: Sequence[Sequence[Image.Image]],
     captions: Sequence[Sequence[str]] | None = None,
 ) -> Image.Image:
-    """Lay out generated pictures, each with the training pictures that are nearest to it on its right.
+    """Lay out generated images, each with the training images that are nearest to it on its right.
 
     Args:
         generated: One or more, all of one size.
@@ -203,7 +203,7 @@ def neighbours_picture(
         captions: For each of those what is written below, such as its distance.
 
     Returns:
-        An RGB image; more than three generated pictures are in two columns.
+        An RGB image; more than three generated images are in two columns.
     """
     num_neighbours = len(neighbours[0])
     ordinals = ["nearest", "2nd", "3rd", *(f"{i}th" for i in range(4, num_neighbours + 1))][:num_neighbours]
@@ -230,7 +230,7 @@ def neighbours_picture(
 
 
 def _tile(picture: Image.Image, caption: str) -> Image.Image:
-    """Enlarge a picture as `make_grid` would, and leave room below for a line of text."""
+    """Enlarge an image as `make_grid` would, and leave room below for a line of text."""
     factor = max(1, -(-_MIN_TILE // picture.width))
     width, height = picture.width * factor, picture.height * factor
     tile = Image.new("RGB", (width, height + 16), "white")

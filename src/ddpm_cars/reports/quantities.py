@@ -38,10 +38,10 @@ QUANTITIES = tuple(
     for fields in (
         ("frechet_distance", "Fréchet distance", "FD", "lower", "Between Gaussians fitted to the features of both."),
         ("kernel_distance", "Kernel distance", "kernel", "lower", "Between the features of both, Gaussian or not."),
-        ("precision", "Precision", "prec", "higher", "Share of drawn pictures that lie among real ones."),
-        ("recall", "Recall", "rec", "higher", "Share of real pictures that lie among drawn ones."),
-        ("density", "Density", "dens", "higher", "How many real pictures surround a drawn one."),
-        ("coverage", "Coverage", "cov", "higher", "Share of real pictures with a drawn one close by."),
+        ("precision", "Precision", "prec", "higher", "Share of drawn images that lie among real ones."),
+        ("recall", "Recall", "rec", "higher", "Share of real images that lie among drawn ones."),
+        ("density", "Density", "dens", "higher", "How many real images surround a drawn one."),
+        ("coverage", "Coverage", "cov", "higher", "Share of real images with a drawn one close by."),
         ("contrast", "Contrast", "contr", "at 1", "Standard deviation of drawn pixels over that of real ones."),
         ("spectrum_error_octaves", "Spectrum error", "spec", "lower", "Of the power by frequency, in octaves."),
     )
@@ -95,7 +95,7 @@ def value_text(quantity: Quantity, figures: Metrics) -> str:
     return number_text(figures[quantity.key], error) if error else f"{figures[quantity.key]:.3f}".replace("-", MINUS)
 
 
-def badness(quantity: Quantity, value: float) -> float:
+def sort_key(quantity: Quantity, value: float) -> float:
     """Return a number that is lower the better a value is."""
     return {"lower": value, "higher": -value, "at 1": abs(value - 1)}[quantity.best]
 
@@ -117,7 +117,7 @@ def comparability(metrics: Metrics) -> str:
     """Say in a clause what the Fréchet distance cannot be compared with."""
     name = metrics["extractor"]["distance_name"]
     if name == "FID":
-        return "FID of other numbers of pictures cannot be compared with it, and published FID is mostly of 50,000"
+        return "FID of other numbers of images cannot be compared with it, and published FID is mostly of 50,000"
     return f"{name} cannot be compared with published FID"
 
 

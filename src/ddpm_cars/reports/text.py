@@ -28,23 +28,23 @@ def summary(metrics: Metrics) -> str:
     """
     distance_name, num_real = metrics["extractor"]["distance_name"], metrics["data"]["num_reference_images"]
     intro = (
-        f"{metrics['model']['name']}: {metrics['num_images']:,} drawn pictures against {num_real:,} real ones. FD is "
+        f"{metrics['model']['name']}: {metrics['num_images']:,} drawn images against {num_real:,} real ones. FD is "
         f"{distance_name}; {comparability(metrics)}. Low is good for FD, kernel and spec, and for contr 1. The last "
-        "row is real pictures in place of drawn ones."
+        "row is real images in place of drawn ones."
     )
     headings = ["sampler", "steps", *(q.short_name for q in QUANTITIES), "images/s"]
     rows = [
         [s["label"], str(s["num_inference_steps"]), *_short_values(s["metrics"]), number_text(s["images_per_second"])]
         for s in metrics["samples"]
     ]
-    floor = ["real pictures", "", *_short_values(metrics["floor"]["metrics"]), ""]
+    floor = ["real images", "", *_short_values(metrics["floor"]["metrics"]), ""]
     parts = [textwrap.fill(intro, _WIDTH), _text_table([headings, *rows, floor])]
     if bounds := metrics.get("likelihood"):
         lines = [[bound_label(bound), value_text(BPD, bound), *_bpd_parts(bound)] for bound in bounds]
-        parts.append(f"Bits per dimension at most, of {bounds[0]['num_images']:,} pictures; lower is better.")
+        parts.append(f"Bits per dimension at most, of {bounds[0]['num_images']:,} images; lower is better.")
         parts.append(_text_table([["variance and timesteps", "bits", "prior", "denoising", "decoder"], *lines]))
     copies = [
-        f"Near copies of training pictures by {space}: {percent_text(found['share'])}, of unseen pictures "
+        f"Near copies of training images by {space}: {percent_text(found['share'])}, of unseen images "
         f"{percent_text(found['expected'])}."
         for space, found in _copies(metrics).items()
     ]

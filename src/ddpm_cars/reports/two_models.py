@@ -15,13 +15,13 @@ from ddpm_cars.reports.quantities import (
     QUANTITIES,
     Metrics,
     Quantity,
-    badness,
     bound_label,
     comparability,
     error_of,
     name_of,
     number_text,
     sampler_label,
+    sort_key,
     value_text,
 )
 
@@ -42,14 +42,14 @@ def write_comparison(
         second: Those of the other, B.
         pictures: PNG files of A and of B, by the names of `write_report`.
         path: Where to write.
-        bpd_difference: Mean of B's bits per dimension minus A's over the same pictures, by the first bound of each,
+        bpd_difference: Mean of B's bits per dimension minus A's over the same images, by the first bound of each,
             and its standard error; None takes the errors of the two for independent.
 
     Returns:
         `path`.
 
     Raises:
-        OSError: If a picture cannot be read or the file cannot be written.
+        OSError: If an image cannot be read or the file cannot be written.
     """
     title = f"{first['model']['name']} and {second['model']['name']}"
     models = (("A", first), ("B", second))
@@ -60,7 +60,7 @@ def write_comparison(
         section("Pictures", html_pictures(pictures, "samples", "denoising")),
         _others_compared(first, second),
         section("Curves", html_pictures(pictures, "quality", "bits_by_timestep", "loss", "eps_mse", "spectrum")),
-        section("Nearest training pictures", html_pictures(pictures, *NEIGHBOURS)),
+        section("Nearest training images", html_pictures(pictures, *NEIGHBOURS)),
         *(section(f"How {letter} was measured", facts(metrics)) for letter, metrics in models),
     ]
     return write_page(path, title, parts)
@@ -69,10 +69,10 @@ def write_comparison(
 def _unlike(first: Metrics, second: Metrics) -> list[str]:
     """Say what keeps the figures of two models from being compared."""
     kinds = {
-        "number of drawn pictures": [metrics["num_images"] for metrics in (first, second)],
-        "number of real pictures": [metrics["data"]["num_reference_images"] for metrics in (first, second)],
+        "number of drawn images": [metrics["num_images"] for metrics in (first, second)],
+        "number of real images": [metrics["data"]["num_reference_images"] for metrics in (first, second)],
         "data": [metrics["data"]["pictures_sha256"] for metrics in (first, second)],
-        "held-out pictures": [metrics["data"].get("held_out_sha256") for metrics in (first, second)],
+        "held-out images": [metrics["data"].get("held_out_sha256") for metrics in (first, second)],
         "extractor": [metrics["extractor"]["fingerprint"] for metrics in (first, second)],
     }
     return [f"{kind} ({a} and {b})" for kind, (a, b) in kinds.items() if a != b]
@@ -93,13 +93,13 @@ def _figures_compared(first: Metrics, second: Metrics, bpd_difference: tuple[flo
         bound_a, bound_b = first["likelihood"][0], second["likelihood"][0]
         rows.append([f"{BPD.name} ↓", *_compared(BPD, bound_a, bound_b, not unlike, bpd_difference), ""])
     text = (
-        f"{a['num_images']:,} pictures of each, A drawn with {sampler_label(a)}, and B with {sampler_label(b)}. The "
-        "last column is the floor, what real pictures get in their place. ± is one standard error, and for the kernel "
+        f"{a['num_images']:,} images of each, A drawn with {sampler_label(a)}, and B with {sampler_label(b)}. The "
+        "last column is the floor, what real images get in their place. ± is one standard error, and for the kernel "
         "distance the standard deviation over subsets. A model is called better where the difference is more than two "
         f"of them, and nothing is said without. {comparability(first)}."
     )
     warning = f"Measured differently, so nothing here says which is better: {'; '.join(unlike)}." if unlike else ""
-    table = html_table(["Figure", "A", "B", f"B {MINUS} A", "Verdict", "Real pictures"], rows)
+    table = html_table(["Figure", "A", "B", f"B {MINUS} A", "Verdict", "Real images"], rows)
     return section("Figures", paragraph(warning, "warning"), paragraph(text), table)
 
 
@@ -135,7 +135,7 @@ def _compared(
     if difference_and_error is None:
         difference_and_error = value_b - value_a, math.hypot(*errors)
     difference, error = difference_and_error
-    gain = badness(quantity, value_a) - badness(quantity, value_a + difference)
+    gain = sort_key(quantity, value_a) - sort_key(quantity, value_a + difference)
     if not comparable or not error:
         verdict = ""
     elif abs(gain) <= 2 * error:

@@ -1,4 +1,4 @@
-"""What an evaluation shows: pictures, plots and the page around them."""
+"""What an evaluation shows: images, plots and the page around them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,20 +38,20 @@ def save_pictures(
     strip: Any,
     output_dir: Path,
 ) -> None:
-    """Write samples.png, denoising.png and the nearest training pictures by each space.
+    """Write samples.png, denoising.png and the nearest training images by each space.
 
     Args:
         images: What was drawn, uint8 (N, H, W, C), 1 or more.
         training_images: uint8 (M, H, W, C).
-        neighbours: By space ("features", "pixels"), distances and indices (N, k) of the nearest training pictures,
+        neighbours: By space ("features", "pixels"), distances and indices (N, k) of the nearest training images,
             ascending; indices of M or more are those of mirrored ones, and of both the nearer one is shown. k is 6 or
-            more for 3 different pictures.
-        strip: The picture of the denoising.
+            more for 3 different images.
+        strip: The image of the denoising.
         output_dir: Where to write.
     """
     save_png(make_grid(arrays_to_pil(images[:_NUM_GRID_IMAGES])), output_dir / "samples.png")
     for space, (distances, indices) in neighbours.items():
-        # The drawn pictures that are most like a training picture: if there are copies, they are among them.
+        # The drawn images that are most like a training image: if there are copies, they are among them.
         chosen = np.argsort(distances[:, 0], kind="stable")[:_NUM_ROWS]
         rows, captions = [], []
         for i in chosen:
@@ -74,7 +74,7 @@ def _training_image(images: np.ndarray, index: int) -> np.ndarray:
 
 
 def save_report(metrics: Mapping[str, Any], model_folder: Path, output_dir: Path) -> None:
-    """Draw the plots of some metrics, and write report.html around them and the pictures that lie there, and card.md.
+    """Draw the plots of some metrics, and write report.html around them and the images that lie there, and card.md.
 
     Args:
         metrics: Those of metrics.json.
@@ -115,7 +115,7 @@ def save_comparison(metrics: Sequence[Mapping[str, Any]], folders: Sequence[Path
 
     Args:
         metrics: Those of the first and the second model.
-        folders: Where their pictures are.
+        folders: Where their images are.
         output_dir: Where to write.
     """
     first, second = metrics
@@ -135,9 +135,9 @@ def save_comparison(metrics: Sequence[Mapping[str, Any]], folders: Sequence[Path
 
 
 def _bpd_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Return how many bits per dimension more the second model takes, and the standard error over the pictures.
+    """Return how many bits per dimension more the second model takes, and the standard error over the images.
 
-    Both are measured on the same pictures with the same noise, so that most of what makes pictures differ cancels.
+    Both are measured on the same images with the same noise, so that most of what makes images differ cancels.
     """
     if "likelihood" not in first or "likelihood" not in second:
         return None

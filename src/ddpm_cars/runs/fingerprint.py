@@ -19,7 +19,7 @@ def weights_sha256(network: nn.Module, prefix: str = "") -> str:
 
 
 def identity(pipeline: DDPMCarsPipeline) -> dict[str, str]:
-    """Return what pictures are told by: hashes of the weights, and of the class and all settings of the sampler.
+    """Return what images are told by: hashes of the weights, and of the class and all settings of the sampler.
 
     Args:
         pipeline: With a scheduler of any class.

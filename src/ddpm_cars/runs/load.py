@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 
 
@@ -15,25 +15,23 @@ def load_pipeline(name: str) -> DDPMCarsPipeline:
         name: Its folder, or its id on the Hub.
 
     Raises:
-        ConfigError: If there is none that loads.
+        UserError: If there is none that loads.
     """
     folder = Path(name)
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         if (folder / "checkpoints").is_dir():
-            raise ConfigError(
+            raise UserError(
                 f"{name} is a run that has not finished (no model_index.json); the same training command continues "
                 "it, and with --max_train_steps at the step of its checkpoint ends it there"
             )
-        raise ConfigError(f"{name} holds no saved pipeline: there is no model_index.json")
+        raise UserError(f"{name} holds no saved pipeline: there is no model_index.json")
     try:
         return DDPMCarsPipeline.from_pretrained(name)
     except (OSError, ValueError) as error:
         if folder.is_dir():
-            raise ConfigError(f"no pipeline can be loaded from {name}: {error}") from error
+            raise UserError(f"no pipeline can be loaded from {name}: {error}") from error
         reason = _why_not_from_hub(error)
-        raise ConfigError(
-            f"there is no folder {name}, and no such model can be had from the Hub ({reason})"
-        ) from error
+        raise UserError(f"there is no folder {name}, and no such model can be had from the Hub ({reason})") from error
 
 
 def _why_not_from_hub(error: Exception) -> str:

@@ -8,22 +8,22 @@ from typing import Any, TypeVar
 from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.config.pictures import PicturesConfig, PicturesOfRunConfig
 from ddpm_cars.data.pictures import Pictures
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.files import read_file
 
 Config = TypeVar("Config", bound=PicturesOfRunConfig)
 
 
 def with_pictures_of_run(config: Config, name: str) -> Config:
-    """Take from the config.yaml in the folder of a trained model what `config` does not say of the pictures.
+    """Take from the config.yaml in the folder of a trained model what `config` does not say of the images.
 
     Args:
-        config: What the command line says. Where it names pictures, only how they become squares is taken, and
+        config: What the command line says. Where it names images, only how they become squares is taken, and
             which of them were held out if they are those of the run.
         name: Folder of the model.
 
     Raises:
-        ConfigError: If no pictures are named and there is no such file, or the settings do not fit together.
+        UserError: If no images are named and there is no such file, or the settings do not fit together.
     """
     path = Path(name) / "config.yaml"
     defaults: dict[str, Any] = {field.name: field.default for field in fields(PicturesConfig)}
@@ -32,7 +32,7 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
     run = read_file(path) or {}
     if config.train_data_dir is None and config.dataset_name is None:
         if not run:
-            raise ConfigError(
+            raise UserError(
                 f"{name} has no config.yaml that says what it was trained on; give train_data_dir or dataset_name, "
                 "and validation_split"
             )
@@ -45,7 +45,7 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
 
 
 def _are_of_run(config: PicturesOfRunConfig, run: Mapping[str, Any]) -> bool:
-    """Return whether settings name the pictures of a run, however the place is written."""
+    """Return whether settings name the images of a run, however the place is written."""
 
     def place(name: Any) -> Any:
         return Path(name).resolve() if name is not None and Path(name).exists() else name
@@ -60,14 +60,14 @@ def _splits(text: str | None) -> set[str] | None:
 
 
 def check_held_out(config: EvaluateConfig, name: str) -> None:
-    """See that a model has not seen the split that is to tell what it makes of unseen pictures.
+    """See that a model has not seen the split that is to tell what it makes of unseen images.
 
     Args:
-        config: Its pictures are named.
+        config: Its images are named.
         name: Folder of the model; without a config.yaml in it nothing is known, and nothing raised.
 
     Raises:
-        ConfigError: If the run behind the model was trained on `validation_split` of the same pictures.
+        UserError: If the run behind the model was trained on `validation_split` of the same images.
     """
     path, split = Path(name) / "config.yaml", config.validation_split
     run = read_file(path)
@@ -76,24 +76,24 @@ def check_held_out(config: EvaluateConfig, name: str) -> None:
     trained, asked = _splits(run.get("split")), _splits(split)
     has_seen = (trained is None or trained & asked) and run.get("validation_split") != split  # type: ignore[operator]
     if has_seen and _are_of_run(config, run):
-        raise ConfigError(
+        raise UserError(
             f"validation_split is {split}, which {name} was trained on, at least in part, as its config.yaml says; "
             "evaluate without validation_split, or train with it"
         )
 
 
 def check_classes(pictures: Pictures, class_names: tuple[str, ...]) -> None:
-    """See that pictures have the classes of a model.
+    """See that images have the classes of a model.
 
     Args:
         pictures: Loaded with labels.
         class_names: Those of the model; empty if it has none.
 
     Raises:
-        ConfigError: If they differ.
+        UserError: If they differ.
     """
     if class_names and pictures.class_names != class_names:
         source = pictures.report["source"]
-        raise ConfigError(
+        raise UserError(
             f"{source} has the classes {', '.join(pictures.class_names)}, and the model has {', '.join(class_names)}"
         )

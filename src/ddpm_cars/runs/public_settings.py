@@ -14,7 +14,7 @@ _PRIVATE = (
 
 
 def dataset_id(settings: Mapping[str, Any]) -> str | None:
-    """Return the dataset's id on the Hub; None for pictures of this machine."""
+    """Return the dataset's id on the Hub; None for images of this machine."""
     name = settings.get("dataset_name")
     return None if name is None or Path(name).expanduser().exists() else str(name)
 

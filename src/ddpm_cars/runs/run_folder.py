@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runs.fingerprint import identity
 from ddpm_cars.runs.load import load_pipeline
@@ -44,11 +44,11 @@ def open_model_folder(folder: str | Path) -> ModelFolder:
         folder: What `DDPMCarsPipeline.save_pretrained` or a training run has written.
 
     Raises:
-        ConfigError: If there is no model in it that loads, or a file of the run cannot be read.
+        UserError: If there is no model in it that loads, or a file of the run cannot be read.
     """
     path = Path(folder)
     if not (path / "model_index.json").is_file():
-        raise ConfigError(f"{path} is not a folder with a saved pipeline: there is no model_index.json")
+        raise UserError(f"{path} is not a folder with a saved pipeline: there is no model_index.json")
     pipeline = load_pipeline(str(path))
     metrics_path = path / "evaluation" / "metrics.json"
     metrics = read_file(metrics_path)

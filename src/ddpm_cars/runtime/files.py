@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 
 NUM_SIGNIFICANT_DIGITS = 6
 
@@ -83,7 +83,7 @@ def read_file(path: Path) -> Any:
         What it holds, None if there is none.
 
     Raises:
-        ConfigError: If it is damaged.
+        UserError: If it is damaged.
     """
     if not path.exists():
         return None
@@ -92,4 +92,4 @@ def read_file(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
         return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}; mend or remove it") from error
+        raise UserError(f"{path} cannot be read: {error}; mend or remove it") from error

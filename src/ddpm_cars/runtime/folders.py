@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 
 
 class FolderLock:
@@ -25,13 +25,13 @@ class FolderLock:
         """Take the folder.
 
         Raises:
-            ConfigError: If another run has it.
+            UserError: If another run has it.
         """
         try:
             self._lock.acquire()
         except Timeout as error:
             owner = self.owner.read_text(encoding="utf-8") if self.owner.exists() else "another process"
-            raise ConfigError(
+            raise UserError(
                 f"output_dir {self.folder} is in use by another run ({owner}); wait for it, stop it, or choose "
                 "another output_dir"
             ) from error
@@ -45,15 +45,15 @@ class FolderLock:
 
 
 def refuse_inside(output_dir: str, train_data_dir: str | None) -> None:
-    """See that what a command writes does not come to lie among training pictures.
+    """See that what a command writes does not come to lie among training images.
 
     Raises:
-        ConfigError: If it would: its plots would be training pictures of the next command.
+        UserError: If it would: its plots would be training images of the next command.
     """
     if train_data_dir is not None and Path(output_dir).resolve().is_relative_to(Path(train_data_dir).resolve()):
-        raise ConfigError(
+        raise UserError(
             f"output_dir {output_dir} is inside train_data_dir {train_data_dir}, where plots and samples would become "
-            "training pictures; choose an output_dir outside of it"
+            "training images; choose an output_dir outside of it"
         )
 
 
@@ -61,7 +61,7 @@ def prepare_folder(folder: Path) -> None:
     """Make an output folder and see that it can be written to.
 
     Raises:
-        ConfigError: If it is a file, or cannot be made or written to.
+        UserError: If it is a file, or cannot be made or written to.
     """
     probe = folder / f".write-test-{os.getpid()}"
     try:
@@ -69,8 +69,8 @@ def prepare_folder(folder: Path) -> None:
         probe.write_bytes(b"x" * 4096)
         probe.unlink()
     except FileExistsError as error:
-        raise ConfigError(f"output_dir {folder} is a file; choose another output_dir") from error
+        raise UserError(f"output_dir {folder} is a file; choose another output_dir") from error
     except OSError as error:
-        raise ConfigError(
+        raise UserError(
             f"output_dir {folder} cannot be written to ({error.strerror}); mend that, or choose another output_dir"
         ) from error

@@ -6,7 +6,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 
 
 def _together(work: Callable[[], Any]) -> list[Any]:
@@ -14,7 +14,7 @@ def _together(work: Callable[[], Any]) -> list[Any]:
     result = error = None
     try:
         result = work()
-    except (ConfigError, OSError) as raised:
+    except (UserError, OSError) as raised:
         error = raised
     parts = gather_object([(result, error)])
     errors = [error for _, error in parts if error is not None]
@@ -23,7 +23,7 @@ def _together(work: Callable[[], Any]) -> list[Any]:
     return [result for result, _ in parts]
 
 
-class Team:
+class Processes:
     """All processes that Accelerate has started, each of which makes the same calls in the same order.
 
     Args:

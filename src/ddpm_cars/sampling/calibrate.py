@@ -1,4 +1,4 @@
-"""What scripts/calibrate.py does: measures a saved model on its training pictures, and writes it into its folder."""
+"""What scripts/calibrate.py does: measures a saved model on its training images, and writes it into its folder."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 from ddpm_cars.config.commands import CalibrateConfig
 from ddpm_cars.data.pictures import load_pictures, to_samples
 from ddpm_cars.diffusion.calibration import calibrate, fit_init_noise
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runs.load import load_pipeline
 from ddpm_cars.runs.pictures_of_run import check_classes, with_pictures_of_run
@@ -29,20 +29,20 @@ def calibrate_folder(config: CalibrateConfig) -> str:
         config: The settings of the command.
 
     Returns:
-        A line that says on how many pictures, what the model samples with, and where that is written.
+        A line that says on how many images, what the model samples with, and where that is written.
 
     Raises:
-        ConfigError: If model, pictures and settings do not fit together.
+        UserError: If model, images and settings do not fit together.
         OSError: If the file cannot be written.
     """
     folder = Path(config.pretrained_model_name_or_path)
     if not folder.is_dir():
-        raise ConfigError(f"pretrained_model_name_or_path {folder} is not a folder with a saved pipeline")
+        raise UserError(f"pretrained_model_name_or_path {folder} is not a folder with a saved pipeline")
     pipeline = load_pipeline(str(folder)).to(PartialState().device)
     saved = pipeline.scheduler
     has_variances = isinstance(saved, DDPMCarsScheduler | DDPMScheduler)
     if config.variance_type is not None and not has_variances:
-        raise ConfigError(
+        raise UserError(
             f"variance_type is {config.variance_type}, and {folder} samples with {type(saved).__name__}, which has no "
             "choice of variances: leave it out here, and draw with scripts/sample.py --scheduler DDPMCarsScheduler "
             f"--variance_type {config.variance_type}"
@@ -61,15 +61,15 @@ def calibrate_folder(config: CalibrateConfig) -> str:
     path = folder / "scheduler" / scheduler.config_name
     write_text(path, scheduler.to_json_string())
     sampler = scheduler.config.variance_type if has_variances else type(saved).__name__
-    return f"calibrated on {len(samples)} pictures, samples with {sampler}: {path}"
+    return f"calibrated on {len(samples)} images, samples with {sampler}: {path}"
 
 
 def _training_samples(config: CalibrateConfig, pipeline: DDPMCarsPipeline) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the pictures that the settings name as the model knows them, and their classes if it has any."""
+    """Return the images that the settings name as the model knows them, and their classes if it has any."""
     size = pipeline.unet.config.sample_size
     if not isinstance(size, int):
         name = config.pretrained_model_name_or_path
-        raise ConfigError(f"{name} draws pictures of {size}; only squares can be made of the training pictures")
+        raise UserError(f"{name} draws images of {size}; only squares can be made of the training images")
     class_names = class_names_of(pipeline)
     label_column = config.label_column if class_names else None
     num_channels, excluded = pipeline.unet.config.in_channels, config.validation_split

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 
 
@@ -12,14 +12,14 @@ def class_names_of(pipeline: DDPMCarsPipeline) -> tuple[str, ...]:
     """Return the names of the classes 0, 1, ... of a model, empty if it has none.
 
     Raises:
-        ConfigError: If its network takes classes that have no names.
+        UserError: If its network takes classes that have no names.
     """
     # JSON sorts the numbers as texts.
     names = {int(i): name for i, name in (pipeline.config.get("id2label") or {}).items()}
     unet = pipeline.unet.config
     if not names and (unet.num_class_embeds is not None or unet.class_embed_type is not None):
-        raise ConfigError(
-            "the network takes classes, but id2label does not name them, so pictures cannot be given theirs; save the "
+        raise UserError(
+            "the network takes classes, but id2label does not name them, so images cannot be given theirs; save the "
             "pipeline with id2label"
         )
     return tuple(names[i] for i in sorted(names))
@@ -29,12 +29,12 @@ def check_learned_variance(pipeline: DDPMCarsPipeline) -> None:
     """See that a model whose scheduler samples with a learned variance has learned one.
 
     Raises:
-        ConfigError: If its network has no second half of output channels for it.
+        UserError: If its network has no second half of output channels for it.
     """
     unet, doubled = pipeline.unet.config, 2 * pipeline.unet.config.in_channels
     if pipeline._samples_with_learned_variance() and unet.out_channels != doubled:
         variance_type = pipeline.scheduler.config.variance_type
-        raise ConfigError(
+        raise UserError(
             f"variance_type is {variance_type}, which a network of {doubled} output channels has learned; this one "
             f"has {unet.out_channels}: choose fixed_small, or train with variance_type learned_range"
         )
@@ -54,7 +54,7 @@ def as_class_ids(
         What `generate` takes as `class_labels`.
 
     Raises:
-        ConfigError: If the model does not have these classes, needs some, or cannot be guided.
+        UserError: If the model does not have these classes, needs some, or cannot be guided.
     """
     ids: list[str | int] | None = None
     if class_labels is not None:
@@ -64,10 +64,10 @@ def as_class_ids(
         pipeline._check_guidance(guidance_scale, ids)
         labels = pipeline._prepare_class_labels(ids, len(ids or [0]), torch.device("cpu"))
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise UserError(str(error)) from error
     return None if ids is None or labels is None else labels.tolist()
 
 
-def cycled(class_labels: Sequence[int | str] | None, start: int, stop: int) -> list[int | str] | None:
-    """Return the classes of pictures `start` to `stop - 1`, which take them in turn."""
+def repeat_labels(class_labels: Sequence[int | str] | None, start: int, stop: int) -> list[int | str] | None:
+    """Return the classes of images `start` to `stop - 1`, which take them in turn."""
     return None if class_labels is None else [class_labels[i % len(class_labels)] for i in range(start, stop)]

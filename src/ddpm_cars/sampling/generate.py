@@ -1,4 +1,4 @@
-"""Many pictures from one pipeline, and the way they come out of the noise."""
+"""Many images from one pipeline, and the way they come out of the noise."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -8,10 +8,10 @@ from PIL import Image
 from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runtime.hardware import keep_freed_memory
-from ddpm_cars.sampling.classes import cycled
+from ddpm_cars.sampling.classes import repeat_labels
 
 
-def place_to_draw(pipeline: DDPMCarsPipeline, device: torch.device) -> None:
+def move_for_inference(pipeline: DDPMCarsPipeline, device: torch.device) -> None:
     """Move a pipeline to a device for which drawing is all that this process does, laid out as is quickest there.
 
     Args:
@@ -36,18 +36,18 @@ def generate(
     callback_on_step_end: Callable[..., dict[str, torch.Tensor] | None] | None = None,
     first_image: int = 0,
 ) -> Iterator[Image.Image]:
-    """Draw pictures, batch by batch; picture i depends on `seed + i` and its class only.
+    """Draw images, batch by batch; image i depends on `seed + i` and its class only.
 
     Args:
         pipeline: The model.
         num_images: How many, 1 or more.
         batch_size: How many at a time, 1 or more.
-        seed: Of the first picture.
+        seed: Of the first image.
         num_inference_steps: Denoising steps; None is every training timestep.
-        class_labels: Classes that the pictures take in turn, 1 or more, as `DDPMCarsPipeline` takes them.
+        class_labels: Classes that the images take in turn, 1 or more, as `DDPMCarsPipeline` takes them.
         guidance_scale: As `DDPMCarsPipeline` takes it.
         callback_on_step_end: As `DDPMCarsPipeline` takes it.
-        first_image: Number of the first picture, for processes that share the work.
+        first_image: Number of the first image, for processes that share the work.
 
     Yields:
         PIL images.
@@ -62,7 +62,7 @@ def generate(
             stop - start,
             seeded_generators(seed, start, stop),
             num_inference_steps,
-            class_labels=cycled(class_labels, start, stop),
+            class_labels=repeat_labels(class_labels, start, stop),
             guidance_scale=guidance_scale,
             callback_on_step_end=callback_on_step_end,
             return_dict=False,

@@ -1,6 +1,6 @@
-"""What scripts/sample.py does: pictures from all processes that Accelerate has started, each drawn and written once.
+"""What scripts/sample.py does: images from all processes that Accelerate has started, each drawn and written once.
 
-The folder says what has been drawn: the same command goes on with the pictures that are missing.
+The folder says what has been drawn: the same command goes on with the images that are missing.
 """
 
 import logging
@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ddpm_cars.config.commands import SampleConfig
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, save_png
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runs.fingerprint import identity
@@ -26,7 +26,7 @@ from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings
 from ddpm_cars.runtime.processes import _together
 from ddpm_cars.sampling.classes import as_class_ids, check_learned_variance
-from ddpm_cars.sampling.generate import generate, place_to_draw
+from ddpm_cars.sampling.generate import generate, move_for_inference
 from ddpm_cars.sampling.picture_folder import (
     _GRID,
     _PICTURE,
@@ -47,7 +47,7 @@ _DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def batch_size_for(config: SampleConfig, num_processes: int) -> int:
-    """Return how many pictures are drawn at a time: no more than leave some for each of the processes, 1 or more."""
+    """Return how many images are drawn at a time: no more than leave some for each of the processes, 1 or more."""
     return min(config.batch_size, -(-config.num_images // num_processes))
 
 
@@ -55,11 +55,11 @@ def precision_of(config: SampleConfig) -> str:
     """Return the precision that the network is to run in: "no" (as it is loaded), "fp16" or "bf16".
 
     Raises:
-        ConfigError: If accelerate was configured with one that it cannot be drawn in.
+        UserError: If accelerate was configured with one that it cannot be drawn in.
     """
     precision = config.mixed_precision or parse_choice_from_env("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in _DTYPES:
-        raise ConfigError(
+        raise UserError(
             f"mixed_precision is {precision}, which accelerate was configured with; pass --mixed_precision with one "
             f"of {', '.join(_DTYPES)}"
         )
@@ -67,7 +67,7 @@ def precision_of(config: SampleConfig) -> str:
 
 
 def settings_of(pipeline: DDPMCarsPipeline, config: SampleConfig, class_labels: list[int] | None) -> dict[str, Any]:
-    """Return all that the pictures depend on but their number, as JSON values.
+    """Return all that the images depend on but their number, as JSON values.
 
     Args:
         pipeline: The model in the precision that it is loaded in, with the scheduler to draw with.
@@ -89,7 +89,7 @@ def settings_of(pipeline: DDPMCarsPipeline, config: SampleConfig, class_labels: 
 
 
 class Sampling:
-    """The pictures of one command, in as many processes as Accelerate has started.
+    """The images of one command, in as many processes as Accelerate has started.
 
     Args:
         config: What to draw.
@@ -97,7 +97,7 @@ class Sampling:
         lock: Of the output folder; the main process takes it, and who has made it gives it back.
 
     Raises:
-        ConfigError: If the model and the settings do not fit together, or the folder cannot be used.
+        UserError: If the model and the settings do not fit together, or the folder cannot be used.
     """
 
     def __init__(self, config: SampleConfig, state: PartialState, lock: FolderLock):
@@ -122,11 +122,11 @@ class Sampling:
         check_learned_variance(self.pipeline)
         T = self.pipeline.scheduler.config.num_train_timesteps
         if config.num_inference_steps is not None and config.num_inference_steps > T:
-            raise ConfigError(f"num_inference_steps is {config.num_inference_steps}; this model was trained with {T}")
+            raise UserError(f"num_inference_steps is {config.num_inference_steps}; this model was trained with {T}")
         try:
             self.pipeline.scheduler.set_timesteps(config.num_inference_steps or T)
         except ValueError as error:
-            raise ConfigError(f"{config.pretrained_model_name_or_path}: {error}") from error
+            raise UserError(f"{config.pretrained_model_name_or_path}: {error}") from error
         self.drawing: dict[str, Any] = {
             "seed": config.seed,
             "num_inference_steps": config.num_inference_steps,
@@ -146,7 +146,7 @@ class Sampling:
         return open_folder(self.folder, settings, self.config.overwrite_output_dir)
 
     def _place(self) -> None:
-        place_to_draw(self.pipeline, self.state.device)
+        move_for_inference(self.pipeline, self.state.device)
         dtype = _DTYPES[precision_of(self.config)]
         if dtype is not None:
             # The method of the network itself warns of modules that want to stay in float32, though there are none.
@@ -155,7 +155,7 @@ class Sampling:
             self.pipeline.enable_fast_sampling(max_batch_size=self.batch_size)
 
     def draw(self) -> None:
-        """Draw and write the pictures that are missing."""
+        """Draw and write the images that are missing."""
         num_images, processes = self.config.num_images, self.state.num_processes
         batches = unfinished_batches(self.found, num_images, self.batch_size, whole=self.config.compile)
         num_there = sum(i < num_images for i in self.found)
@@ -178,13 +178,13 @@ class Sampling:
         return num_written
 
     def show(self) -> list[str]:
-        """Write the grid of the first pictures and, if it is asked for, the strip; say where everything is."""
+        """Write the grid of the first images and, if it is asked for, the strip; say where everything is."""
         num_pictures = sum(_PICTURE.fullmatch(name) is not None for name in _names_in(self.folder))
         first = range(min(_NUM_GRID_IMAGES, self.config.num_images))
         grid = make_grid([_read(picture_path(self.folder, i)) for i in first])
-        lines = [f"pictures: {num_pictures} in {self.folder}", f"grid: {save_png(grid, self.folder / _GRID)}"]
+        lines = [f"images: {num_pictures} in {self.folder}", f"grid: {save_png(grid, self.folder / _GRID)}"]
         if self.config.strip:
-            # It has a batch size of its own, which would be compiled for these few pictures alone.
+            # It has a batch size of its own, which would be compiled for these few images alone.
             self.pipeline.disable_fast_sampling()
             strip = denoising_strip(self.pipeline, min(4, self.config.num_images), **self.drawing)
             lines.append(f"denoising: {save_png(strip, self.folder / _STRIP)}")
@@ -197,14 +197,14 @@ def _read(path: Path) -> Image.Image:
             return image.copy()
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            # Of the disk, not of the picture.
+            # Of the disk, not of the image.
             raise
         # On damaged files Pillow's readers raise whatever their parsing runs into.
-        raise ConfigError(f"{path} is not a whole picture; delete it and run the same command again") from error
+        raise UserError(f"{path} is not a whole image; delete it and run the same command again") from error
 
 
 def sample(config: SampleConfig) -> list[str]:
-    """Draw the pictures that are missing from a folder, which depend neither on batches nor on processes.
+    """Draw the images that are missing from a folder, which depend neither on batches nor on processes.
 
     That is up to rounding, which depends on how many are drawn at a time.
 
@@ -215,9 +215,9 @@ def sample(config: SampleConfig) -> list[str]:
         Lines that say what is where; none on processes but the main one.
 
     Raises:
-        ConfigError: If the model and the settings do not fit together, or the folder cannot be used, or a picture of
+        UserError: If the model and the settings do not fit together, or the folder cannot be used, or an image of
             the grid is damaged.
-        OSError: If a picture cannot be written.
+        OSError: If an image cannot be written.
     """
     precision = precision_of(config)
     # Processes without an accelerator would each take themselves for the only one.

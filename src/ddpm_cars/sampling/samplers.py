@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import diffusers
 
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler, VarianceType
 
 
@@ -17,13 +17,13 @@ def make_scheduler(name: str, config: Any, variance_type: str | None = None) -> 
         variance_type: Of the steps; None leaves it as it is in the config.
 
     Raises:
-        ConfigError: If there is no such class, it does not work with these models, or `variance_type` depends on a
+        UserError: If there is no such class, it does not work with these models, or `variance_type` depends on a
             calibration that the config does not hold.
     """
     if variance_type in CALIBRATED_VARIANCES:
         measured = "band_eps_mse" if variance_type == "spectral" else "eps_mse"
         if measured not in (config.get("_calibration") or {}):
-            raise ConfigError(
+            raise UserError(
                 f"variance_type is {variance_type}, which has to be measured of the model first: give its folder to "
                 f"scripts/calibrate.py --variance_type {variance_type}, or choose fixed_small"
             )
@@ -32,7 +32,7 @@ def make_scheduler(name: str, config: Any, variance_type: str | None = None) -> 
     if name == "DDPMCarsScheduler":
         return DDPMCarsScheduler.from_config(config, **options)
     if name not in names:
-        raise ConfigError(f"scheduler is {name}; choose DDPMCarsScheduler or one of {', '.join(sorted(names))}")
+        raise UserError(f"scheduler is {name}; choose DDPMCarsScheduler or one of {', '.join(sorted(names))}")
     return getattr(diffusers, name).from_config(config, **options)
 
 
@@ -44,7 +44,7 @@ def sampler_from_config(name: str, config: Any) -> Any:
         config: The config to take over.
 
     Raises:
-        ConfigError: If there is no such variance or class.
+        UserError: If there is no such variance or class.
     """
     if name in get_args(VarianceType):
         return make_scheduler("DDPMCarsScheduler", config, variance_type=name)

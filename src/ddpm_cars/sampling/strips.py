@@ -10,14 +10,14 @@ from PIL import Image
 from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.figures.grids import make_grid, noisy_to_pil, to_pil
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.sampling.classes import cycled
+from ddpm_cars.sampling.classes import repeat_labels
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
 
 def forward_noising_strip(
     samples: torch.Tensor, scheduler: DDPMCarsScheduler, num_frames: int = 10, seed: int = 0
 ) -> Image.Image:
-    """Show q(x_t | x_0) from t = 0 to T - 1 at evenly spaced t (Ho et al. 2020, eq. 4), one row per picture.
+    """Show q(x_t | x_0) from t = 0 to T - 1 at evenly spaced t (Ho et al. 2020, eq. 4), one row per image.
 
     Args:
         samples: x_0, float32 (batch, 1 or 3, height, width) in [-1, 1].
@@ -42,12 +42,12 @@ def denoising_strip(
     class_labels: Sequence[int | str] | None = None,
     guidance_scale: float = 1.0,
 ) -> Image.Image:
-    """Show x_t from noise to picture (Ho et al. 2020, algorithm 2), one row per picture.
+    """Show x_t from noise to image (Ho et al. 2020, algorithm 2), one row per image.
 
     Args:
         pipeline: The model.
         num_images: Rows.
-        seed: As in `generate`, so that the last column is the pictures of that.
+        seed: As in `generate`, so that the last column is the images of that.
         num_inference_steps: Denoising steps; None is every training timestep.
         num_frames: Columns, cut to the number of steps where that is smaller.
         class_labels: As in `generate`.
@@ -66,7 +66,7 @@ def denoising_strip(
         num_inference_steps,
         output_type="raw",
         callback_on_step_end=keep,
-        class_labels=cycled(class_labels, 0, num_images),
+        class_labels=repeat_labels(class_labels, 0, num_images),
         guidance_scale=guidance_scale,
     )
     chosen = sorted(set(np.linspace(0, len(frames) - 1, num_frames).round().astype(int).tolist()))

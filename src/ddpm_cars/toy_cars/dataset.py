@@ -14,7 +14,7 @@ from ddpm_cars.toy_cars.painting import _MIN_SIDE, _RENDERER_VERSION, draw_car
 
 _MARKER_NAME = "toy_cars.json"
 
-# Stands in every written file, so that nobody's own pictures are overwritten.
+# Stands in every written file, so that nobody's own images are overwritten.
 _SIGNATURE = "ddpm_cars toy cars"
 
 
@@ -25,15 +25,15 @@ def write_toy_cars(
     resolution: int = 64,
     seed: int = 0,
 ) -> Path:
-    """Write the toy data set, `train/00000.png ...` and `test/00000.png ...`; no picture is in both.
+    """Write the toy data set, `train/00000.png ...` and `test/00000.png ...`; no image is in both.
 
     A folder that already holds exactly this set is left as it is, and an interrupted write is completed.
 
     Args:
         output_dir: Folder to fill; made if it is missing.
-        num_train_images: Number of pictures in `train`, from 0 to 100000.
-        num_test_images: Number of pictures in `test`, from 0 to 100000.
-        resolution: Height and width of the pictures in pixels, from 8.
+        num_train_images: Number of images in `train`, from 0 to 100000.
+        num_test_images: Number of images in `test`, from 0 to 100000.
+        resolution: Height and width of the images in pixels, from 8.
         seed: Picks the set, any integer from 0; different seeds share no scene.
 
     Returns:
@@ -80,7 +80,7 @@ def write_toy_cars(
 
 
 def _is_complete(folder: Path, contents: dict[str, int], names: Collection[str]) -> bool:
-    """Tell whether the folder holds the whole set; raise if it holds anything but pictures of this set."""
+    """Tell whether the folder holds the whole set; raise if it holds anything but images of this set."""
     cure = "delete the folder or choose another one"
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose a folder for the toy cars")

@@ -1,7 +1,7 @@
 """What toy cars are made of: body types, paints, backdrops, and the scene that a seed picks from them.
 
 All car measures are in percent of the car's length: x runs from the front bumper (0) to the rear bumper (100),
-y from the road (0) upwards. Every car faces left: training mirrors pictures at random.
+y from the road (0) upwards. Every car faces left: training mirrors images at random.
 """
 
 import math
@@ -223,7 +223,7 @@ RIM_COLORS = read_colors("d8dce2 b4bac4 f0eee6 787e8a")
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything a picture shows; lengths are shares of its width, or of 1.5 heights where that is less."""
+    """Everything an image shows; lengths are shares of its width, or of 1.5 heights where that is less."""
 
     profile: Profile
     stretch: float  # height of the car's body, 1 is as drawn in its profile

@@ -41,24 +41,24 @@ def _band(line: Shape, depth: float) -> Shape:
 
 
 class _Canvas:
-    """A picture with its own axes: x to the right, y upwards, `unit` pixels to one step."""
+    """An image with its own axes: x to the right, y upwards, `unit` pixels to one step."""
 
     def __init__(self, image: Image.Image, unit: float, origin: tuple[float, float]) -> None:
         self.image, self.unit, self.origin = image, unit, origin
         self.draw = ImageDraw.Draw(image)
 
     def at(self, x: float, y: float, unit: float) -> "_Canvas":
-        """Show the same picture with the origin moved to `(x, y)` and one step being `unit` present ones."""
+        """Show the same image with the origin moved to `(x, y)` and one step being `unit` present ones."""
         left, top = self.origin
         return _Canvas(self.image, self.unit * unit, (left + x * self.unit, top - y * self.unit))
 
     def bounds(self) -> tuple[float, float, float, float]:
-        """Find left, bottom, right and top of the picture."""
+        """Find left, bottom, right and top of the image."""
         (left, top), (width, height) = self.origin, self.image.size
         return -left / self.unit, (top - height) / self.unit, (width - left) / self.unit, top / self.unit
 
     def mask(self, shape: Shape) -> Image.Image:
-        """Cut a picture-sized stencil of a shape, to clip others with."""
+        """Cut an image-sized stencil of a shape, to clip others with."""
         stencil = Image.new("L", self.image.size)
         ImageDraw.Draw(stencil).polygon(self._pixels(shape).ravel().tolist(), fill=255)
         return stencil
@@ -121,7 +121,7 @@ def _paint_backdrop(canvas: _Canvas, scene: Scene) -> None:
 
 
 def _paint_shadow(car: _Canvas, color: Color) -> None:
-    # Many faint ellipses inside one another fade out softly, without a blur over the whole picture.
+    # Many faint ellipses inside one another fade out softly, without a blur over the whole image.
     for spread in (1.04, 1.01, 0.98, 0.94, 0.9):
         car.fill(ellipse(50, -0.6, 50 * spread, 4.6 * spread**4), color, alpha=0.24)
 
@@ -203,11 +203,11 @@ def draw_car(seed: int, height: int = 64, width: int | None = None) -> Image.Ima
 
     Args:
         seed: Picks the scene, any integer from 0.
-        height: Height of the picture in pixels, from 8.
-        width: Width of the picture in pixels, from 8; None makes the picture square.
+        height: Height of the image in pixels, from 8.
+        width: Width of the image in pixels, from 8; None makes the image square.
 
     Returns:
-        An RGB picture of `width` by `height` pixels.
+        An RGB image of `width` by `height` pixels.
 
     Raises:
         ValueError: If `seed` is negative, or a side is shorter than 8 pixels.
@@ -219,7 +219,7 @@ def draw_car(seed: int, height: int = 64, width: int | None = None) -> Image.Ima
     if seed < 0:
         raise ValueError(f"seed is {seed}; draw_car needs a seed of at least 0")
     scene = make_scene(seed)
-    # Shapes are drawn with hard edges on a picture several times as large, whose averages make soft edges.
+    # Shapes are drawn with hard edges on an image several times as large, whose averages make soft edges.
     factor = max(4, math.ceil(256 / min(height, width)))
     image = Image.new("RGB", (width * factor, height * factor))
     unit = min(width, 1.5 * height) * factor

@@ -1,4 +1,4 @@
-"""What the network sees at a step: pictures, noise, timesteps and classes, functions of (seed, step, position)."""
+"""What the network sees at a step: images, noise, timesteps and classes, functions of (seed, step, position)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -12,7 +12,7 @@ from ddpm_cars.diffusion.seeds import step_seed
 
 
 class BatchOrder:
-    """Which pictures each optimiser step sees: every one once an epoch, shuffled anew each time.
+    """Which images each optimiser step sees: every one once an epoch, shuffled anew each time.
 
     The order is one endless sequence of shuffled epochs, of which step k takes positions k B to (k + 1) B - 1 for a
     global batch of B. It depends on the seed and the position only, so a resumed run needs no replay.
@@ -25,7 +25,7 @@ class BatchOrder:
         self._epochs: dict[int, np.ndarray] = {}
 
     def __call__(self, step: int) -> np.ndarray:
-        """Return the int64 indices (global_batch_size,) of the pictures of `step`."""
+        """Return the int64 indices (global_batch_size,) of the images of `step`."""
         position = step * self.global_batch_size + np.arange(self.global_batch_size)
         epochs, offsets = np.divmod(position, self.num_images)
         # Consecutive steps mostly share an epoch; older ones are forgotten.
@@ -51,14 +51,14 @@ class Batch(NamedTuple):
 
 
 class Source(Protocol):
-    """Where pictures come from, step by step."""
+    """Where images come from, step by step."""
 
     @property
     def bad_images(self) -> list[dict[str, str]]:
-        """Return {"path", "reason"} of the pictures that this process could not decode on the way."""
+        """Return {"path", "reason"} of the images that this process could not decode on the way."""
 
     def batch(self, step: int, micro_step: int) -> tuple[torch.Tensor, np.ndarray | None]:
-        """Return this process's pictures, uint8 (rows, H, W, C) on any device, and their classes, int64 (rows,)."""
+        """Return this process's images, uint8 (rows, H, W, C) on any device, and their classes, int64 (rows,)."""
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """Return what is needed to go on at `step`, besides the step."""
@@ -79,15 +79,15 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def has_room(device: torch.device, num_bytes: int) -> bool:
-    """Return whether a device with its own memory has four times as much of it free as pictures take."""
+    """Return whether a device with its own memory has four times as much of it free as images take."""
     return device.type == "cuda" and 4 * num_bytes <= torch.cuda.mem_get_info(device)[0]
 
 
 class MemorySource:
-    """Pictures that are decoded already.
+    """Images that are decoded already.
 
     Args:
-        pictures: All of them.
+        images: All of them.
         order: Which of them each step sees.
         rows: Of the global batch, those of this process, for each micro step.
         device: Where all of them are kept; None reads each batch from the memory map.
@@ -104,7 +104,7 @@ class MemorySource:
         self.bad_images: list[dict[str, str]] = []
 
     def batch(self, step: int, micro_step: int) -> tuple[torch.Tensor, np.ndarray | None]:
-        """Return this process's pictures, uint8 (rows, H, W, C), and their classes, int64 (rows,)."""
+        """Return this process's images, uint8 (rows, H, W, C), and their classes, int64 (rows,)."""
         chosen = self.order(step)[self.rows[micro_step]]
         if self._images is None:
             images = torch.from_numpy(self.pictures.images[chosen])
@@ -125,14 +125,14 @@ class MemorySource:
 
 
 class BatchMaker:
-    """Turns pictures into batches.
+    """Turns images into batches.
 
     Every process draws the randomness of the whole batch and keeps its own rows, so that the split over processes and
     over accumulation changes nothing.
 
     Args:
         config: The run's settings.
-        source: Where the pictures come from.
+        source: Where the images come from.
         rows: Of the global batch, those of this process, for each micro step.
         global_batch_size: Rows of a step over all processes and micro steps.
         num_classes: How many, or None without classes; the label of a hidden class is this number.

@@ -11,7 +11,7 @@ import torch
 import yaml
 from accelerate.utils import gather_object
 
-from ddpm_cars.errors import ConfigError, RunError
+from ddpm_cars.errors import RunError, UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runs import saved_pipeline
 from ddpm_cars.runtime import files
@@ -37,14 +37,14 @@ class Keeper:
         """Continue from the newest complete checkpoint and return its path, None if there is none.
 
         Raises:
-            ConfigError: If it belongs to another run, or none of the checkpoints is complete.
+            UserError: If it belongs to another run, or none of the checkpoints is complete.
         """
         run, config = self.run, self.run.config
         found, damaged = checkpoints.newest_complete(self.folder)
         for path, damage in damaged.items():
             run.warn(f"{path} is damaged and left out: {damage}")
         if found is None and damaged:
-            raise ConfigError(
+            raise UserError(
                 f"none of the checkpoints in {self.folder} is complete; put a complete one there, or pass "
                 "--overwrite_output_dir to start again"
             )
@@ -73,7 +73,7 @@ class Keeper:
             mine.copy_(sums[accelerator.process_index])
         elif accelerator.is_main_process:
             total = sums.sum(0)
-            # Losses and norms are summed per process, the quarters per picture.
+            # Losses and norms are summed per process, the quarters per image.
             total[:4] *= accelerator.num_processes / len(sums)
             mine.copy_(total)
 
@@ -136,8 +136,8 @@ class Keeper:
         run.state.bad_images += new
         path = run.output_dir / "pictures.json"
         text = json.dumps({"bad_images": run.state.bad_images}, indent=1)
-        self.try_write("the report of bad pictures", lambda: files.write_text(path, text))
-        run.warn(f"{len(new)} pictures cannot be decoded and are left out, {new[0]['path']} for one; see {path}")
+        self.try_write("the report of bad images", lambda: files.write_text(path, text))
+        run.warn(f"{len(new)} images cannot be decoded and are left out, {new[0]['path']} for one; see {path}")
 
     def try_checkpoint(self) -> bool:
         """Write a checkpoint and say whether that worked: a disk that fails does not end a run, it warns."""
@@ -171,7 +171,7 @@ class Keeper:
         self.try_write("config.yaml", lambda: files.write_text(self.run.output_dir / "config.yaml", text))
 
     def save_best(self, weights: dict[str, torch.Tensor]) -> None:
-        """Write the pipeline with the lowest loss on held-out pictures so far."""
+        """Write the pipeline with the lowest loss on held-out images so far."""
         run = self.run
         self.try_write("the best model so far", lambda: self._publish(weights, run.output_dir / "best"))
 
@@ -216,7 +216,7 @@ class Keeper:
             pipeline.scheduler = before.scheduler
         elif (run.output_dir / "training.json").exists():
             measured = saved_pipeline.scheduler_config(folder)
-            # It depends on the pictures alone, which are the same.
+            # It depends on the images alone, which are the same.
             if measured.get("_init_noise") is not None:
                 pipeline.scheduler.register_to_config(_init_noise=measured["_init_noise"])
             if measured.get("_calibration") is not None:

@@ -9,7 +9,7 @@ from ddpm_cars.training.state import TrainState
 
 
 def save_log(folder: Path, state: TrainState) -> None:
-    """Write loss.json, loss.png and, where there were measurements on held-out pictures, validation.json."""
+    """Write loss.json, loss.png and, where there were measurements on held-out images, validation.json."""
     files.write_text(folder / "loss.json", json.dumps(state.history, indent=1))
     if state.validation:
         files.write_text(folder / "validation.json", json.dumps(state.validation, indent=1))

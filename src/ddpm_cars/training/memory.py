@@ -18,7 +18,7 @@ def _loss(unet: UNet2DModel, batch_size: int, accelerator: Accelerator) -> torch
 
 
 def activation_bytes_per_image(unet: UNet2DModel, accelerator: Accelerator) -> int:
-    """Return how many bytes the forward pass keeps for the backward pass, measured on one picture.
+    """Return how many bytes the forward pass keeps for the backward pass, measured on one image.
 
     Args:
         unet: The network, in training mode, on its device.
@@ -43,7 +43,7 @@ def step_fits(unet: UNet2DModel, batch_size: int, accelerator: Accelerator, num_
 
     Args:
         unet: The network, on its device; its gradients are cleared.
-        batch_size: Pictures at a time.
+        batch_size: Images at a time.
         accelerator: Decides the precision.
         num_averages: Moving averages of the weights that are kept.
     """

@@ -20,15 +20,15 @@ def _picture_lines(run: Setup) -> list[str]:
     if run.pictures is None:
         cost = measure(config, run.num_channels)
         return [
-            f"pictures     streamed from {len(run.source.shards)} shards of {config.dataset_name} in "  # type: ignore
+            f"images     streamed from {len(run.source.shards)} shards of {config.dataset_name} in "  # type: ignore
             f"{run.source.num_lanes} lanes",  # type: ignore
-            f"per picture  {cost['bytes_per_image']:,.0f} bytes to read, "
+            f"per image  {cost['bytes_per_image']:,.0f} bytes to read, "
             f"{cost['decode_milliseconds_per_image']:.2f} ms of one core to decode",
             *classes,
         ]
     report = run.pictures.report
     return [
-        f"pictures     {len(run.pictures.images):,} at {config.resolution}x{config.resolution}, "
+        f"images     {len(run.pictures.images):,} at {config.resolution}x{config.resolution}, "
         f"{len(report['bad_images'])} left out as bad, {len(report['duplicates'])} sets of copies",
         f"report       {run.output_dir / 'pictures.json'}",
         *classes,
@@ -36,7 +36,7 @@ def _picture_lines(run: Setup) -> list[str]:
 
 
 def describe(run: Setup, found: Path | None) -> list[str]:
-    """Return the plan of a run as lines of text: pictures, network, steps, memory, where things go.
+    """Return the plan of a run as lines of text: images, network, steps, memory, where things go.
 
     Args:
         run: The run, before its first step.
@@ -46,10 +46,10 @@ def describe(run: Setup, found: Path | None) -> list[str]:
     weights = sum(p.numel() for p in unet.parameters())
     # Of a network that is spread over processes each one holds a part.
     here = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in unet.parameters())
-    whole_step = f"{run.batch_size} pictures x {run.accelerator.num_processes} processes x {run.accumulation} times"
+    whole_step = f"{run.batch_size} images x {run.accelerator.num_processes} processes x {run.accumulation} times"
     lines = _picture_lines(run)
     if run.held_out is not None:
-        lines.append(f"held out     {len(run.held_out):,} pictures of {config.validation_split}")
+        lines.append(f"held out     {len(run.held_out):,} images of {config.validation_split}")
     epochs = ""
     if run.pictures is not None:
         epochs = f", {run.total_steps * run.global_batch_size / len(run.pictures.images):.1f} epochs"
@@ -57,7 +57,7 @@ def describe(run: Setup, found: Path | None) -> list[str]:
     lines += [
         f"prepared     {config.resize}, {flips}",
         f"network      {weights:,} parameters, {run.device}, mixed_precision {run.accelerator.mixed_precision}",
-        f"a step       {run.global_batch_size} pictures: {whole_step}",
+        f"a step       {run.global_batch_size} images: {whole_step}",
         f"steps        {run.state.step:,} done, {run.total_steps:,} in all{epochs}",
     ]
     states = 4 * here * (4 + len(run.state.averages))

@@ -20,7 +20,7 @@ from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.pictures import Pictures, load_pictures
 from ddpm_cars.data.shards import open_shards
 from ddpm_cars.data.stream import ShardStream, first_pictures
-from ddpm_cars.errors import ConfigError, RunError
+from ddpm_cars.errors import RunError, UserError
 from ddpm_cars.networks.compiled_layers import replace_layers
 from ddpm_cars.networks.seeded_dropout import RowSeeds, seed_dropout
 from ddpm_cars.networks.unet import create_unet
@@ -62,7 +62,7 @@ def make_noise_scheduler(config: TrainingConfig) -> DDPMCarsScheduler:
 def _make_accelerator(config: TrainingConfig) -> Accelerator:
     # accelerate would train without a log.
     if config.logger is not None and LoggerType(config.logger) not in get_available_trackers():
-        raise ConfigError(f'logger {config.logger} is not installed: pip install "ddpm-cars[track]"')
+        raise UserError(f'logger {config.logger} is not installed: pip install "ddpm-cars[track]"')
     try:
         accelerator = Accelerator(
             gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -71,9 +71,9 @@ def _make_accelerator(config: TrainingConfig) -> Accelerator:
             project_config=ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")),
         )
     except ValueError as error:
-        raise ConfigError(f"mixed_precision is {config.mixed_precision}: {error}") from error
+        raise UserError(f"mixed_precision is {config.mixed_precision}: {error}") from error
     if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:
-        raise ConfigError(
+        raise UserError(
             f"mixed_precision is fp16, which {accelerator.device.type} computes without scaling small gradients up; "
             "use bf16 or no"
         )
@@ -87,7 +87,7 @@ class Setup:
         config: The run's settings.
 
     Raises:
-        ConfigError: If the pictures, the network and the settings do not fit together, or the output folder cannot be
+        UserError: If the images, the network and the settings do not fit together, or the output folder cannot be
             used.
     """
 
@@ -213,7 +213,7 @@ class Setup:
         return self._once_per_machine(load)
 
     def _once_per_machine(self, load: Callable[[], Pictures]) -> Pictures:
-        """Load pictures, of which the first process of a machine decodes and the others read what it has kept."""
+        """Load images, of which the first process of a machine decodes and the others read what it has kept."""
         first = self.accelerator.is_local_main_process
         loaded = []
         self.together(lambda: loaded.append(load()), here=first)
@@ -242,13 +242,13 @@ class Setup:
     def _warn_of_leaks(self, held_out: Pictures) -> None:
         assert self.pictures is not None
         if self.pictures.class_names != held_out.class_names:
-            raise ConfigError(
+            raise UserError(
                 f"validation_split {self.config.validation_split} has the classes {', '.join(held_out.class_names)}, "
                 f"and training has {', '.join(self.pictures.class_names)}; they must be the same"
             )
         shared = len(set(held_out.digests.tolist()) & set(self.pictures.digests.tolist()))
         if shared:
-            self.warn(f"{shared} pictures of validation_split are among the training pictures as well")
+            self.warn(f"{shared} images of validation_split are among the training images as well")
 
     def _open_source(self, rows: list[range]) -> tuple[Source, dict[str, Any]]:
         """Open where batches come from, and say what identifies it."""
@@ -272,13 +272,13 @@ class Setup:
 
         while not fits():
             if self.batch_size % 2:
-                raise ConfigError(
-                    f"train_batch_size is {self.config.train_batch_size}; not even {self.batch_size} pictures at a "
+                raise UserError(
+                    f"train_batch_size is {self.config.train_batch_size}; not even {self.batch_size} images at a "
                     "time fit into memory, which cannot be halved. Take a smaller network, or gradient_checkpointing"
                 )
             self.batch_size, self.accumulation = self.batch_size // 2, self.accumulation * 2
             self.say(
-                f"memory is short: {self.batch_size} pictures at a time, {self.accumulation} times per step; "
+                f"memory is short: {self.batch_size} images at a time, {self.accumulation} times per step; "
                 "the run stays the same"
             )
         self.accelerator.gradient_accumulation_steps = self.accumulation
@@ -327,7 +327,7 @@ class Setup:
         if here:
             try:
                 work()
-            except (ConfigError, RunError, OSError) as raised:
+            except (UserError, RunError, OSError) as raised:
                 error = raised
         errors = [e for e in gather_object([error]) if e is not None]
         if errors:

@@ -31,13 +31,13 @@ class _GivenUp(Exception):
 def save_grid(
     pipeline: DDPMCarsPipeline, config: TrainingConfig, path: Path, stopped: Callable[[], Any] = lambda: None
 ) -> None:
-    """Sample a grid of pictures, the same noise every time so that grids can be compared.
+    """Sample a grid of images, the same noise every time so that grids can be compared.
 
     Args:
         pipeline: The model.
-        config: Says how many pictures and steps.
+        config: Says how many images and steps.
         path: Of the PNG.
-        stopped: Asked after every step whether to give up: who has sent a notice to stop does not wait for pictures.
+        stopped: Asked after every step whether to give up: who has sent a notice to stop does not wait for images.
     """
     labels = None if pipeline.config.get("id2label") is None else list(range(len(pipeline.config.id2label)))
 

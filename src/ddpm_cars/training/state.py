@@ -12,7 +12,7 @@ from diffusers.training_utils import EMAModel
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.errors import ConfigError
+from ddpm_cars.errors import UserError
 from ddpm_cars.training import checkpoints
 from ddpm_cars.training.averages import RAW
 
@@ -47,7 +47,7 @@ _FREE_BETWEEN_PARTS = {
     "train_batch_size",
     "gradient_accumulation_steps",
     "auto_find_batch_size",
-    # The network is a fact of its own, as the pictures are.
+    # The network is a fact of its own, as the images are.
     "preset",
     "model_config",
 }
@@ -84,14 +84,14 @@ class TrainState:
         optimizer: Its optimiser.
         averages: Moving averages of the weights, by half-life in steps.
         sums: float64 (NUM_SUMS,), this process's part of the record in the making.
-        facts: What the run is, besides its settings: pictures, network, batch. They may not change.
+        facts: What the run is, besides its settings: images, network, batch. They may not change.
         step: Optimiser steps done.
         total_steps: Where the run is to end, which the learning rate depends on.
         skipped_steps: Steps that were left out because something was not finite.
         history: The records of the log.
-        validation: {"step", "eps_mse": {average: value}} for every measurement on held-out pictures.
+        validation: {"step", "eps_mse": {average: value}} for every measurement on held-out images.
         best: {"step", "average", "eps_mse"} of the lowest of these, or None.
-        bad_images: {"path", "reason"} of pictures that could not be decoded on the way.
+        bad_images: {"path", "reason"} of images that could not be decoded on the way.
         hardware: {"device", "num_processes", "power_limit_watts", "steps", "seconds"} of everything it ran on.
         run_id: What trackers know the run by.
     """
@@ -148,7 +148,7 @@ class TrainState:
         """Continue from the checkpoint at `path` and return what its JSON says.
 
         Raises:
-            ConfigError: If it belongs to a run with other settings, pictures, network or batch.
+            UserError: If it belongs to a run with other settings, images, network or batch.
         """
         tensors, state = checkpoints.load_checkpoint(path)
         _check_same_run(path, state, config, self.facts)
@@ -185,7 +185,7 @@ def _check_same_run(path: Path, state: Mapping[str, Any], config: TrainingConfig
         if state["facts"].get(name) != value
     ]
     if changed:
-        raise ConfigError(
+        raise UserError(
             f"{path} belongs to a run with {', '.join(changed)}; go back to that, choose another output_dir, or pass "
             "--overwrite_output_dir to start again"
         )

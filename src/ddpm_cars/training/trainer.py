@@ -40,7 +40,7 @@ class Trainer(Setup):
         config: The run's settings.
 
     Raises:
-        ConfigError: If the pictures, the network and the settings do not fit together, before any work is done.
+        UserError: If the images, the network and the settings do not fit together, before any work is done.
     """
 
     def __init__(self, config: TrainingConfig):
@@ -200,7 +200,7 @@ class Trainer(Setup):
         return record
 
     def validate(self) -> None:
-        """Measure the weights and every average on the held-out pictures, and keep the best average so far."""
+        """Measure the weights and every average on the held-out images, and keep the best average so far."""
         assert self.held_out is not None
         accelerator, state, parameters = self.accelerator, self.state, list(self.state.unet.parameters())
 
@@ -253,7 +253,7 @@ class Trainer(Setup):
             The output folder, which then holds a saved `DDPMCarsPipeline`.
 
         Raises:
-            ConfigError: If the folder holds another run.
+            UserError: If the folder holds another run.
             FloatingPointError: If loss or gradient are not finite.
             RunError: If the results cannot be written.
             RunStopped: If SIGTERM or SIGINT came; the run is saved.
@@ -354,7 +354,7 @@ def train(config: TrainingConfig) -> Path:
         and samples/.
 
     Raises:
-        ConfigError: If the settings cannot work, before any training.
+        UserError: If the settings cannot work, before any training.
         FloatingPointError: If a loss or gradient is not finite.
         RunError: If the results cannot be written.
         RunStopped: If SIGTERM or SIGINT came; the run is saved.

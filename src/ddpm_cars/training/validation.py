@@ -1,4 +1,4 @@
-"""How well a network knows the noise in pictures that it was not trained on."""
+"""How well a network knows the noise in images that it was not trained on."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 class HeldOut:
     """The mean of |eps - eps_hat(x_t, t)|^2 per dimension (Ho et al. 2020, eq. 14) on fixed x_t.
 
-    Pictures, timesteps and noise are the same at every call and do not depend on batches or processes, so that curves
+    Images, timesteps and noise are the same at every call and do not depend on batches or processes, so that curves
     can be compared, also between networks that predict different things. Timesteps are spread evenly over 0 .. T - 1.
 
     Args:
@@ -55,9 +55,9 @@ class HeldOut:
         Args:
             model: Called as `model(x_t, t, class_labels=...)`, by every process equally often.
             device: Where it runs.
-            batch_size: Pictures at a time and process.
+            batch_size: Images at a time and process.
             process_index: Of this process.
-            num_processes: How many share the pictures.
+            num_processes: How many share the images.
             reduce: Sums a tensor over them.
 
         Returns:
@@ -70,7 +70,7 @@ class HeldOut:
             x_t, t, eps = (tensor[rows].to(device) for tensor in (self.x_t, self.t, self.eps))
             labels = None if self.labels is None else self.labels[rows].to(device)
             eps_hat = predicted_noise(self.scheduler, model(x_t, t, class_labels=labels).sample, x_t, t)
-            # A process without pictures left computes one all the same: sharded networks need everybody's part.
+            # A process without images left computes one all the same: sharded networks need everybody's part.
             if first < len(self):
                 total += (eps_hat - eps).square().double().sum()
         return reduce(total).item() / self.eps.numel()

@@ -1,0 +1,1 @@
+"""What travels inside saved models, beside the scheduler and the pipeline: torch, numpy and diffusers only."""
