@@ -152,7 +152,7 @@ class ExactSampling:
         start = x
         if scheduler.config.get("_init_noise") is not None:
             alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[0])])
-            start = match_init_noise(x, scheduler.config._init_noise, alpha_bar)
+            start = match_init_noise(x, scheduler.config["_init_noise"], alpha_bar)
         variance = self.modes(start) ** 2
         ancestral = type(scheduler) in (DDPMScheduler, DDPMCarsScheduler)
         for t in scheduler.timesteps:

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from benchmarks.measure import Rows, default_device, table
 from tqdm import tqdm
 
+from benchmarks.measure import Rows, default_device, table
 from ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.pictures import load_pictures

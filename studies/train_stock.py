@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import yaml
-from benchmarks.stock_loops import StockTraining
 from diffusers import DDPMPipeline
 from tqdm import tqdm
 
+from benchmarks.stock_loops import StockTraining
 from ddpm_cars.cli.parser import parse
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.runtime.files import write_text

@@ -137,6 +137,7 @@ def test_the_face_of_a_wing_is_a_docstring_and_public_names(path: Path):
 def test_tests_mirror_the_wings(path: Path):
     folder = path.parent.name
     modules = [module.stem for module in MODULES if wing_of(module) == folder]
+    modules += [program.stem for program in PROGRAMS if program.parent.name == folder]
     if folder == "portable":
         modules += STANDALONE
     if modules:
