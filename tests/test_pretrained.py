@@ -13,7 +13,7 @@ import ddpm_cars
 from ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.runs.fingerprint import weights_sha256
-from ddpm_cars.runs.run_folder import open_model_folder
+from ddpm_cars.runs.model_folder import open_model_folder
 from ddpm_cars.sampling.samplers import sampler_from_config
 from ddpm_cars.toy_cars.painting import draw_car
 
@@ -55,9 +55,9 @@ def test_it_has_the_measured_variances(pipe: DDPMCarsPipeline, name: str):
 
 def test_card_and_figures_are_of_these_weights(pipe: DDPMCarsPipeline):
     folder = open_model_folder(ddpm_cars.pretrained())
-    metrics = json.loads((folder.path / "metrics.json").read_text())
+    metrics = json.loads((folder.files.path / "metrics.json").read_text())
     assert metrics["model"]["weights_sha256"] == weights_sha256(pipe.unet)[:16]
-    card = (folder.path / "README.md").read_text()
+    card = (folder.files.path / "README.md").read_text()
     assert "license: apache-2.0" in card
     assert "drawn by this project" in card
     assert "free to use" in card

@@ -99,7 +99,7 @@ def _push(config: PushConfig) -> None:
     from ddpm_cars.errors import PublishError
     from ddpm_cars.publishing.files import collect, describe
     from ddpm_cars.publishing.hub import push
-    from ddpm_cars.runs.run_folder import open_model_folder
+    from ddpm_cars.runs.model_folder import open_model_folder
 
     if config.dry_run:
         folder = open_model_folder(config.folder)

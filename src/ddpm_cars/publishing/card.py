@@ -12,8 +12,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ddpm_cars.errors import UserError
 from ddpm_cars.reports.markdown import card_section, plain, table
 from ddpm_cars.reports.quantities import QUANTITIES, bound_label, name_of
+from ddpm_cars.runs.model_folder import ModelFolder
 from ddpm_cars.runs.public_settings import dataset_id
-from ddpm_cars.runs.run_folder import ModelFolder
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES
 
 _TASK = "unconditional-image-generation"
@@ -70,8 +70,8 @@ def make_card(
         num_train_timesteps=T,
         num_parameters=f"{sum(p.numel() for p in unet.parameters()):,}",
         classes=[plain(label) for label in classes],
-        has_samples=folder.find("samples.png") is not None,
-        has_loss=folder.find("loss.png") is not None,
+        has_samples=folder.files.samples.is_file(),
+        has_loss=folder.files.loss_plot.is_file(),
         class_argument=f"class_labels={json.dumps(classes[0])}" if classes else "",
         # Stock draws 1000 steps unless it is told otherwise, whatever the model has.
         stock_argument="" if T >= 1000 else f"num_inference_steps={T}",

@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/publishing/files.py."""
+"""The files of a repository on the Hub, collected from the folder of a model."""
 
 import json
 from pathlib import Path
@@ -11,34 +11,35 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import one_file_source
 from ddpm_cars.publishing.card import eval_results, make_card
 from ddpm_cars.publishing.space import space_files
+from ddpm_cars.runs.model_folder import ModelFolder
 from ddpm_cars.runs.public_settings import dataset_id, public_settings
-from ddpm_cars.runs.run_folder import ModelFolder
+from ddpm_cars.runs.saved_pipeline import WEIGHTS
 
 # Paths in the repository, with the file or the content that goes there.
 Files = dict[str, Path | bytes]
 
-_CARD = "README.md"
-
-_WHOLE_FILES = ("samples.png", "loss.png", "loss.json", "validation.json", "training.json")
+CARD = "README.md"
 
 
 def model_files(folder: ModelFolder) -> Files:
-    """Return what makes a model load, in the format in which it loads anywhere: index, code, network, scheduler.
+    """Return the files with which a model loads anywhere: index, code, network and scheduler.
 
     Raises:
         UserError: If there are no weights in safetensors.
     """
-    pipeline, unet = folder.pipeline, folder.path / "unet"
-    weights = sorted(unet.glob("diffusion_pytorch_model*.safetensors*"))
+    pipeline, files = folder.pipeline, folder.files
+    weights = sorted(path for path in files.unet.glob(WEIGHTS) if ".safetensors" in path.name)
     if not weights:
-        raise UserError(f"{unet} has no weights in safetensors; save the pipeline again with safe_serialization")
-    return {
-        "model_index.json": _json(pipeline.to_json_string()),
-        "pipeline.py": one_file_source().encode(),
-        "unet/config.json": _json((unet / "config.json").read_text(encoding="utf-8")),
-        **{f"unet/{path.name}": path for path in weights},
-        "scheduler/scheduler_config.json": _json(pipeline.scheduler.to_json_string()),
+        raise UserError(f"{files.unet} has no weights in safetensors; save the pipeline again with safe_serialization")
+    unet_config = files.unet / pipeline.unet.config_name
+    contents: dict[Path, Path | bytes] = {
+        files.model_index: _json(pipeline.to_json_string()),
+        files.code: one_file_source().encode(),
+        unet_config: _json(unet_config.read_text(encoding="utf-8")),
+        **{path: path for path in weights},
+        files.scheduler / pipeline.scheduler.config_name: _json(pipeline.scheduler.to_json_string()),
     }
+    return {path.relative_to(files.path).as_posix(): content for path, content in contents.items()}
 
 
 def _json(text: str) -> bytes:
@@ -49,12 +50,13 @@ def _json(text: str) -> bytes:
 
 def run_files(folder: ModelFolder) -> Files:
     """Return what the run and the evaluation have left for others; there may be nothing."""
-    found = {name: folder.find(name) for name in _WHOLE_FILES}
-    files: Files = {name: path for name, path in found.items() if path is not None}
+    there = folder.files
+    whole = (there.samples, there.loss_plot, there.loss, there.validation, there.facts)
+    files: Files = {path.name: path for path in whole if path.is_file()}
     if folder.settings is not None:
-        files["config.yaml"] = yaml.safe_dump(public_settings(folder.settings), sort_keys=False).encode()
+        files[there.settings.name] = yaml.safe_dump(public_settings(folder.settings), sort_keys=False).encode()
     if folder.metrics is not None:
-        files["metrics.json"] = folder.path / "evaluation" / "metrics.json"
+        files[there.evaluation.metrics.name] = there.evaluation.metrics
         dataset = dataset_id(folder.settings or {})
         if dataset is not None:
             # One file per dataset; only those of the Hub have an entry there.
@@ -81,7 +83,7 @@ def collect(config: PushConfig, folder: ModelFolder, repo_id: str) -> Files:
         return space_files(model_files(folder), repo_id, model_license)
     data_license = config.data_license or settings.get("data_license")
     card = make_card(folder, repo_id.split("/")[-1], repo_id, model_license, data_license)
-    return {**model_files(folder), **run_files(folder), _CARD: card.encode()}
+    return {**model_files(folder), **run_files(folder), CARD: card.encode()}
 
 
 def describe(files: Files) -> str:

@@ -21,8 +21,8 @@ from huggingface_hub.errors import (
 from ddpm_cars.config.commands import PushConfig
 from ddpm_cars.errors import PublishError, UserError
 from ddpm_cars.publishing.card import is_untouched
-from ddpm_cars.publishing.files import _CARD, Files, collect, content_of
-from ddpm_cars.runs.run_folder import ModelFolder, open_model_folder
+from ddpm_cars.publishing.files import CARD, Files, collect, content_of
+from ddpm_cars.runs.model_folder import ModelFolder, open_model_folder
 
 # Between the tries of a push; the client repeats some requests by itself, but not the commit.
 _WAITS_SECONDS = (1, 4)
@@ -131,9 +131,9 @@ def _push_once(config: PushConfig, folder: ModelFolder) -> Published:
         present = set(api.list_repo_files(repo_id, repo_type=kind, revision=head))
         kept_card = not config.overwrite_card and _was_edited(api, repo_id, kind, config.revision, present)
         if kept_card:
-            del files[_CARD]
+            del files[CARD]
         else:
-            _validate(content_of(files[_CARD]).decode(), kind)
+            _validate(content_of(files[CARD]).decode(), kind)
         commit = api.create_commit(
             repo_id,
             _operations(files, present),
@@ -164,10 +164,10 @@ def _operations(files: Files, present: set[str]) -> list[CommitOperationAdd | Co
 
 
 def _was_edited(api: HfApi, repo_id: str, kind: str, revision: str | None, present: set[str]) -> bool:
-    if _CARD not in present:
+    if CARD not in present:
         return False
     with TemporaryDirectory() as temporary:
-        path = api.hf_hub_download(repo_id, _CARD, repo_type=kind, revision=revision, local_dir=temporary)
+        path = api.hf_hub_download(repo_id, CARD, repo_type=kind, revision=revision, local_dir=temporary)
         return not is_untouched(Path(path).read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/runs/fingerprint.py."""
+"""Hashes by which a model and its sampler are recognised."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/runs/load.py."""
+"""Loading a saved pipeline from a folder or the Hub, with errors of one line."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, Reposit
 
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.runs.run_folder import RunFolder
 
 
 def load_pipeline(name: str) -> DDPMCarsPipeline:
@@ -17,14 +18,14 @@ def load_pipeline(name: str) -> DDPMCarsPipeline:
     Raises:
         UserError: If there is none that loads.
     """
-    folder = Path(name)
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
-        if (folder / "checkpoints").is_dir():
+    folder, files = Path(name), RunFolder(name)
+    if folder.is_dir() and not files.model_index.is_file():
+        if files.checkpoints.is_dir():
             raise UserError(
-                f"{name} is a run that has not finished (no model_index.json); the same training command continues "
-                "it, and with --max_train_steps at the step of its checkpoint ends it there"
+                f"{name} is a run that has not finished (no {files.model_index.name}); the same training command "
+                "continues it, and with --max_train_steps at the step of its checkpoint ends it there"
             )
-        raise UserError(f"{name} holds no saved pipeline: there is no model_index.json")
+        raise UserError(f"{name} holds no saved pipeline: there is no {files.model_index.name}")
     try:
         return DDPMCarsPipeline.from_pretrained(name)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/runs/pictures_of_run.py."""
+"""Which images a model was trained on, and whether others fit it."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -9,7 +9,7 @@ from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.config.pictures import PicturesConfig, PicturesOfRunConfig
 from ddpm_cars.data.pictures import Pictures
 from ddpm_cars.errors import UserError
-from ddpm_cars.runtime.files import read_file
+from ddpm_cars.runs.run_folder import RunFolder
 
 Config = TypeVar("Config", bound=PicturesOfRunConfig)
 
@@ -25,11 +25,10 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
     Raises:
         UserError: If no images are named and there is no such file, or the settings do not fit together.
     """
-    path = Path(name) / "config.yaml"
     defaults: dict[str, Any] = {field.name: field.default for field in fields(PicturesConfig)}
     names = {setting for setting in ("resize", "background") if getattr(config, setting) is None}
     taken = {setting: defaults[setting] for setting in names}
-    run = read_file(path) or {}
+    run = RunFolder(name).read_settings()
     if config.train_data_dir is None and config.dataset_name is None:
         if not run:
             raise UserError(
@@ -69,9 +68,8 @@ def check_held_out(config: EvaluateConfig, name: str) -> None:
     Raises:
         UserError: If the run behind the model was trained on `validation_split` of the same images.
     """
-    path, split = Path(name) / "config.yaml", config.validation_split
-    run = read_file(path)
-    if split is None or run is None:
+    split, run = config.validation_split, RunFolder(name).read_settings()
+    if split is None or not run:
         return
     trained, asked = _splits(run.get("split")), _splits(split)
     has_seen = (trained is None or trained & asked) and run.get("validation_split") != split  # type: ignore[operator]

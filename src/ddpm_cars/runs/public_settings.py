@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/runs/public_settings.py."""
+"""The settings of a run that others may see."""
 
 from collections.abc import Mapping
 from pathlib import Path

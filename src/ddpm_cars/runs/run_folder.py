@@ -1,66 +1,80 @@
-"""A folder with a model, read for publication."""
+"""The names of the files that runs leave in a folder; no other module spells them."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpm_cars.errors import UserError
-from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.runs.fingerprint import identity
-from ddpm_cars.runs.load import load_pipeline
 from ddpm_cars.runtime.files import read_file
 
 
-@dataclass(frozen=True)
-class ModelFolder:
-    """What a folder says of its model; whatever it does not say is None.
-
-    Attributes:
-        path: The folder.
-        pipeline: The model, on the CPU.
-        settings: Those of the training run, from config.yaml.
-        training: training.json.
-        metrics: metrics.json of an evaluation of these very weights, drawn from as they are now.
-        stale_metrics: Path of a metrics.json of other weights or settings, which nothing is to be said from.
-    """
-
-    path: Path
-    pipeline: DDPMCarsPipeline
-    settings: dict[str, Any] | None
-    training: dict[str, Any] | None
-    metrics: dict[str, Any] | None
-    stale_metrics: Path | None
-
-    def find(self, name: str) -> Path | None:
-        """Return the path of a file in the folder, None if it has none of that name."""
-        path = self.path / name
-        return path if path.is_file() else None
-
-
-def open_model_folder(folder: str | Path) -> ModelFolder:
-    """Load the pipeline of a folder and what lies beside it.
+class EvaluationFolder:
+    """Paths in a folder that an evaluation, or a comparison of two, writes.
 
     Args:
-        folder: What `DDPMCarsPipeline.save_pretrained` or a training run has written.
+        path: The folder.
 
-    Raises:
-        UserError: If there is no model in it that loads, or a file of the run cannot be read.
+    Attributes:
+        metrics: Everything that was measured, JSON.
+        report: The page, HTML.
+        card: The section of a model card, Markdown.
+        comparison: The metrics of two evaluations side by side, JSON.
     """
-    path = Path(folder)
-    if not (path / "model_index.json").is_file():
-        raise UserError(f"{path} is not a folder with a saved pipeline: there is no model_index.json")
-    pipeline = load_pipeline(str(path))
-    metrics_path = path / "evaluation" / "metrics.json"
-    metrics = read_file(metrics_path)
-    # Results are written anew by every run in the folder, and the sampler by a calibration.
-    now = identity(pipeline)
-    # Earlier versions have left the second one out.
-    stale = metrics is not None and any(metrics["model"].get(name, value) != value for name, value in now.items())
-    return ModelFolder(
-        path,
-        pipeline,
-        read_file(path / "config.yaml"),
-        read_file(path / "training.json"),
-        None if stale else metrics,
-        metrics_path if stale else None,
-    )
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.metrics = path / "metrics.json"
+        self.report = path / "report.html"
+        self.card = path / "card.md"
+        self.comparison = path / "comparison.json"
+
+
+class RunFolder:
+    """Paths in the folder of a training run, or of any other saved pipeline.
+
+    Args:
+        path: The folder; it need not exist.
+
+    Attributes:
+        model_index: The list of a pipeline's parts. A folder with this file holds a saved pipeline.
+        code: The module of the pipeline and its scheduler, with which it loads without this package.
+        unet: Folder of the network.
+        scheduler: Folder of the scheduler.
+        settings: The settings of the run, YAML.
+        facts: What a finished run says of itself to others, JSON.
+        image_report: What became of every training image, JSON.
+        loss: The records of the training loss, JSON.
+        loss_plot: The curve of the training loss, PNG.
+        validation: The losses on held-out images, JSON.
+        samples: A grid of sampled images, PNG.
+        progress: Folder of the grids that a run samples while it trains.
+        checkpoints: Folder of the checkpoints.
+        best: Folder of the pipeline with the lowest loss on held-out images so far.
+        logs: Folder of the trackers.
+        evaluation: Where an evaluation of this model writes, unless it is told otherwise.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = path = Path(path)
+        self.model_index = path / "model_index.json"
+        self.code = path / "pipeline.py"
+        self.unet = path / "unet"
+        self.scheduler = path / "scheduler"
+        self.settings = path / "config.yaml"
+        self.facts = path / "training.json"
+        self.image_report = path / "pictures.json"
+        self.loss = path / "loss.json"
+        self.loss_plot = path / "loss.png"
+        self.validation = path / "validation.json"
+        self.samples = path / "samples.png"
+        self.progress = path / "samples"
+        self.checkpoints = path / "checkpoints"
+        self.best = path / "best"
+        self.logs = path / "logs"
+        self.evaluation = EvaluationFolder(path / "evaluation")
+
+    def read_settings(self) -> dict[str, Any]:
+        """Return the settings of the run, empty if the folder has none.
+
+        Raises:
+            UserError: If the file is damaged.
+        """
+        return read_file(self.settings) or {}

@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/runs/saved_pipeline.py."""
+"""Writing a pipeline into a folder in place of an earlier one, reading it back, and deleting it."""
 
 import copy
 import os
@@ -14,13 +14,12 @@ from safetensors import SafetensorError
 
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runs.load import load_pipeline
+from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.files import atomic_path, fsync_path
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
-_PIPELINE_FILES = (
-    *("model_index.json", "pipeline.py", "scheduler/scheduler_config.json"),
-    *("unet/config.json", "unet/diffusion_pytorch_model*"),
-)
+WEIGHTS = "diffusion_pytorch_model*"
+"""Pattern of the names of a network's weights in its folder."""
 
 
 def make_pipeline(
@@ -41,37 +40,35 @@ def make_pipeline(
 
 
 def save_pipeline(pipeline: DDPMCarsPipeline, folder: Path) -> None:
-    """Write a pipeline into a folder that may hold one already; model_index.json, which makes it one, comes last.
+    """Write a pipeline into a folder that may hold one already; its index, which makes it one, comes last.
 
-    Every file is replaced in one move. What else lies there stays, but for weights of an older save, which loading
-    would prefer.
+    Every file is replaced in one move. Other files stay, except weights of an earlier save, which loading would
+    prefer.
 
     Raises:
         OSError: If it cannot be written.
     """
-    with atomic_path(folder / ".pipeline") as temporary:
+    files, saved = RunFolder(folder), folder / ".pipeline"
+    with atomic_path(saved) as temporary:
         try:
             pipeline.save_pretrained(temporary)
         except SafetensorError as error:
             raise OSError(str(error)) from error
-    saved = folder / ".pipeline"
-    written = (p.relative_to(saved) for p in saved.rglob("*") if p.is_file())
-    new = sorted(written, key=lambda p: p.name == "model_index.json")
-    for file in new:
-        (folder / file).parent.mkdir(exist_ok=True)
-        os.replace(saved / file, folder / file)
-    for old in (folder / "unet").glob("diffusion_pytorch_model*"):
-        if old.relative_to(folder) not in new:
-            old.unlink()
-    for place in (folder / "unet", folder / "scheduler", folder):
+    new = {folder / path.relative_to(saved): path for path in saved.rglob("*") if path.is_file()}
+    for path in sorted(new, key=lambda path: path == files.model_index):
+        path.parent.mkdir(exist_ok=True)
+        os.replace(new[path], path)
+    for old in set(files.unet.glob(WEIGHTS)) - set(new):
+        old.unlink()
+    for place in (files.unet, files.scheduler, folder):
         fsync_path(place)
     shutil.rmtree(saved)
 
 
 def load_published(folder: Path) -> DDPMCarsPipeline | None:
-    """Load the pipeline that a run has written into a folder; None if there is none, or not a whole one."""
-    if not (folder / "model_index.json").exists():
-        # Loading would take its name for one on the Hub.
+    """Load the pipeline that a run has written into a folder; None if there is none, or it is damaged."""
+    if not RunFolder(folder).model_index.exists():
+        # Loading would look for a model of this name on the Hub.
         return None
     try:
         return load_pipeline(str(folder))
@@ -87,24 +84,29 @@ def same_weights(pipeline: DDPMCarsPipeline, weights: Mapping[str, torch.Tensor]
 
 
 def scheduler_config(folder: Path) -> dict[str, Any]:
-    """Return the config of the scheduler of a saved pipeline, whose network may be damaged; empty if it is itself."""
-    path = folder / "scheduler" / DDPMCarsScheduler.config_name
+    """Return the config of the scheduler of a saved pipeline, empty if it is missing or damaged.
+
+    The network of the pipeline is not read and may be damaged.
+    """
+    folder = RunFolder(folder).scheduler
     try:
-        return dict(DDPMCarsScheduler.from_pretrained(path.parent).config) if path.exists() else {}
+        exists = (folder / DDPMCarsScheduler.config_name).exists()
+        return dict(DDPMCarsScheduler.from_pretrained(folder).config) if exists else {}
     except Exception:
         return {}
 
 
 def delete_pipeline(folder: Path) -> None:
-    """Delete a pipeline that `save_pipeline` has written; what else lies there stays, and then the folder."""
-    for pattern in _PIPELINE_FILES:
-        for path in folder.glob(pattern):
-            path.unlink()
-    for place in (folder / "unet", folder / "scheduler", folder):
+    """Delete a pipeline that `save_pipeline` has written, and its folders unless they hold other files."""
+    files = RunFolder(folder)
+    configs = (files.scheduler / DDPMCarsScheduler.config_name, files.unet / UNet2DModel.config_name)
+    for path in (files.model_index, files.code, *configs, *files.unet.glob(WEIGHTS)):
+        path.unlink(missing_ok=True)
+    for place in (files.unet, files.scheduler, folder):
         delete_if_empty(place)
 
 
 def delete_if_empty(folder: Path) -> None:
-    """Delete a folder that holds nothing; any other stays."""
+    """Delete a folder unless it holds something."""
     with suppress(OSError):
         folder.rmdir()
