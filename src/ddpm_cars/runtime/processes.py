@@ -1,26 +1,40 @@
-"""Processes that share the work of a measurement."""
+"""Processes that do one piece of work together, and fail together."""
 
 from collections.abc import Callable
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from ddpm_cars.errors import UserError
+from ddpm_cars.errors import RunError, UserError
 
 
-def _together(work: Callable[[], Any]) -> list[Any]:
-    """Do work on every process, and return what each returned; what it raises on one of them, all raise."""
+def together(work: Callable[[], Any], here: bool = True) -> list[Any]:
+    """Do work on the processes where `here` is true; an error of one of them is raised on all of them.
+
+    Args:
+        work: What to do. Other errors than `UserError`, `RunError` and `OSError` stay on their process.
+        here: Whether this process does it. The others wait.
+
+    Returns:
+        What the work returned on each process, in order; None for those that waited.
+    """
     result = error = None
-    try:
-        result = work()
-    except (UserError, OSError) as raised:
-        error = raised
+    if here:
+        try:
+            result = work()
+        except (UserError, RunError, OSError) as raised:
+            error = raised
     parts = gather_object([(result, error)])
     errors = [error for _, error in parts if error is not None]
     if errors:
         raise errors[0]
     return [result for result, _ in parts]
+
+
+def on_main(work: Callable[[], Any]) -> None:
+    """Do work on the main process while the others wait; an error there is raised on all of them."""
+    together(work, here=PartialState().is_main_process)
 
 
 class Processes:

@@ -24,7 +24,7 @@ from ddpm_cars.runs.load import load_pipeline
 from ddpm_cars.runtime.files import read_file
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings
-from ddpm_cars.runtime.processes import _together
+from ddpm_cars.runtime.processes import together
 from ddpm_cars.sampling.classes import as_class_ids, check_learned_variance
 from ddpm_cars.sampling.generate import generate, move_for_inference
 from ddpm_cars.sampling.picture_folder import (
@@ -106,8 +106,8 @@ class Sampling:
         self.lock = lock
         self.folder = Path(config.output_dir)
         self.batch_size = batch_size_for(config, state.num_processes)
-        _together(self._load)
-        self.found: set[int] = _together(self._open)[0]
+        together(self._load)
+        self.found: set[int] = together(self._open)[0]
         # After the folder, whose settings name the weights as they are loaded.
         self._place()
 
@@ -164,7 +164,7 @@ class Sampling:
             # In step: a process that is far ahead would wait at the end for longer than processes wait for each other.
             for start in range(0, len(batches), processes):
                 mine = batches[start : start + processes][self.state.process_index :][:1]
-                bar.update(sum(_together(partial(self._draw, mine))))
+                bar.update(sum(together(partial(self._draw, mine))))
 
     def _draw(self, batches: list[range]) -> int:
         num_written = 0
