@@ -72,7 +72,7 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         ({"beta_end": 1.0}, r"beta_end is 1\.0"),
         ({"beta_end": float("nan")}, "beta_end is nan"),
         ({"scale_betas_for_timesteps": True, "num_train_timesteps": 15}, "a beta of 1.333; .* must be above 20"),
-        ({"rescale_betas_zero_snr": True}, "epsilon .* use v_prediction or sample"),
+        ({"rescale_betas_zero_snr": True}, "epsilon .* give prediction_type v_prediction or sample"),
         ({"train_batch_size": 0}, "train_batch_size is 0"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
         ({"num_epochs": 0}, "num_epochs is 0"),

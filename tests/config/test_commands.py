@@ -46,14 +46,14 @@ def make(config_class: Any, **changes: Any) -> Any:
         ({"max_train_steps": "7"}, "max_train_steps is '7'; it must be a whole number or None"),
         ({"learning_rate": "1e-4"}, "learning_rate is '1e-4'; it must be a number"),
         ({"learning_rate": True}, "learning_rate is True; it must be a number"),
-        ({"output_dir": 3}, "output_dir is 3; it must be a text"),
+        ({"output_dir": 3}, "output_dir is 3; it must be a string"),
         (
             {"ema_half_life_steps": "7"},
-            "ema_half_life_steps is '7'; it must be a list, of which each is a whole number",
+            "ema_half_life_steps is '7'; it must be a list in which every item is a whole number",
         ),
         (
             {"ema_half_life_steps": [7, 1.5]},
-            "ema_half_life_steps is [7, 1.5]; it must be a list, of which each is a whole number",
+            "ema_half_life_steps is [7, 1.5]; it must be a list in which every item is a whole number",
         ),
     ],
     ids=lambda value: f"{next(iter(value.items()))}" if isinstance(value, dict) else "",
@@ -113,5 +113,5 @@ def test_averages_that_nothing_can_choose_from_are_warned_of(
     changes: dict, warned: bool, make_config: Callable[..., TrainingConfig], capsys: pytest.CaptureFixture[str]
 ):
     Setup(make_config(**changes)).close()
-    words = "warning: of the 2 ema_half_life_steps the first, 5, is published, for without validation_split nothing"
+    words = "warning: ema_half_life_steps has 2 values and validation_split is unset, so nothing tells which average"
     assert (words in capsys.readouterr().err) == warned

@@ -6,25 +6,25 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from ddpm_cars.config.fields import settings_with
+from ddpm_cars.config.training import TrainCommandConfig
+
 STOCK_FLAGS = {
     "center_crop": "give --resize crop",
-    "dataloader_num_workers": "leave it out, images are decoded before the first step, or by threads of --streaming",
-    "ddpm_beta_schedule": "give --beta_schedule",
-    "ddpm_num_inference_steps": "give --num_inference_steps",
-    "ddpm_num_steps": "give --num_train_timesteps",
-    "ema_max_decay": "give --ema_half_life_steps, 6931 for a decay of 0.9999",
-    "enable_xformers_memory_efficient_attention": "leave it out, attention is PyTorch's own fast one already",
+    "dataloader_num_workers": "leave it out; images are decoded before the first step, or by threads with --streaming",
+    "ema_max_decay": "give --ema_half_life_steps; 6931 is a decay of 0.9999",
+    "enable_xformers_memory_efficient_attention": "leave it out; PyTorch's own fast attention is always on",
     "hub_token": "set HF_TOKEN, or log in with hf auth login",
-    "local_rank": "leave it out, accelerate launch sets it",
-    "logging_dir": "leave it out, --logger tensorboard writes to logs/ in --output_dir",
-    "model_config_name_or_path": "give --model_config, a JSON file",
-    "preserve_input_precision": "leave it out, images have 8 bits a channel here",
-    "resume_from_checkpoint": "leave it out, the same command continues what it finds in --output_dir",
+    "local_rank": "leave it out; accelerate launch sets it",
+    "logging_dir": "leave it out; --logger tensorboard writes to logs/ in --output_dir",
+    "preserve_input_precision": "leave it out; images have 8 bits per channel here",
+    "resume_from_checkpoint": "leave it out; the same command continues what it finds in --output_dir",
     "save_images_epochs": "give --save_images_steps, counted in steps",
     "save_model_epochs": "give --checkpointing_steps, counted in steps; the same command with --max_train_steps at a "
-    "checkpoint makes the model of it",
+    "checkpoint makes a model of it",
+    **{stock: f"give --{name}" for name, stock in settings_with(TrainCommandConfig, "stock").items()},
 }
-"""What to do instead of giving a flag of diffusers' train_unconditional.py that has no namesake here."""
+"""What to do instead of giving a flag of diffusers' train_unconditional.py that has another name or none here."""
 
 
 def with_cures(message: str, names: Collection[str]) -> str:

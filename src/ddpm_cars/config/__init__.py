@@ -1,4 +1,4 @@
-"""Every setting of every command, as frozen dataclasses. A field's docstring is its `--help` text."""
+"""The settings of every command, as frozen dataclasses. The docstring of a field is its `--help` text."""
 
 from ddpm_cars.config.commands import (
     CalibrateConfig,

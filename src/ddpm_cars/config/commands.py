@@ -1,4 +1,4 @@
-"""What the commands besides training depend on, as frozen dataclasses. A field's docstring is its `--help` text."""
+"""Settings of the commands other than training."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
@@ -9,34 +9,34 @@ from ddpm_cars.config.training import NoiseConfig, Variance
 from ddpm_cars.errors import UserError
 
 MIN_EVALUATION_IMAGES = 40
-"""The error of a Fréchet distance is told from 20 groups of images, which have to be two or more."""
+"""The error of a Fréchet distance is estimated from 20 groups of images, each of two or more."""
 
 
 @dataclass(frozen=True)
 class PushConfig:
-    """Publish a model on the Hub, or the demo with it as a Space; the token is that of `hf auth login` or HF_TOKEN."""
+    """Publish a model on the Hub, or its demo as a Space, with the token of `hf auth login` or HF_TOKEN."""
 
     folder: str
-    """Folder with a model, as training leaves it."""
+    """Folder of a model, as training leaves it."""
     repo_id: str
-    """Where, as NAME or OWNER/NAME."""
+    """Repository to publish to, NAME or OWNER/NAME."""
     _: KW_ONLY
     space: bool = False
-    """Publish the demo, a page that draws with the model, instead of the model."""
+    """Publish the demo, a page that samples from the model, instead of the model."""
     private: bool = False
-    """Make the repository private where it is new."""
+    """Make a new repository private."""
     revision: str | None = None
-    """Branch, made where there is none; null is the main one."""
+    """Branch to publish on, created if there is none of that name. If unset, the main branch."""
     commit_message: str | None = None
-    """Of the commit; null says what is published."""
+    """Message of the commit. If unset, it says what is published."""
     overwrite_card: bool = False
-    """Replace the card on the Hub even if somebody has edited it."""
+    """Replace the card on the Hub even if somebody has edited it there."""
     model_license: str | None = None
-    """Licence of the model, as the Hub spells it (apache-2.0, cc-by-nc-4.0); null is that of the training run."""
+    """Licence of the model, as the Hub spells it (apache-2.0, cc-by-nc-4.0). If unset, the one given in training."""
     data_license: str | None = None
-    """Licence of the training images, in words for the card; null is that of the training run."""
+    """Licence of the training images, in words for the card. If unset, the one given in training."""
     dry_run: bool = False
-    """List what would be published, and stop; nothing is asked of the Hub."""
+    """List what would be published and stop, without contacting the Hub."""
 
     def __post_init__(self) -> None:
         fit_types(self)
@@ -44,43 +44,46 @@ class PushConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """Images from a saved pipeline."""
+    """Sample images from a saved pipeline."""
 
     pretrained_model_name_or_path: str
-    """Folder of a saved pipeline, or its id on the Hub."""
+    """Folder of a saved pipeline, or the id of one on the Hub."""
     output_dir: str = "samples"
-    """Where the images are written; the same command goes on with those that are missing."""
+    """Folder for the images. The same command continues with the images that are missing in it."""
     overwrite_output_dir: bool = False
-    """Delete the images that this command has written in output_dir, and start again."""
+    """Delete the images that this command has written to output_dir and start again."""
     num_images: int = 16
-    """How many; a larger number later adds to those that are there."""
+    """Number of images. The same command with a larger number adds to the images that are there."""
     batch_size: int = 16
-    """How many at a time and process, at most; the images do not depend on it, up to rounding."""
+    """Images that a process draws at a time, at most. The images are the same up to rounding."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
-    """Precision in which the network runs, but not the sampler; null is what accelerate was configured with."""
+    """Precision of the network, but not of the sampler. If unset, the one that accelerate was configured with."""
     compile: bool = False
-    """Compile the network, which takes a minute or so and pays for thousands of images; the same up to rounding."""
+    """Compile the network. It takes about a minute and pays off for thousands of images, which are the same up to
+    rounding."""
     seed: int = 0
-    """Image i is drawn from the seed `seed + i`."""
+    """Image i is drawn with the seed `seed + i`."""
     num_inference_steps: int | None = None
-    """Denoising steps; null is every timestep of the training."""
+    """Denoising steps. If unset, every timestep of the training."""
     scheduler: str | None = None
-    """Scheduler class of diffusers, or DDPMCarsScheduler, made from the saved one's config; null is the saved one."""
+    """Scheduler to sample with, built from the config of the saved one: a class of diffusers, or DDPMCarsScheduler. If
+    unset, the saved one."""
     variance_type: Variance | None = None
-    """Variance of the steps of DDPMCarsScheduler; null is that of the saved one."""
+    """Variance of the steps of DDPMCarsScheduler. If unset, that of the saved scheduler."""
     class_labels: tuple[str | int, ...] | None = None
-    """Classes that the images take in turn, by name or number; null is none, for models that can do without."""
+    """Classes that the images take in turn, by name or number. If unset, the images have no class, for which the model
+    must have been trained."""
     guidance_scale: float = 1.0
-    """How far to go beyond what an image without a class looks like, towards its class; 1 is the class alone."""
+    """How strongly an image is pushed from what images without a class look like towards its class. 1 adds nothing."""
     strip: bool = False
-    """Also write denoising.png: how the first images come out of the noise."""
+    """Also write denoising.png, which shows how the first images emerge from noise."""
 
     def __post_init__(self) -> None:
         fit_types(self)
         at_least(self, 1, "num_images", "batch_size", "num_inference_steps")
         at_least(self, 0, "seed", "guidance_scale")
         if self.class_labels == ():
-            raise UserError("class_labels is empty; give one class or more, or null for none")
+            raise UserError("class_labels is empty; give one class or more, or leave it out for none")
         if self.variance_type is not None and self.scheduler not in (None, "DDPMCarsScheduler"):
             raise UserError(
                 f"variance_type is {self.variance_type} and scheduler is {self.scheduler}; "
@@ -90,30 +93,31 @@ class SampleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateConfig(PicturesOfRunConfig):
-    """Measure a saved model on its training images, for the variances and the init noise that depend on it.
+    """Measure a saved model on its training images, for the variances and the starting noise that depend on it.
 
-    Without train_data_dir and dataset_name the images are those that the model was trained on, as the config.yaml in
-    its folder says.
+    If neither train_data_dir nor dataset_name is given, the images are those that the model was trained on, according
+    to the config.yaml in its folder.
     """
 
     pretrained_model_name_or_path: str
-    """Folder of a saved pipeline; its scheduler_config.json is replaced."""
+    """Folder of a saved pipeline. Its scheduler_config.json is replaced."""
     variance_type: Variance | None = None
-    """Variance that the model samples with from now on; null leaves it as it is."""
+    """Variance that the model samples with from now on. If unset, it stays as it is."""
     num_timesteps: int | None = 50
-    """Timesteps that are measured, spread evenly over log SNR; null measures all."""
+    """Number of timesteps that are measured, spread evenly over log SNR. If unset, all of them."""
     num_images: int = 64
-    """Images per timestep."""
+    """Images that are measured per timestep."""
     batch_size: int = 64
-    """Images at a time."""
+    """Images that the network sees at a time."""
     num_bands: int | None = 16
-    """Bands of spatial frequency for variance_type spectral; null measures for analytic only."""
+    """Bands of spatial frequency for variance_type spectral. If unset, only analytic is measured."""
     fit_init_noise: bool = False
-    """Also measure the noise to start from, for schedules that do not end in pure noise, as the tutorial's."""
+    """Also measure the noise that sampling starts from, for schedules that do not end in pure noise, such as that of
+    the recipe tutorial."""
     label_column: str = "label"
     """Column of the dataset that holds the classes, for models with classes."""
     seed: int = 0
-    """Decides the images and the noise."""
+    """Decides which images are measured, and the noise."""
 
     def __post_init__(self) -> None:
         PicturesOfRunConfig.__post_init__(self)
@@ -121,36 +125,37 @@ class CalibrateConfig(PicturesOfRunConfig):
         at_least(self, 1, "num_images", "batch_size")
         at_least(self, 0, "seed")
         if self.variance_type == "spectral" and self.num_bands is None:
-            raise UserError("variance_type spectral needs num_bands; it is null")
+            raise UserError("variance_type spectral needs num_bands, which is unset; give 2 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(PicturesOfRunConfig):
-    """How good a saved model is: metrics.json, plots and report.html. What metrics.json holds is not measured again.
+    """Measure how good a saved model is, and write metrics.json, plots and report.html.
 
-    Without train_data_dir and dataset_name the images are those that the model was trained on, and its
-    validation_split, as the config.yaml in its folder says.
+    What metrics.json holds already is not measured again. If neither train_data_dir nor dataset_name is given, the
+    images are those that the model was trained on, and its validation_split, according to the config.yaml in its
+    folder.
     """
 
     pretrained_model_name_or_path: str | None = None
-    """Folder of a saved pipeline, or its id on the Hub."""
+    """Folder of a saved pipeline, or the id of one on the Hub."""
     compare: tuple[str, ...] | None = None
-    """Two models to measure with the same seeds and compare, instead of one."""
+    """Two models to measure with the same seeds and compare, instead of one model."""
     output_dir: str | None = None
-    """Where the results go; null is evaluation/ in the folder of the model, and for compare comparison/."""
+    """Folder for the results. If unset, evaluation/ in the folder of the model, or comparison/ with compare."""
     label_column: str = "label"
     """Column of the dataset that holds the classes, for models with classes."""
     num_images: int | None = None
-    """Images that are drawn for every figure, and real ones in their place for the floor; null is half of the real
-    ones, and 2000 at most."""
+    """Images that are sampled for every measurement, and real images that take their place to find the floor. If
+    unset, half of the real images, but 2000 at most."""
     batch_size: int = 64
-    """How many at a time and process; the results do not depend on it, up to rounding."""
+    """Images that a process handles at a time. The results are the same up to rounding."""
     seed: int = 0
-    """Image i is drawn from the seed `seed + i`, whatever the sampler."""
+    """Image i is drawn with the seed `seed + i`, by every sampler."""
     num_inference_steps: int | None = 100
-    """Denoising steps of the model as it was saved; null, and more than that, is every timestep of the training."""
+    """Denoising steps of the model as it was saved, at most every timestep of the training. If unset, all of them."""
     steps: tuple[int, ...] | None = None
-    """Also measure every one of schedulers with so many denoising steps each; null is not to."""
+    """Also measure each of schedulers with each of these numbers of denoising steps. If unset, none."""
     schedulers: tuple[str, ...] = (
         "fixed_small",
         "fixed_large",
@@ -160,17 +165,20 @@ class EvaluateConfig(PicturesOfRunConfig):
         "DPMSolverMultistepScheduler",
         "UniPCMultistepScheduler",
     )
-    """For steps: variances of DDPMCarsScheduler, and scheduler classes of diffusers."""
+    """Schedulers for steps: variances of DDPMCarsScheduler, and scheduler classes of diffusers."""
     num_likelihood_images: int | None = 500
-    """Images of validation_split whose bits per dimension are measured; null is not to."""
+    """Images of validation_split whose bits per dimension are measured. If unset, none."""
     likelihood_steps: tuple[int, ...] | None = None
-    """Also bound the likelihood with chains of so many timesteps, evenly spaced and least-cost; null is all only."""
+    """Also bound the likelihood with chains of each of these numbers of timesteps, once evenly spaced and once of
+    least cost. If unset, only with all timesteps."""
     extractor: str = "efficientnet-lite0"
-    """Features to compare images by: efficientnet-lite0, inception (FID), dinov2, or package.module:Class."""
+    """Network whose features images are compared by: efficientnet-lite0, inception (FID), dinov2, or
+    package.module:Class."""
     extractor_weights: str | None = None
-    """File with its weights, for dinov2 a folder; null is those of its package, which downloads those of the two."""
+    """File with the weights of the extractor, or a folder for dinov2. If unset, the weights that its package brings,
+    or downloads for inception and dinov2."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision in which the network runs; noise and statistics are not touched by it."""
+    """Precision of the network, but not of noise and statistics."""
 
     def __post_init__(self) -> None:
         PicturesOfRunConfig.__post_init__(self)
@@ -192,14 +200,14 @@ class EvaluateConfig(PicturesOfRunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ShowConfig(ImageConfig, NoiseConfig):
-    """A look at the images before training."""
+    """Show the images as training would see them, and how noise drowns them."""
 
     output_dir: str = "preview"
-    """Where dataset.png and noising.png are written."""
+    """Folder for dataset.png and noising.png."""
     num_images: int = 36
-    """Images in the preview."""
+    """Number of images in dataset.png."""
     seed: int = 0
-    """Decides which images, and the noise."""
+    """Decides which images are shown, and the noise."""
 
     def __post_init__(self) -> None:
         ImageConfig.__post_init__(self)
@@ -210,18 +218,18 @@ class ShowConfig(ImageConfig, NoiseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ToyCarsConfig:
-    """The data set that the package draws itself."""
+    """Draw a data set of toy cars, to try everything on."""
 
     output_dir: str = "toy-cars"
-    """Where train/ and test/ are written."""
+    """Folder for train/ and test/."""
     num_train_images: int = 2000
-    """Images in train/."""
+    """Number of images in train/."""
     num_test_images: int = 200
-    """Images in test/."""
+    """Number of images in test/."""
     resolution: int = 64
     """Height and width in pixels."""
     seed: int = 0
-    """Decides every image."""
+    """Decides what every image looks like."""
 
     def __post_init__(self) -> None:
         fit_types(self)
@@ -231,18 +239,18 @@ class ToyCarsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """A page in the browser: drawing with a live preview, noising an image of one's own, and the noise schedule."""
+    """Serve a page that samples with a live preview, adds noise to an image of yours, and plots the noise schedule."""
 
     pretrained_model_name_or_path: str | None = None
-    """Folder of a saved pipeline, or its id on the Hub; null is the model inside the package."""
+    """Folder of a saved pipeline, or the id of one on the Hub. If unset, the model inside the package."""
     server_name: str = "127.0.0.1"
-    """Address to serve at; 0.0.0.0 lets other machines in."""
+    """Address to serve the page at. 0.0.0.0 lets other machines in."""
     server_port: int | None = None
-    """Port; null is the first free one from 7860."""
+    """Port to serve the page at. If unset, the first free one from 7860 on."""
     share: bool = False
     """Also serve the page at a public address of gradio, which needs a network."""
     max_images: int = 16
-    """The most images of one drawing."""
+    """Largest number of images that a visitor can sample at once."""
 
     def __post_init__(self) -> None:
         fit_types(self)

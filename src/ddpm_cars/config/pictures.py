@@ -1,11 +1,11 @@
-"""TODO src/ddpm_cars/config/pictures.py."""
+"""Settings of the images that a command reads."""
 
 from dataclasses import dataclass, fields
 from typing import Literal
 
 from PIL import ImageColor
 
-from ddpm_cars.config.fields import at_least, fit_types, in_unit_interval
+from ddpm_cars.config.fields import at_least, fit_types, in_unit_interval, setting
 from ddpm_cars.errors import UserError
 
 Resize = Literal["squash", "crop", "pad"]
@@ -13,26 +13,27 @@ Resize = Literal["squash", "crop", "pad"]
 
 @dataclass(frozen=True, kw_only=True)
 class PicturesConfig:
-    """Which images, and how they become squares."""
+    """Which images are read, and how they become squares."""
 
-    train_data_dir: str | None = None
-    """Folder of images, subfolders included; train/ and test/ inside it are its splits."""
-    dataset_name: str | None = None
-    """Dataset on the Hub, or a local dataset folder, instead of train_data_dir."""
-    dataset_config_name: str | None = None
-    """Configuration of dataset_name, where it has several."""
-    image_column: str = "image"
+    train_data_dir: str | None = setting(None, may_change=True, path=True, from_run=True)
+    """Folder of images, including its subfolders. Folders named train/ and test/ inside it are its splits."""
+    dataset_name: str | None = setting(None, may_change=True, path=True, from_run=True)
+    """Dataset on the Hub, or the folder of a local dataset. Give it instead of train_data_dir."""
+    dataset_config_name: str | None = setting(None, may_change=False, from_run=True)
+    """Configuration of dataset_name, if it has several."""
+    image_column: str = setting("image", may_change=False, from_run=True)
     """Column of the dataset that holds the images."""
-    split: str | None = None
-    """Split to use, in the notation of `datasets` ("train", "train+test", "train[:90%]"); null joins every split."""
-    cache_dir: str | None = None
-    """Where decoded images are kept between runs; null is the cache of `datasets`."""
-    resize: Resize = "squash"
-    """How: squash ignores the aspect ratio, crop keeps the centre, pad adds borders."""
-    background: str = "white"
-    """Colour behind transparent images and of borders, by name or as #rrggbb."""
-    max_bad_images_fraction: float = 0.01
-    """Images that cannot be decoded are left out and reported; if they are more than this share, nothing runs."""
+    split: str | None = setting(None, may_change=False, from_run=True)
+    """Split to use, in the notation of `datasets` ("train", "train+test", "train[:90%]"). If unset, all of them."""
+    cache_dir: str | None = setting(None, may_change=True, private=True, from_run=True)
+    """Folder that keeps decoded images between runs. If unset, the cache of `datasets`."""
+    resize: Resize = setting("squash", may_change=False, from_run=True, label="Made square by")
+    """How an image becomes a square: squash ignores its aspect ratio, crop keeps its centre, pad adds borders."""
+    background: str = setting("white", may_change=False, from_run=True)
+    """Colour of borders and of what is behind transparent images, by name or as #rrggbb."""
+    max_bad_images_fraction: float = setting(0.01, may_change=True, from_run=True)
+    """Largest fraction of images that may fail to decode. Such images are left out and reported; nothing runs if
+    there are more."""
 
     def __post_init__(self) -> None:
         fit_types(self)
@@ -44,9 +45,9 @@ class PicturesConfig:
         if (self.train_data_dir is None) == (self.dataset_name is None):
             raise UserError("give the images with exactly one of train_data_dir (a folder) and dataset_name")
         if self.train_data_dir is not None:
-            for name, nothing in (("dataset_config_name", None), ("image_column", "image"), ("label_column", "label")):
-                value = getattr(self, name, nothing)
-                if value != nothing:
+            for name, unset in (("dataset_config_name", None), ("image_column", "image"), ("label_column", "label")):
+                value = getattr(self, name, unset)
+                if value != unset:
                     raise UserError(f"{name} is {value}; it goes with dataset_name, not with train_data_dir")
 
 
@@ -54,8 +55,8 @@ class PicturesConfig:
 class ImageConfig(PicturesConfig):
     """Images of one size."""
 
-    resolution: int = 64
-    """Height and width in pixels that every image is brought to."""
+    resolution: int = setting(64, may_change=False)
+    """Height and width in pixels of every image after resizing."""
 
     def __post_init__(self) -> None:
         PicturesConfig.__post_init__(self)
@@ -64,23 +65,25 @@ class ImageConfig(PicturesConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PicturesOfRunConfig(PicturesConfig):
-    """Which images to measure a model with, and how they become squares where the command does not say it."""
+    """Images to measure a model with. What the command does not say is taken from the model's run."""
 
     resize: Resize | None = None  # type: ignore[assignment]
-    """How images become squares: squash, crop or pad; null is as config.yaml says, and squash without one."""
+    """How an image becomes a square: squash, crop or pad. If unset, as config.yaml says, or squash without one."""
     background: str | None = None  # type: ignore[assignment]
-    """Colour behind transparent images and of borders; null is as config.yaml says, and white without one."""
+    """Colour of borders and of what is behind transparent images. If unset, as config.yaml says, or white without
+    one."""
     validation_split: str | None = None
-    """Split that the model was not trained on; null is that of config.yaml, if the images are from there. It is left
-    out where split is null; an evaluation measures bits per dimension on it, and tells by it what a copy is."""
+    """Split that the model was not trained on. If split is unset, it is left out of the other images. An evaluation
+    measures bits per dimension on it and uses it to recognise copies. If unset, the one in config.yaml, if the images
+    are those of the run."""
 
     def __post_init__(self) -> None:
         fit_types(self)
-        # What is null is taken from the run, and then all of it is checked.
+        # Once the run has filled in what is unset, everything is checked.
         is_named = self.train_data_dir is not None or self.dataset_name is not None
         if is_named and self.background is not None:
             PicturesConfig.__post_init__(self)
 
     def at_resolution(self, resolution: int) -> ImageConfig:
-        """Return how the images are loaded for a model of this height and width."""
+        """Return how the images are loaded for a model of this height and width in pixels."""
         return ImageConfig(**{f.name: getattr(self, f.name) for f in fields(PicturesConfig)}, resolution=resolution)

@@ -1,9 +1,9 @@
-"""All that a run depends on, as frozen dataclasses. The docstring of a field is its `--help` text."""
+"""Settings of a training run."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from ddpm_cars.config.fields import above_zero, at_least, fit_types, in_unit_interval
+from ddpm_cars.config.fields import above_zero, at_least, fit_types, in_unit_interval, setting
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.errors import UserError
 
@@ -16,20 +16,22 @@ Variance = Literal[FixedVariance, "learned", "learned_range", "analytic", "spect
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
-    """The forward process."""
+    """The forward process, which adds noise to images."""
 
-    num_train_timesteps: int = 1000
-    """Number of noise levels T."""
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"] = "linear"
-    """How beta runs from beta_start to beta_end."""
-    beta_start: float = 0.0001
+    num_train_timesteps: int = setting(1000, may_change=False, label="Timesteps T", stock="ddpm_num_steps")
+    """Number of timesteps T, each with its own noise level."""
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"] = setting(
+        "linear", may_change=False, label="Betas", stock="ddpm_beta_schedule"
+    )
+    """How the variance beta of a noise step runs from beta_start to beta_end."""
+    beta_start: float = setting(0.0001, may_change=False)
     """Variance of the first noise step."""
-    beta_end: float = 0.02
+    beta_end: float = setting(0.02, may_change=False)
     """Variance of the last noise step."""
-    scale_betas_for_timesteps: bool = False
-    """Multiply the betas by 1000 / num_train_timesteps, so that noising ends in pure noise at any number of them."""
-    rescale_betas_zero_snr: bool = False
-    """Move the last noise level to exactly pure noise; not for epsilon prediction."""
+    scale_betas_for_timesteps: bool = setting(False, may_change=False)
+    """Multiply the betas by 1000 / num_train_timesteps, so that any number of timesteps ends in pure noise."""
+    rescale_betas_zero_snr: bool = setting(False, may_change=False)
+    """Make the last noise level exactly pure noise. This does not go with epsilon prediction."""
 
     def __post_init__(self) -> None:
         fit_types(self)
@@ -49,125 +51,136 @@ class NoiseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(ImageConfig, NoiseConfig):
-    """One training run."""
+    """Train a model on images."""
 
-    validation_split: str | None = None
-    """Split that is kept out of training and measured on; null is none. Without `split`, training joins the others."""
-    streaming: bool = False
-    """Read the shards (Parquet, WebDataset) of dataset_name while training, for data larger than a machine."""
-    shuffle_window_images: int = 512
-    """Images of a shard that are shuffled together, with streaming."""
-    random_flip: bool = True
+    validation_split: str | None = setting(None, may_change=False, from_run=True)
+    """Split that is kept out of training and that the model is measured on. If split is unset, training uses all the
+    other splits."""
+    streaming: bool = setting(False, may_change=False)
+    """Read the shards (Parquet or WebDataset) of dataset_name during training, for data larger than a machine."""
+    shuffle_window_images: int = setting(512, may_change=False)
+    """Number of images of a shard that are shuffled together, with streaming."""
+    random_flip: bool = setting(True, may_change=False, label="Random flip")
     """Mirror every image with probability 1/2."""
-    class_conditional: bool = False
-    """Learn the classes: the names of the folders that hold the images, or label_column."""
-    label_column: str = "label"
+    class_conditional: bool = setting(False, may_change=False)
+    """Learn the classes of the images: the names of the folders that hold them, or label_column."""
+    label_column: str = setting("label", may_change=False, from_run=True)
     """Column of the dataset that holds the classes."""
-    class_dropout_prob: float = 0.1
-    """How often a class is hidden while training, so that sampling can be guided; 0 for no guidance."""
+    class_dropout_prob: float = setting(0.1, may_change=False)
+    """Probability that a class is hidden in training, which sampling needs for guidance. 0 means no guidance."""
 
-    preset: Preset = "64"
-    """Network: tiny (for CPUs), 32, 64, or peer64, the one of diffusers' train_unconditional.py."""
-    model_config: str | None = None
+    # A run compares its network by weights and its images by content, so names and places of these may change.
+    preset: Preset = setting("64", may_change=True)
+    """Network: tiny (for CPUs), 32, 64, or peer64, the network of diffusers' train_unconditional.py."""
+    model_config: str | None = setting(None, may_change=True, path=True, stock="model_config_name_or_path")
     """JSON file with the arguments of a UNet2DModel, instead of a preset."""
-    dropout: float = 0.0
-    """Probability that a value inside the network is dropped while training; 0 leaves it to model_config."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, a third slower."""
+    dropout: float = setting(0.0, may_change=False, label="Dropout")
+    """Probability that a value inside the network is dropped in training. 0 leaves it to model_config."""
+    gradient_checkpointing: bool = setting(False, may_change=True)
+    """Compute activations again in the backward pass instead of keeping them. It saves memory and makes a step a
+    third slower."""
 
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    """What the network predicts: the noise, the clean image, or v."""
-    variance_type: Literal[FixedVariance, "learned_range"] = "fixed_small"
-    """Variance of the reverse step when the saved pipeline samples; learned_range is learned with the hybrid loss."""
-    vlb_weight: float = 0.001
-    """Weight of the variational bound beside the simple loss, with learned_range."""
-    snr_gamma: float | None = None
-    """Weights the loss by min(SNR, snr_gamma), 5 is usual; null weights all timesteps alike."""
-    timestep_sampling: Literal["uniform", "stratified"] = "uniform"
-    """How a batch draws its timesteps: independently, or one from each of as many equal parts as it has images."""
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = setting(
+        "epsilon", may_change=False, label="Prediction"
+    )
+    """What the network predicts: epsilon (the noise), sample (the clean image) or v_prediction (v)."""
+    variance_type: Literal[FixedVariance, "learned_range"] = setting("fixed_small", may_change=False)
+    """Variance of the reverse step when the saved pipeline samples. learned_range is learned with the hybrid loss."""
+    vlb_weight: float = setting(0.001, may_change=False)
+    """Weight of the variational bound added to the simple loss, with learned_range."""
+    snr_gamma: float | None = setting(None, may_change=False, label="SNR weight at most")
+    """Weight the loss by min(SNR, snr_gamma); 5 is usual. If unset, all timesteps have the same weight."""
+    timestep_sampling: Literal["uniform", "stratified"] = setting("uniform", may_change=False)
+    """How a batch draws its timesteps: uniform draws each independently, stratified draws one from each of as many
+    equal parts as the batch has images."""
 
-    train_batch_size: int = 64
+    # A run compares the product of these with the number of processes.
+    train_batch_size: int = setting(64, may_change=True)
     """Images per process and gradient computation."""
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: int = setting(1, may_change=True)
     """Gradient computations per optimiser step."""
-    auto_find_batch_size: bool = False
-    """Where memory is short, halve train_batch_size and double gradient_accumulation_steps until a step fits."""
-    num_epochs: int = 100
-    """Passes over the images, where max_train_steps is null."""
-    max_train_steps: int | None = None
-    """Optimiser steps; overrides num_epochs."""
-    optimizer: Literal["adam", "adamw"] = "adamw"
+    auto_find_batch_size: bool = setting(False, may_change=True)
+    """If memory is short, halve train_batch_size and double gradient_accumulation_steps until a step fits."""
+    num_epochs: int = setting(100, may_change=True)
+    """Passes over the images, if max_train_steps is unset."""
+    max_train_steps: int | None = setting(None, may_change=True)
+    """Number of optimiser steps. It overrides num_epochs."""
+    optimizer: Literal["adam", "adamw"] = setting("adamw", may_change=False, label="Optimiser")
     """Optimiser."""
-    learning_rate: float = 1e-4
+    learning_rate: float = setting(1e-4, may_change=False, label="Learning rate")
     """Learning rate after the warmup."""
-    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "cosine"
-    """How the learning rate runs over the steps."""
-    lr_warmup_steps: int = 500
-    """Steps over which the learning rate rises from 0; plain constant has no warmup."""
-    adam_beta1: float = 0.9
-    """Decay of the first moment."""
-    adam_beta2: float = 0.999
-    """Decay of the second moment."""
-    adam_weight_decay: float = 0.0
+    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = setting(
+        "cosine", may_change=False, label="Schedule"
+    )
+    """How the learning rate changes over the steps."""
+    lr_warmup_steps: int = setting(500, may_change=False, label="Warmup steps")
+    """Steps over which the learning rate rises from 0. The schedule constant has no warmup."""
+    adam_beta1: float = setting(0.9, may_change=False)
+    """Decay of the optimiser's average of gradients."""
+    adam_beta2: float = setting(0.999, may_change=False)
+    """Decay of the optimiser's average of squared gradients."""
+    adam_weight_decay: float = setting(0.0, may_change=False, label="Weight decay")
     """Weight decay."""
-    adam_epsilon: float = 1e-8
-    """Term that keeps the division by the second moment finite."""
-    max_grad_norm: float | None = 1.0
-    """Gradients are scaled down to this norm; null is off."""
-    max_skipped_steps: int = 0
-    """Steps with a loss or gradient that is not finite that may be left out before the run stops."""
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
-    """Precision of the network's arithmetic; null is what accelerate was configured with."""
-    compile: bool = False
-    """Compile the network, which takes minutes and pays on a GPU; the same up to rounding."""
-    use_ema: bool = True
+    adam_epsilon: float = setting(1e-8, may_change=False)
+    """Term that the optimiser adds to its divisor."""
+    max_grad_norm: float | None = setting(1.0, may_change=False, label="Gradient norm at most")
+    """Largest norm of the gradients, which are scaled down to it. If unset, they are not."""
+    max_skipped_steps: int = setting(0, may_change=True)
+    """Number of steps with a loss or gradient that is not finite that may be skipped before the run stops."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = setting(None, may_change=False, label="Precision")
+    """Precision of the network's arithmetic. If unset, the one that accelerate was configured with."""
+    compile: bool = setting(False, may_change=True)
+    """Compile the network. It takes minutes and pays off on a GPU; results are the same up to rounding."""
+    use_ema: bool = setting(True, may_change=False)
     """Keep a moving average of the weights, and sample with it."""
-    ema_half_life_steps: tuple[int, ...] = (7000,)
-    """Steps after which a weight counts half in the average, fewer during its warmup (ema_power). Of several, the best
-    on validation_split is published."""
-    ema_inv_gamma: float = 1.0
-    """Until it reaches that of the half-life, the decay at a step is 1 - (1 + step / ema_inv_gamma) ** -ema_power."""
-    ema_power: float = 0.75
-    """See ema_inv_gamma."""
-    seed: int = 0
+    ema_half_life_steps: tuple[int, ...] = setting((7000,), may_change=False)
+    """Steps after which a weight counts half in the moving average. During the warmup (ema_power) they are fewer. Of
+    several averages, the best on validation_split is published."""
+    ema_inv_gamma: float = setting(1.0, may_change=False)
+    """Warmup of the moving average: its decay at a step is 1 - (1 + step / ema_inv_gamma) ** -ema_power, until that
+    reaches the decay of the half-life."""
+    ema_power: float = setting(0.75, may_change=False)
+    """Exponent of the warmup of the moving average: a larger one makes the warmup shorter."""
+    seed: int = setting(0, may_change=False, label="Seed")
     """Decides the initial weights, the order of the images, flips, timesteps and noise."""
 
-    output_dir: str = "ddpm-cars-model"
-    """Where everything is written; the same command continues the run that it finds there."""
-    overwrite_output_dir: bool = False
+    output_dir: str = setting("ddpm-cars-model", may_change=True, private=True)
+    """Folder for everything that is written. The same command continues the run that it finds there."""
+    overwrite_output_dir: bool = setting(False, may_change=True, private=True)
     """Delete the checkpoints, sample grids and best model in output_dir and start again."""
-    checkpointing_steps: int | None = 500
-    """Steps between checkpoints; null is off."""
-    checkpoints_total_limit: int | None = 2
-    """How many checkpoints are kept; null keeps all."""
-    save_images_steps: int | None = 2000
-    """Steps between sample grids; null is off."""
-    eval_batch_size: int = 16
-    """Images in a sample grid."""
-    num_inference_steps: int | None = None
-    """Denoising steps of the sample grids; null is all num_train_timesteps."""
-    validation_steps: int | None = 1000
-    """Steps between measurements on validation_split; null measures at the end only."""
-    num_validation_images: int = 512
-    """Images of validation_split that are measured on, with the same noise every time."""
-    logging_steps: int = 50
+    checkpointing_steps: int | None = setting(500, may_change=True)
+    """Steps between checkpoints. If unset, there are none."""
+    checkpoints_total_limit: int | None = setting(2, may_change=True)
+    """Number of checkpoints that are kept. If unset, all of them."""
+    save_images_steps: int | None = setting(2000, may_change=True)
+    """Steps between grids of sampled images. If unset, there are none."""
+    eval_batch_size: int = setting(16, may_change=True)
+    """Number of images in such a grid."""
+    num_inference_steps: int | None = setting(None, may_change=True, stock="ddpm_num_inference_steps")
+    """Denoising steps for such a grid. If unset, all num_train_timesteps."""
+    validation_steps: int | None = setting(1000, may_change=True)
+    """Steps between measurements on validation_split. If unset, it is measured at the end only."""
+    num_validation_images: int = setting(512, may_change=False)
+    """Images of validation_split that are measured, with the same noise every time."""
+    logging_steps: int = setting(50, may_change=True)
     """Steps over which a logged loss is averaged."""
-    logger: Literal["tensorboard", "trackio", "wandb"] | None = None
-    """Tracker that the log goes to besides loss.json; null is off."""
-    dry_run: bool = False
+    logger: Literal["tensorboard", "trackio", "wandb"] | None = setting(None, may_change=True, private=True)
+    """Tracker that receives the log in addition to loss.json. If unset, none."""
+    dry_run: bool = setting(False, may_change=True, private=True)
     """Check everything, print the plan and stop."""
-    model_license: str | None = None
-    """Licence of the model, as the Hub spells it (apache-2.0, cc-by-nc-4.0), for its card; null says nothing."""
-    data_license: str | None = None
-    """Licence of the images, in words for the model card; null says nothing."""
+    model_license: str | None = setting(None, may_change=True)
+    """Licence of the model for its card, as the Hub spells it (apache-2.0, cc-by-nc-4.0). If unset, the card names
+    none."""
+    data_license: str | None = setting(None, may_change=True)
+    """Licence of the images for the model's card, in words. If unset, the card names none."""
 
     def __post_init__(self) -> None:
         ImageConfig.__post_init__(self)
         NoiseConfig.__post_init__(self)
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise UserError(
-                "rescale_betas_zero_snr leaves nothing of the image at the last timestep, where prediction_type "
-                "epsilon then says nothing of it; use v_prediction or sample"
+                "rescale_betas_zero_snr leaves nothing of the image at the last timestep, where epsilon prediction "
+                "cannot recover it; give prediction_type v_prediction or sample"
             )
         at_least(self, 1, "train_batch_size", "gradient_accumulation_steps", "num_epochs", "max_train_steps")
         at_least(self, 1, "shuffle_window_images", "validation_steps", "num_validation_images")
@@ -188,13 +201,13 @@ class TrainingConfig(ImageConfig, NoiseConfig):
             self._check_streaming()
 
     def warnings(self) -> list[str]:
-        """Return what works, but hardly as it is meant."""
+        """Return a line for every combination of settings that works, but is probably a mistake."""
         half_lives = self.ema_half_life_steps
         if not self.use_ema or len(half_lives) == 1 or self.validation_split is not None:
             return []
         return [
-            f"of the {len(half_lives)} ema_half_life_steps the first, {half_lives[0]}, is published, for without "
-            "validation_split nothing tells which is best"
+            f"ema_half_life_steps has {len(half_lives)} values and validation_split is unset, so nothing tells which "
+            f"average is best; the first, {half_lives[0]}, is published"
         ]
 
     def _check_streaming(self) -> None:
@@ -211,18 +224,18 @@ class TrainingConfig(ImageConfig, NoiseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommandConfig(TrainingConfig):
-    """One training run, and what becomes of its model."""
+    """Train a model on a folder of images or a dataset, and publish it if asked."""
 
-    push_to_hub: bool = False
-    """Publish the model on the Hub when it is trained; the token is the one of `hf auth login` or HF_TOKEN."""
-    hub_model_id: str | None = None
-    """Where, as NAME or OWNER/NAME; null is the name of output_dir, below your own name."""
-    hub_private_repo: bool = False
-    """Make the repository private where it is new."""
+    push_to_hub: bool = setting(False, may_change=True, private=True)
+    """Publish the model on the Hub after training, with the token of `hf auth login` or HF_TOKEN."""
+    hub_model_id: str | None = setting(None, may_change=True, private=True)
+    """Repository to publish to, NAME or OWNER/NAME. If unset, your account and the name of output_dir."""
+    hub_private_repo: bool = setting(False, may_change=True, private=True)
+    """Make a new repository private."""
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
-        for name, nothing in (("hub_model_id", None), ("hub_private_repo", False)):
+        for name, unset in (("hub_model_id", None), ("hub_private_repo", False)):
             value = getattr(self, name)
-            if value != nothing and not self.push_to_hub:
+            if value != unset and not self.push_to_hub:
                 raise UserError(f"{name} is {value}; it goes with push_to_hub")

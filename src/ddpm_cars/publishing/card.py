@@ -9,6 +9,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ddpm_cars.config.fields import settings_with
+from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.reports.markdown import card_section, plain, table
 from ddpm_cars.reports.quantities import QUANTITIES, bound_label, name_of
@@ -17,24 +19,6 @@ from ddpm_cars.runs.public_settings import dataset_id
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES
 
 _TASK = "unconditional-image-generation"
-
-_SETTINGS = (
-    ("Optimiser", "optimizer"),
-    ("Learning rate", "learning_rate"),
-    ("Schedule", "lr_scheduler"),
-    ("Warmup steps", "lr_warmup_steps"),
-    ("Weight decay", "adam_weight_decay"),
-    ("Gradient norm at most", "max_grad_norm"),
-    ("Precision", "mixed_precision"),
-    ("Prediction", "prediction_type"),
-    ("Timesteps T", "num_train_timesteps"),
-    ("Betas", "beta_schedule"),
-    ("SNR weight at most", "snr_gamma"),
-    ("Dropout", "dropout"),
-    ("Random flip", "random_flip"),
-    ("Made square by", "resize"),
-    ("Seed", "seed"),
-)
 
 _PRECISIONS = {"no": "float32", "fp16": "float16 mixed with float32", "bf16": "bfloat16 mixed with float32"}
 
@@ -198,7 +182,8 @@ def _training(folder: ModelFolder) -> str:
             rows.append((f"Mean squared error of eps, {number}", f"{found['eps_mse']:.5g}"))
     if settings is not None:
         settings = {**settings, "mixed_precision": _PRECISIONS.get(str(settings.get("mixed_precision")))}
-        rows += [(label, _value(settings[key])) for label, key in _SETTINGS if settings.get(key) is not None]
+        labels = settings_with(TrainingConfig, "label").items()
+        rows += [(label, _value(settings[name])) for name, label in labels if settings.get(name) is not None]
     return table([["Setting", "Value"], *map(list, rows)]) if rows else ""
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ddpm_cars.config.commands import EvaluateConfig
+from ddpm_cars.config.fields import settings_with
 from ddpm_cars.config.pictures import PicturesConfig, PicturesOfRunConfig
+from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.pictures import Pictures
 from ddpm_cars.errors import UserError
 from ddpm_cars.runs.run_folder import RunFolder
@@ -35,7 +37,7 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
                 f"{name} has no config.yaml that says what it was trained on; give train_data_dir or dataset_name, "
                 "and validation_split"
             )
-        names = {*defaults, "label_column", "validation_split"}
+        names = {*settings_with(TrainingConfig, "from_run")}
         # What the command line says, it means; only where null is the default can it be told that it does.
         names -= {f.name for f in fields(config) if f.default is None and getattr(config, f.name) is not None}
     elif config.split is None and config.validation_split is None and _are_of_run(config, run):

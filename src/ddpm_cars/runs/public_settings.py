@@ -4,13 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_PATHS = ("train_data_dir", "dataset_name", "model_config")
-
-# They say where a run was, not what it was.
-_PRIVATE = (
-    *("output_dir", "overwrite_output_dir", "cache_dir", "dry_run", "logger"),
-    *("push_to_hub", "hub_model_id", "hub_private_repo"),
-)
+from ddpm_cars.config.fields import settings_with
+from ddpm_cars.config.training import TrainCommandConfig
 
 
 def dataset_id(settings: Mapping[str, Any]) -> str | None:
@@ -25,8 +20,9 @@ def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         settings: Those of a `TrainingConfig`.
     """
-    public = {name: value for name, value in settings.items() if name not in _PRIVATE}
-    for name in _PATHS:
+    private = settings_with(TrainCommandConfig, "private")
+    public = {name: value for name, value in settings.items() if name not in private}
+    for name in settings_with(TrainCommandConfig, "path"):
         value = public.get(name)
         if value is not None and (name != "dataset_name" or dataset_id(settings) is None):
             public[name] = Path(value).name

@@ -11,46 +11,11 @@ from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ddpm_cars.config.fields import settings_with
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.training import checkpoints
 from ddpm_cars.training.averages import RAW
-
-# These may change between the parts of one run: they decide where it ends and what it shows, not how it trains.
-_FREE_BETWEEN_PARTS = {
-    "output_dir",
-    "overwrite_output_dir",
-    "cache_dir",
-    "train_data_dir",
-    "dataset_name",
-    "num_epochs",
-    "max_train_steps",
-    "checkpointing_steps",
-    "checkpoints_total_limit",
-    "save_images_steps",
-    "eval_batch_size",
-    "num_inference_steps",
-    "validation_steps",
-    "logging_steps",
-    "logger",
-    "dry_run",
-    "max_bad_images_fraction",
-    "max_skipped_steps",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_private_repo",
-    "model_license",
-    "data_license",
-    "gradient_checkpointing",
-    "compile",
-    # Their product with the number of processes is what counts; it is a fact of its own.
-    "train_batch_size",
-    "gradient_accumulation_steps",
-    "auto_find_batch_size",
-    # The network is a fact of its own, as the images are.
-    "preset",
-    "model_config",
-}
 
 NUM_SUMS = 12
 """Of a record in the making: sum and number of losses, of gradient norms, then of the losses in each quarter of T."""
@@ -175,9 +140,10 @@ def _check_same_run(path: Path, state: Mapping[str, Any], config: TrainingConfig
     # JSON has no tuples, so both sides go through it.
     now = json.loads(json.dumps(asdict(config)))
     # A setting that came later was at its default.
-    defaults = json.loads(json.dumps({f.name: f.default for f in fields(TrainingConfig)}))
+    defaults = json.loads(json.dumps({f.name: f.default for f in fields(config)}))
     then = {**defaults, **state["config"]}
-    compared = [name for name in now if name not in _FREE_BETWEEN_PARTS]
+    may_change = settings_with(type(config), "may_change")
+    compared = [name for name in now if name not in may_change]
     changed = [f"{name} {then.get(name)} (now {now[name]})" for name in compared if then.get(name) != now[name]]
     changed += [
         f"{name} {state['facts'].get(name)} (now {value})"

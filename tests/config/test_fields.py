@@ -1,0 +1,68 @@
+"""What the settings say of themselves, and what is computed from it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+
+import pytest
+
+from ddpm_cars.config.fields import setting, settings_with
+from ddpm_cars.config.pictures import PicturesConfig
+from ddpm_cars.config.training import TrainCommandConfig, TrainingConfig
+from ddpm_cars.errors import UserError
+from ddpm_cars.runs.public_settings import public_settings
+from ddpm_cars.training import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterConfig(TrainingConfig):
+    """The settings of a later version, which has two more."""
+
+    loss_weight: float = setting(1.0, may_change=False)
+    progress_bar: bool = setting(True, may_change=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UndecidedConfig(TrainingConfig):
+    loss_weight: float = 1.0
+
+
+def test_a_setting_that_does_not_say_whether_it_may_change_is_an_error():
+    with pytest.raises(TypeError, match=r"UndecidedConfig\.loss_weight does not say may_change"):
+        settings_with(UndecidedConfig, "may_change")
+    with pytest.raises(TypeError, match="may_change"):
+        setting(1.0)  # type: ignore[call-arg]
+
+
+def test_every_setting_of_training_has_decided():
+    assert settings_with(TrainCommandConfig, "may_change").keys() < {f.name for f in fields(TrainCommandConfig)}
+
+
+def test_what_says_which_images_a_run_used_is_taken_from_it():
+    expected = {f.name for f in fields(PicturesConfig)} | {"label_column", "validation_split"}
+    assert settings_with(TrainingConfig, "from_run").keys() == expected
+
+
+def test_nothing_published_says_where_a_run_was():
+    config = TrainCommandConfig(train_data_dir="/home/me/cars", cache_dir="/c", model_config="/m/unet.json", seed=3)
+    public = public_settings({f.name: getattr(config, f.name) for f in fields(config)})
+    assert not any("/" in str(value) for value in public.values())
+    assert (public["train_data_dir"], public["model_config"], public["seed"]) == ("cars", "unet.json", 3)
+    assert not {"output_dir", "cache_dir", "logger", "hub_model_id"} & public.keys()
+
+
+def test_no_label_stands_twice_in_the_card():
+    labels = settings_with(TrainCommandConfig, "label").values()
+    assert len(labels) == len({*labels}) >= 15
+
+
+def test_a_run_of_before_a_setting_existed_continues_and_only_as_it_was(make_config: Callable[..., TrainingConfig]):
+    config = make_config(max_train_steps=2, checkpointing_steps=1, save_images_steps=None, lr_warmup_steps=0)
+    folder = train(config)
+    for state in folder.glob("checkpoints/step-*/state.json"):
+        assert not {"loss_weight", "progress_bar"} & json.loads(state.read_text())["config"].keys()
+    settings = {**asdict(config), "max_train_steps": 3}
+    with pytest.raises(UserError, match=r"belongs to a run with loss_weight 1\.0 \(now 2\.0\)"):
+        train(LaterConfig(**settings, loss_weight=2.0))
+    train(LaterConfig(**settings, progress_bar=False))
+    assert json.loads((folder / "training.json").read_text())["steps"] == 3
