@@ -103,7 +103,7 @@ def natural_spectrum(size: int) -> np.ndarray:
 
 def gaussian_calibration(spectrum: np.ndarray, num_bands: int = 32) -> dict[str, Any]:
     """Return what calibrating the ideal denoiser of Gaussian data would give, without its sampling error."""
-    alpha_bar, size = DDPMCarsScheduler()._alpha_bar, spectrum.shape[-1]
+    alpha_bar, size = DDPMCarsScheduler().alphas_cumprod_float64, spectrum.shape[-1]
     edges = band_edges(size, size, num_bands)
     index = band_index(size, size, edges).ravel()
 

@@ -57,7 +57,7 @@ def main() -> None:
     images = training_samples(config, unet.config.in_channels)
     bands = Bands(images, 2)
     scheduler, generator = DDPMCarsScheduler(), torch.Generator().manual_seed(0)
-    alpha_bar = scheduler.alphas_cumprod.double().numpy()
+    alpha_bar = scheduler.alphas_cumprod_float64
     errors = {}
     for t in tqdm(STEPS, desc="measuring"):
         chosen = images[torch.randperm(len(images), generator=generator)[:NUM_IMAGES]]

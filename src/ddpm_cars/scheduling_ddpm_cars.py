@@ -305,6 +305,14 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             self._use_alpha_bar(values.double().numpy())
         self._alphas_cumprod, self._alphas_cumprod_version = alphas_cumprod, _version(alphas_cumprod)
 
+    @property
+    def alphas_cumprod_float64(self) -> np.ndarray:
+        """alpha_bar_t in full precision, as everything here computes with it: float64 (T,) in [0, 1], read-only."""
+        self._see_edited_alphas_cumprod()
+        view = self._alpha_bar.view()
+        view.flags.writeable = False
+        return view
+
     def _see_edited_alphas_cumprod(self) -> None:
         if _is_edited(self._alphas_cumprod, self._alphas_cumprod_version):
             self.alphas_cumprod = self._alphas_cumprod
@@ -529,6 +537,40 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
                 f"{wrong[0]}): calibrate again."
             )
 
+    def original_sample_variance(self) -> np.ndarray:
+        """Return Var(x_0 | x_t) per dimension at every timestep, as the calibration measured it.
+
+        It is what "analytic" samples with, and the mean squared error that is expected of x_0_hat.
+
+        Returns:
+            float64 (T,), 0 or more: at most 1, or the variance of the data where that is larger.
+
+        Raises:
+            ValueError: If the scheduler has no calibration, or one of other noise levels.
+        """
+        calibration = self.config.get("_calibration")
+        if calibration is None:
+            raise ValueError(
+                "The scheduler has no calibration, which says how far x_0_hat is from x_0: measure it with "
+                "ddpm_cars.calibrate(unet, images, scheduler)."
+            )
+        self._see_edited_alphas_cumprod()
+        self._check_calibration(calibration)
+        return self._bounded_x_0_variance(np.arange(len(self._alpha_bar)), calibration)
+
+    @property
+    def noise_std(self) -> np.ndarray:
+        """sigma_t of every step of the chain, float64 (n,) in the order of `timesteps`, 0 for the last one.
+
+        A learned variance is not known beforehand; it counts as "fixed_small". "spectral" counts as "analytic", of
+        which its bands are corrections.
+
+        Raises:
+            ValueError: If the variance needs a calibration that is missing or does not fit.
+        """
+        self._refresh_tables()
+        return np.array([step.noise_std for step in self._steps.values()])
+
     def _calibration(self) -> Mapping[str, Any]:
         calibration = self.config.get("_calibration")
         variance_type = self.config.variance_type
@@ -731,14 +773,52 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         q = q.clamp(1, self.config.sample_max_value).view(-1, *[1] * (sample.ndim - 1)).to(sample.dtype)
         return sample.clamp(-q, q) / q
 
-    def _predict_x_0(self, step: _Step, model_output: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
+    def predict_original_sample(
+        self, model_output: torch.Tensor, timesteps: int | torch.Tensor, sample: torch.Tensor, clip: bool = True
+    ) -> torch.Tensor:
+        """Return x_0_hat, what the output of a model says of the clean image.
+
+        From eps_hat, x_0_hat = (x_t - sqrt(1 - alpha_bar_t) eps_hat) / sqrt(alpha_bar_t) (eq. 15); from v,
+        x_0_hat = sqrt(alpha_bar_t) x_t - sqrt(1 - alpha_bar_t) v (Salimans & Ho 2022, appendix D).
+
+        Args:
+            model_output: What the model predicts from x_t, as `prediction_type` says, the shape of `sample`, without
+                a learned variance, floating point.
+            timesteps: t, any in [0, T - 1]: a number, or an integer tensor of shape () or (batch,).
+            sample: x_t, shape (batch, ...), floating point.
+            clip: Whether x_0_hat is clipped or thresholded where the config says so.
+
+        Returns:
+            x_0_hat in the wider dtype of the two inputs.
+
+        Raises:
+            ValueError: If `timesteps` are no integers.
+        """
+        dtype = torch.promote_types(sample.dtype, model_output.dtype)
+        x_t = sample.to(torch.promote_types(dtype, torch.float32))
+        a: Any
+        b: Any
+        if isinstance(timesteps, torch.Tensor):
+            a, b = self.signal_and_noise_scales(timesteps, x_t)
+            one_over_a = a.reciprocal()
+        else:
+            alpha_bar = float(self.alphas_cumprod_float64[timesteps])
+            a, b = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+            one_over_a = 1 / a if a else math.inf
+        return self._predict_x_0(model_output.to(x_t.dtype), x_t, a, one_over_a, b, clip).to(dtype)
+
+    def _predict_x_0(
+        self, model_output: torch.Tensor, x_t: torch.Tensor, a: Any, one_over_a: Any, b: Any, clip: bool = True
+    ) -> torch.Tensor:
         config = self.config
         if config.prediction_type == "epsilon":  # eq. 15
-            x_0_hat = _plus(x_t, -step.sqrt_one_minus_alpha_bar, model_output).mul_(step.one_over_sqrt_alpha_bar)
+            x_0_hat = _plus(x_t, -b, model_output).mul_(one_over_a)
         elif config.prediction_type == "v_prediction":
-            x_0_hat = _plus(step.sqrt_alpha_bar * x_t, -step.sqrt_one_minus_alpha_bar, model_output)
+            x_0_hat = _plus(a * x_t, -b, model_output)
         else:
             x_0_hat = model_output
+        if not clip:
+            return x_0_hat
         if config.thresholding:
             return self._threshold_sample(x_0_hat)
         if config.clip_sample:
@@ -827,7 +907,8 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         if varies:
             step = _Step(*(column.to(mixing_dtype) for column in step))
         x_t = sample.to(mixing_dtype)
-        x_0_hat = self._predict_x_0(step, model_output.to(mixing_dtype), x_t)
+        scales = step.sqrt_alpha_bar, step.one_over_sqrt_alpha_bar, step.sqrt_one_minus_alpha_bar
+        x_0_hat = self._predict_x_0(model_output.to(mixing_dtype), x_t, *scales)
         # Noise is drawn wherever stock draws it, so that equal seeds give equal images.
         if varies or int(timestep) > 0:
             noise = _white_noise(model_output, generator)
@@ -845,14 +926,28 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
             return x_s, x_0_hat
         return DDPMSchedulerOutput(prev_sample=x_s, pred_original_sample=x_0_hat)
 
-    def _marginal_at(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) in float32 or wider, shaped to multiply `like`."""
+    def signal_and_noise_scales(
+        self, timesteps: torch.Tensor, sample: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), the scales of x_0 and of eps in x_t (eq. 4).
+
+        Args:
+            timesteps: t, integers in [0, T - 1], shape (batch,), or () for all alike.
+            sample: What they are to multiply, shape (batch, ...), floating point.
+
+        Returns:
+            Two tensors of shape (batch, 1, ...) or (1, 1, ...) on the device of `sample`, in its dtype, or in float32
+            where that is wider.
+
+        Raises:
+            ValueError: If `timesteps` are no integers.
+        """
         if timesteps.is_floating_point():
             raise ValueError(f"timesteps are {timesteps.dtype}; noise levels are numbered by integers: use .long().")
         self._see_edited_alphas_cumprod()
-        table = self._constant("marginal", like.device, torch.promote_types(like.dtype, torch.float32))
-        t = timesteps.to(like.device).long().flatten()
-        a, b = table.index_select(1, t).view(2, -1, *[1] * (like.ndim - 1)).unbind()
+        table = self._constant("marginal", sample.device, torch.promote_types(sample.dtype, torch.float32))
+        t = timesteps.to(sample.device).long().flatten()
+        a, b = table.index_select(1, t).view(2, -1, *[1] * (sample.ndim - 1)).unbind()
         return a, b
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -869,7 +964,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: If `timesteps` are no integers.
         """
-        a, b = self._marginal_at(timesteps, original_samples)
+        a, b = self.signal_and_noise_scales(timesteps, original_samples)
         return (a * original_samples).addcmul_(b, noise.to(a.dtype)).to(original_samples.dtype)
 
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -886,7 +981,7 @@ class DDPMCarsScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: If `timesteps` are no integers.
         """
-        a, b = self._marginal_at(timesteps, sample)
+        a, b = self.signal_and_noise_scales(timesteps, sample)
         return (a * noise).addcmul_(b, sample.to(a.dtype), value=-1).to(sample.dtype)
 
 

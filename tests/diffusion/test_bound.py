@@ -132,11 +132,14 @@ def test_means_and_standard_errors_are_over_images():
 def test_schedulers_and_images_are_left_as_they_were(variance_type: str):
     scheduler = scheduler_of(variance_type, CHAINS["irregular"], max_last_noise_grey_levels=0.5)
     x_0 = normal_images(0.3, 2, 1, 2, 2)
-    before = copy.deepcopy([scheduler.config, scheduler.timesteps, scheduler._steps, set(scheduler._constants), x_0])
+
+    def state() -> list:
+        return [scheduler.config, scheduler.timesteps, scheduler.noise_std.tolist(), x_0]
+
+    before = copy.deepcopy(state())
     other = scheduler_of("fixed_large", [77, 5])
     measure(Network(odd, place=place_of), x_0, scheduler, other)
-    after = [scheduler.config, scheduler.timesteps, scheduler._steps, set(scheduler._constants), x_0]
-    for old, new in zip(before, after, strict=True):
+    for old, new in zip(before, state(), strict=True):
         assert torch.equal(old, new) if isinstance(old, torch.Tensor) else old == new
 
 

@@ -201,7 +201,7 @@ def test_zero_terminal_snr_starts_without_a_loss(variance_type: str, prediction_
     scheduler = DDPMCarsScheduler(
         variance_type=variance_type, prediction_type=prediction_type, rescale_betas_zero_snr=True, clip_sample=False
     )
-    alpha_bar = scheduler._alpha_bar
+    alpha_bar = scheduler.alphas_cumprod_float64
     eps_mse = alpha_bar * 0.3 / (alpha_bar * 0.3 + 1 - alpha_bar)
     measured = {"num_train_timesteps": T, "timesteps": list(range(T)), "alphas_cumprod": alpha_bar.tolist()}
     scheduler.set_calibration({**measured, "eps_mse": eps_mse.tolist()})

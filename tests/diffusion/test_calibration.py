@@ -248,7 +248,7 @@ def test_init_noise_has_the_moments_of_the_noised_data(n: int):
     scheduler.set_timesteps(n)
     white = torch.randn(20000, 3, *SIZE, generator=seeded(4))
     x_T = start_of(scheduler, white)
-    alpha_bar = float(scheduler._alpha_bar[int(scheduler.timesteps[0])])
+    alpha_bar = float(scheduler.alphas_cumprod_float64[int(scheduler.timesteps[0])])
     assert float(x_T.mean()) == pytest.approx(math.sqrt(alpha_bar) * float(images.mean()), abs=0.02)
     rows, columns = (torch.from_numpy(dct_matrix(size)).float() for size in SIZE)
     got = (rows @ x_T @ columns.T).var(0).mean(0)
@@ -275,7 +275,7 @@ def test_colours_of_the_init_noise_are_correlated_as_the_data():
     fit_init_noise(grey, scheduler)
     x_T = start_of(scheduler, torch.randn(5000, 3, *SIZE, generator=seeded(4)))
     got = torch.corrcoef(x_T.mean((2, 3)).T)
-    alpha_bar = float(scheduler._alpha_bar[-1])
+    alpha_bar = float(scheduler.alphas_cumprod_float64[-1])
     signal = alpha_bar * LOW[0, 0, 0]
     assert float(got[0, 1]) == pytest.approx(signal / (signal + 1 - alpha_bar), abs=0.04)
 
@@ -307,7 +307,7 @@ def test_other_schedulers_start_from_the_measured_noise_too(name: str, spacing: 
     white = torch.randn(20_000, 3, *SIZE, generator=seeded(4))
     # What the network sees first.
     x_T = other.scale_model_input(start_of(other, white), other.timesteps[0])
-    alpha_bar = float(scheduler._alpha_bar[int(other.timesteps[0])])
+    alpha_bar = float(scheduler.alphas_cumprod_float64[int(other.timesteps[0])])
     dc = x_T.mean((2, 3)) * math.sqrt(math.prod(SIZE))
     assert float(dc.std()) == pytest.approx(math.sqrt(alpha_bar * LOW[0, 0, 0] + 1 - alpha_bar), rel=0.012)
     assert float(x_T.mean()) == pytest.approx(0.2 * math.sqrt(alpha_bar), rel=0.05)

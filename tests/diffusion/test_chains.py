@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddpm_cars import DDPMCarsScheduler
-from ddpm_cars.diffusion.chains import calibrated_x_0_variance, expected_kl_nats, least_cost_timesteps
+from ddpm_cars.diffusion.chains import expected_kl_nats, least_cost_timesteps
 from tests.support.scheduler_helpers import ALPHA_BAR, T, calibration_of, exact, gaussian_mse, random_calibration
 
 SMALL_T = 9
@@ -82,7 +82,7 @@ def mixed_scheduler(variance_type: str = "analytic", **config) -> DDPMCarsSchedu
 @pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large", "analytic"])
 def test_it_costs_less_than_evenly_spaced_timesteps(variance_type: str, num_inference_steps: int):
     scheduler = mixed_scheduler(variance_type, timestep_spacing="linspace")
-    x_0_variance = calibrated_x_0_variance(scheduler)
+    x_0_variance = scheduler.original_sample_variance()
 
     def expected_nats(t: np.ndarray) -> float:
         return expected_kl_nats(scheduler, t[:-1], t[1:], x_0_variance[t[:-1]]).sum()
@@ -105,20 +105,23 @@ def test_the_ends_of_the_range_leave_no_choice():
 
 def test_zero_terminal_snr_has_finite_costs():
     scheduler = exact("fixed_large", rescale_betas_zero_snr=True, prediction_type="v_prediction")
-    scheduler.set_calibration(
-        {**calibration_of(gaussian_mse(0.3, scheduler._alpha_bar)), "alphas_cumprod": scheduler._alpha_bar.tolist()}
-    )
+    alpha_bar = scheduler.alphas_cumprod_float64
+    scheduler.set_calibration({**calibration_of(gaussian_mse(0.3, alpha_bar)), "alphas_cumprod": alpha_bar.tolist()})
     chosen = np.array(least_cost_timesteps(scheduler, 20))
-    x_0_mse = calibrated_x_0_variance(scheduler)[chosen[:-1]]
+    x_0_mse = scheduler.original_sample_variance()[chosen[:-1]]
     assert np.isfinite(expected_kl_nats(scheduler, chosen[:-1], chosen[1:], x_0_mse)).all()
 
 
 def test_a_scheduler_is_left_as_it_was():
     scheduler = mixed_scheduler()
     scheduler.set_timesteps(7)
-    before = scheduler.timesteps.tolist(), dict(scheduler.config), dict(scheduler._steps)
+
+    def state() -> tuple:
+        return scheduler.timesteps.tolist(), dict(scheduler.config), scheduler.noise_std.tolist()
+
+    before = state()
     least_cost_timesteps(scheduler, 5)
-    assert (scheduler.timesteps.tolist(), dict(scheduler.config), dict(scheduler._steps)) == before
+    assert state() == before
 
 
 @pytest.mark.parametrize("num_timesteps", [5, T])
@@ -126,10 +129,10 @@ def test_the_calibrated_variance_is_that_of_gaussian_data(num_timesteps: int):
     known = np.linspace(0, T - 1, num_timesteps).astype(int)
     scheduler = exact("fixed_small", calibration_of(gaussian_mse(0.3, ALPHA_BAR[known])))
     expected = 0.3 * (1 - ALPHA_BAR) / (ALPHA_BAR * 0.3 + 1 - ALPHA_BAR)
-    np.testing.assert_allclose(calibrated_x_0_variance(scheduler), expected, rtol=1e-9)
+    np.testing.assert_allclose(scheduler.original_sample_variance(), expected, rtol=1e-9)
     # Pixels vary by no more than 1, whatever a bad network says.
     hopeless = exact("fixed_small", calibration_of(np.ones(num_timesteps)))
-    assert calibrated_x_0_variance(hopeless).max() == 1
+    assert hopeless.original_sample_variance().max() == 1
 
 
 @pytest.mark.parametrize("num_inference_steps", [0, SMALL_T + 1])

@@ -445,6 +445,31 @@ def test_a_copy_of_the_tables_is_no_new_schedule(dtype: torch.dtype):
     assert torch.equal(scheduler.add_noise(x, x, t), untouched.add_noise(x, x, t))
 
 
+def test_noise_levels_can_be_read_in_full_precision_and_not_written():
+    scheduler = DDPMCarsScheduler()
+    np.testing.assert_allclose(scheduler.alphas_cumprod_float64, alpha_bars(), rtol=1e-14)
+    with pytest.raises(ValueError, match="read-only"):
+        scheduler.alphas_cumprod_float64[0] = 1
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod / 2
+    np.testing.assert_allclose(scheduler.alphas_cumprod_float64, alpha_bars() / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("thresholding", [False, True])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_x_0_hat_can_be_had_without_a_step_at_any_timestep(prediction_type: str, thresholding: bool):
+    scheduler = DDPMCarsScheduler(prediction_type=prediction_type, thresholding=thresholding)
+    output, x_t = randn(2, 3, 4, 4, seed=1), randn(2, 3, 4, 4)
+    expected = [scheduler.step(output, t, x_t).pred_original_sample for t in (700, 3)]
+    scheduler.set_timesteps(2)
+    got = [scheduler.predict_original_sample(output, t, x_t) for t in (700, 3)]
+    assert all(map(torch.equal, got, expected))
+    rows = torch.cat([got[0][:1], got[1][1:]])
+    torch.testing.assert_close(scheduler.predict_original_sample(output, torch.tensor([700, 3]), x_t), rows)
+    free = DDPMCarsScheduler(prediction_type=prediction_type, clip_sample=False).step(output, 3, x_t)
+    got = scheduler.predict_original_sample(output, 3, x_t, clip=False)
+    assert torch.equal(got, free.pred_original_sample)
+
+
 @pytest.mark.parametrize("as_tensor", [False, True])
 def test_the_last_step_leaves_the_generator_alone(as_tensor: bool):
     scheduler, generator = DDPMCarsScheduler(), seeded(0)

@@ -8,6 +8,7 @@ import torch
 
 from ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.diffusion.frequency_bands import band_edges
+from ddpm_cars.diffusion.gaussian import posterior
 from ddpm_cars.scheduling_ddpm_cars import band_index, dct_matrix
 from tests.support.scheduler_helpers import (
     ALPHA_BAR,
@@ -68,7 +69,7 @@ def test_analytic_lies_between_the_fixed_variances_and_reaches_both():
 
     def stds(scheduler: DDPMCarsScheduler) -> list[float]:
         scheduler.set_timesteps(timesteps=chosen)
-        return [scheduler._steps[t].noise_std for t in chosen]
+        return scheduler.noise_std.tolist()
 
     small, large = stds(exact("fixed_small")), stds(exact("fixed_large"))
     np.testing.assert_allclose(stds(exact("analytic", calibration_of(np.zeros(T)))), small, rtol=1e-7)
@@ -77,17 +78,10 @@ def test_analytic_lies_between_the_fixed_variances_and_reaches_both():
     assert all(a < b < c for a, b, c in zip(small[:-1], between[:-1], large[:-1], strict=True))
     # A network that is worse than no network at all is not believed: C_t is clipped at 1.
     hopeless = stds(exact("analytic", calibration_of(np.ones(T))))
-    limit = [
-        math.sqrt(s.beta_tilde_variance + s.x_0_weight**2 * min(1.0, (1 - ALPHA_BAR[t]) / ALPHA_BAR[t]))
-        for t, s in exact_steps(chosen).items()
-    ]
-    np.testing.assert_allclose(hopeless[:-1], limit[:-1], rtol=1e-9)
-
-
-def exact_steps(chosen: list[int]) -> dict:
-    scheduler = DDPMCarsScheduler()
-    scheduler.set_timesteps(timesteps=chosen)
-    return scheduler._steps
+    t, s = chosen[:-1], chosen[1:]
+    x_0_weight, _, beta_tilde = posterior(ALPHA_BAR[t], ALPHA_BAR[s])
+    limit = np.sqrt(beta_tilde + x_0_weight**2 * np.minimum(1.0, (1 - ALPHA_BAR[t]) / ALPHA_BAR[t]))
+    np.testing.assert_allclose(hopeless[:-1], limit, rtol=1e-9)
 
 
 def test_a_few_timesteps_calibrate_gaussian_data_exactly():
@@ -96,8 +90,7 @@ def test_a_few_timesteps_calibrate_gaussian_data_exactly():
     for n in (10, 1000):
         full.set_timesteps(n)
         sparse.set_timesteps(n)
-        for t in full.timesteps.tolist():
-            assert sparse._steps[t].noise_std == pytest.approx(full._steps[t].noise_std, rel=1e-9)
+        np.testing.assert_allclose(sparse.noise_std, full.noise_std, rtol=1e-9)
 
 
 @pytest.mark.parametrize("grey_levels", [0.5, 1.0, 2.0])
@@ -204,8 +197,9 @@ def test_band_variance_of_the_data_limits_what_a_bad_network_may_add():
     bad, good = exact("spectral", calibration), exact("analytic", calibration_of(np.zeros(T)))
     bad.set_timesteps(10)
     good.set_timesteps(10)
-    t = int(bad.timesteps[0])
-    x_0_weight, beta_tilde = bad._steps[t].x_0_weight, good._steps[t].noise_std ** 2
+    t, s = bad.timesteps[:2].tolist()
+    x_0_weight, _, beta_tilde = posterior(ALPHA_BAR[t], ALPHA_BAR[s])
+    assert good.noise_std[0] ** 2 == pytest.approx(beta_tilde, rel=1e-6)
     zeros = torch.zeros(400, 3, *SIZE, dtype=torch.float64)
     noise = bad.step(zeros, t, zeros, generator=seeded(5)).prev_sample
     assert float(noise.var()) == pytest.approx(beta_tilde + x_0_weight**2 * 0.1, rel=0.02)

@@ -116,7 +116,7 @@ def test_custom_timesteps_are_taken_in_descending_order_only(timesteps: set[int]
 def test_noise_only_grows(T: int, schedule: str, rescale: bool):
     rescale = rescale and T > 1
     scheduler = DDPMCarsScheduler(num_train_timesteps=T, beta_schedule=schedule, rescale_betas_zero_snr=rescale)
-    alpha_bar = scheduler._alpha_bar
+    alpha_bar = scheduler.alphas_cumprod_float64
     assert alpha_bar.dtype == np.float64
     assert len(alpha_bar) == len(scheduler.betas) == T
     assert np.all(np.diff(alpha_bar) < 0)
@@ -131,7 +131,7 @@ def test_steps_are_finite_and_keep_shape_and_dtype(scheduler, shape: tuple[int, 
     model_output, x_t = step_inputs(scheduler, shape, dtype)
     t = data.draw(st.sampled_from(scheduler.timesteps.tolist()))
     # float16 ends at 65504, and eps / sqrt(alpha_bar) of the steepest schedules does not.
-    may_overflow = dtype == torch.float16 and scheduler._alpha_bar[t] < 1e-6
+    may_overflow = dtype == torch.float16 and scheduler.alphas_cumprod_float64[t] < 1e-6
     step = scheduler.step(model_output, t, x_t, generator=seeded(0))
     for tensor in (step.prev_sample, step.pred_original_sample):
         assert tensor.shape == shape
@@ -224,7 +224,7 @@ def test_predictions_of_one_image_agree(chain: tuple[int, int], spacing: str, sc
         for name, prediction in zip(PREDICTIONS, (eps, x_0, v), strict=True)
     }
     # eps is divided by sqrt(alpha_bar), which is as small as 1e-5 under the steepest schedules.
-    amplified = 1e-14 / max(np.sqrt(ours["epsilon"]._alpha_bar[t]), 1e-12) + 1e-11
+    amplified = 1e-14 / max(np.sqrt(ours["epsilon"].alphas_cumprod_float64[t]), 1e-12) + 1e-11
     for step in steps.values():
         torch.testing.assert_close(step.pred_original_sample, x_0, rtol=0, atol=amplified)
         torch.testing.assert_close(step.prev_sample, steps["sample"].prev_sample, rtol=0, atol=amplified)

@@ -13,4 +13,4 @@ def test_ideal_std_of_the_band_layouts_is_that_of_the_scheduler():
     t, s = scheduler.timesteps[[3, 4]].tolist()
     x_0_variance = 0.3 * (1 - ALPHA_BAR[t]) / (ALPHA_BAR[t] * 0.3 + 1 - ALPHA_BAR[t])
     got = band_layouts.ideal_std(np.array(x_0_variance), t, s, ALPHA_BAR)
-    assert float(got) == pytest.approx(scheduler._steps[t].noise_std, rel=1e-9)
+    assert float(got) == pytest.approx(scheduler.noise_std[3], rel=1e-9)

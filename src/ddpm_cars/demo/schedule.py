@@ -7,6 +7,7 @@ import numpy as np
 
 from ddpm_cars.demo.drawing import own_pipeline
 from ddpm_cars.demo.requests import OWN_SCHEDULER, num_timesteps_of, variance_choices, whole_number
+from ddpm_cars.diffusion.gaussian import posterior
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
@@ -37,18 +38,17 @@ def schedule_curves(pipeline: DDPMCarsPipeline, num_inference_steps: Any) -> dic
     variance_type = "analytic" if is_calibrated else "fixed_small"
     scheduler: DDPMCarsScheduler = own_pipeline(pipeline, OWN_SCHEDULER, variance_type).scheduler
     scheduler.set_timesteps(steps)
-    alpha_bar = scheduler.alphas_cumprod.double().numpy()
-    timesteps = scheduler.timesteps.numpy()
-    rows = [scheduler._step_at(t, ndim=1) for t in timesteps[:-1].tolist()]
+    alpha_bar, timesteps = scheduler.alphas_cumprod_float64, scheduler.timesteps.numpy()
+    _, beta, beta_tilde = posterior(alpha_bar[timesteps[:-1]], alpha_bar[timesteps[1:]])
     curves = {
         "alpha_bar": alpha_bar,
         "snr": alpha_bar / np.maximum(1 - alpha_bar, 1e-12),
         "timesteps": timesteps.astype(np.float64),
-        "beta": np.array([row.beta_variance for row in rows], dtype=np.float64),
-        "beta_tilde": np.array([row.beta_tilde_variance for row in rows], dtype=np.float64),
+        "beta": beta,
+        "beta_tilde": beta_tilde,
     }
     if is_calibrated:
-        curves["analytic"] = np.array([row.noise_std**2 for row in rows], dtype=np.float64)
+        curves["analytic"] = scheduler.noise_std[:-1] ** 2
     return curves
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ddpm_cars.diffusion.chains import WHITE_VARIANCES, calibrated_x_0_variance, check_variance_type, expected_kl_nats
+from ddpm_cars.diffusion.chains import WHITE_VARIANCES, check_variance_type, expected_kl_nats
 from ddpm_cars.diffusion.denoiser import _predict, make_probe
 from ddpm_cars.diffusion.gaussian import discretized_gaussian_nll_nats, gaussian_kl_nats, posterior
 from ddpm_cars.diffusion.seeds import step_seed
@@ -152,7 +152,7 @@ def variational_bounds(
             x_0_mse[rows, column] = _mean_per_image((x_0 - x_0_hat).square())
             for chain in chains.values():
                 chain.measure(rows, t, x_0, x_0_hat, place)
-    alpha_bar = probe._alpha_bar[timesteps]
+    alpha_bar = probe.alphas_cumprod_float64[timesteps]
     eps_mse = alpha_bar / (1 - alpha_bar) * x_0_mse
     mean_square = _mean_per_image(images.double().square()).numpy()
     bounds = {
@@ -171,7 +171,7 @@ class _Chain:
         self.is_learned = scheduler.config.variance_type == "learned_range"
         self.position = {t: i for i, t in enumerate(self.timesteps.tolist())}
         self.terms_nats = np.empty((num_images, len(self.timesteps)))
-        self.alpha_bar = scheduler._alpha_bar[self.timesteps]
+        self.alpha_bar = scheduler.alphas_cumprod_float64[self.timesteps]
         self.x_0_weight, beta, beta_tilde = posterior(self.alpha_bar, np.append(self.alpha_bar[1:], 1.0))
         beta_tilde[-1] = beta_tilde[-2] if len(beta) > 1 else beta[-1]
         self.log_beta, self.log_beta_tilde = np.log(beta), np.log(beta_tilde)
@@ -201,7 +201,7 @@ class _Chain:
             f = (place + 1) / 2
             return f * self.log_beta[i] + (1 - f) * self.log_beta_tilde[i]
         if self.scheduler.config.variance_type == "analytic":
-            return torch.tensor(np.log(calibrated_x_0_variance(self.scheduler)[self.timesteps[i]]))
+            return torch.tensor(np.log(self.scheduler.original_sample_variance()[self.timesteps[i]]))
         return torch.tensor(self.log_beta_tilde[i])
 
     def bound(self, mean_square: np.ndarray, x_0_mse: np.ndarray) -> Bound:
@@ -244,7 +244,7 @@ def _check_schedulers(schedulers: Mapping[str, DDPMCarsScheduler]) -> None:
     for other, scheduler in schedulers.items():
         check_variance_type(scheduler, (*WHITE_VARIANCES, "learned_range"))
         different = [key for key in _PREDICTION_SETTINGS if scheduler.config[key] != first.config[key]]
-        if not np.array_equal(scheduler._alpha_bar, first._alpha_bar):
+        if not np.array_equal(scheduler.alphas_cumprod_float64, first.alphas_cumprod_float64):
             different.append("noise levels")
         if different:
             raise ValueError(
@@ -252,7 +252,7 @@ def _check_schedulers(schedulers: Mapping[str, DDPMCarsScheduler]) -> None:
                 "measure them in separate calls."
             )
         start = int(scheduler.timesteps[0])
-        if first.config.prediction_type == "epsilon" and scheduler._alpha_bar[start] == 0:
+        if first.config.prediction_type == "epsilon" and scheduler.alphas_cumprod_float64[start] == 0:
             raise ValueError(
                 f"The chain of {other!r} starts at timestep {start}, where alpha_bar is 0 and eps says nothing of "
                 "x_0: choose one that starts lower, or a network that predicts v or x_0."

@@ -75,7 +75,7 @@ def calibrate(
         raise ValueError(f"class_labels has {len(class_labels)} values for {len(images)} images: pass one for each.")
     images = images.float()
     probe = make_probe(scheduler, num_inference_steps=len(scheduler))
-    alpha_bar = probe._alpha_bar
+    alpha_bar = probe.alphas_cumprod_float64
     timesteps = _spaced_in_log_snr(alpha_bar, num_timesteps)
     bands = None if num_bands is None else Bands(images, num_bands)
     generator = torch.Generator().manual_seed(seed)

@@ -40,7 +40,7 @@ def least_cost_timesteps(scheduler: DDPMCarsScheduler, num_inference_steps: int)
     t, s = np.tril_indices(T, -1)
     # Row s holds the lengths of all steps to s.
     cost = np.full((T, T), np.inf)
-    cost[s, t] = expected_kl_nats(scheduler, t, s, calibrated_x_0_variance(scheduler)[t])
+    cost[s, t] = expected_kl_nats(scheduler, t, s, scheduler.original_sample_variance()[t])
     least = np.full(T, np.inf)
     least[-1] = 0.0
     came_from = []
@@ -76,36 +76,14 @@ def expected_kl_nats(scheduler: DDPMCarsScheduler, t: Any, s: Any, x_0_mse: Any)
         ValueError: If `variance_type` is learned, "spectral" or unknown, or "analytic" has no calibration.
     """
     check_variance_type(scheduler, WHITE_VARIANCES)
-    x_0_weight, beta, beta_tilde = posterior(scheduler._alpha_bar[t], scheduler._alpha_bar[s])
+    alpha_bar = scheduler.alphas_cumprod_float64
+    x_0_weight, beta, beta_tilde = posterior(alpha_bar[t], alpha_bar[s])
     if scheduler.config.variance_type == "analytic":
-        variance = beta_tilde + x_0_weight**2 * calibrated_x_0_variance(scheduler)[t]
+        variance = beta_tilde + x_0_weight**2 * scheduler.original_sample_variance()[t]
     else:
         variance = beta if scheduler.config.variance_type.startswith("fixed_large") else beta_tilde
     log_ratio = np.log(beta_tilde / variance)
     return 0.5 * (np.expm1(log_ratio) - log_ratio + x_0_weight**2 * x_0_mse / variance)
-
-
-def calibrated_x_0_variance(scheduler: DDPMCarsScheduler) -> np.ndarray:
-    """Return Var(x_0 | x_t) per dimension at every timestep, as measured by the error of x_0_hat.
-
-    Args:
-        scheduler: One with a calibration (`DDPMCarsScheduler.set_calibration`).
-
-    Returns:
-        float64 (T,), 0 or more, with which "analytic" samples: at most 1, or the variance of the data where that is
-        larger.
-
-    Raises:
-        ValueError: If it has no calibration, or one of other noise levels.
-    """
-    calibration = scheduler.config.get("_calibration")
-    if calibration is None:
-        raise ValueError(
-            "The scheduler has no calibration, which says how far x_0_hat is from x_0: measure it with "
-            "ddpm_cars.calibrate(unet, images, scheduler)."
-        )
-    scheduler._check_calibration(calibration)
-    return scheduler._bounded_x_0_variance(np.arange(len(scheduler)), calibration)
 
 
 def check_variance_type(scheduler: DDPMCarsScheduler, allowed: tuple[str, ...]) -> None:

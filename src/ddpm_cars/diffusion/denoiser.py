@@ -70,7 +70,7 @@ def _predict(
             f"{num_channels}, or {2 * num_channels} with a learned variance."
         )
     prediction, place = output[:, :num_channels], output[:, num_channels:]
-    return probe._predict_x_0(probe._steps[t], prediction, x_t.double()), place
+    return probe.predict_original_sample(prediction, t, x_t.double()), place
 
 
 def training_target(
@@ -117,7 +117,7 @@ def predicted_noise(
     prediction, x_t = _mean_half(model_output, x_t), x_t.float()
     if scheduler.config.prediction_type == "epsilon":
         return prediction
-    a, b = scheduler._marginal_at(t, x_t)
+    a, b = scheduler.signal_and_noise_scales(t, x_t)
     if scheduler.config.prediction_type == "sample":
         return (x_t - a * prediction) / b
     return a * prediction + b * x_t
@@ -144,12 +144,7 @@ def predicted_x_0(
         ValueError: If the channels of `model_output` do not fit.
     """
     prediction, x_t = _mean_half(model_output, x_t), x_t.float()
-    if scheduler.config.prediction_type == "sample":
-        return prediction
-    a, b = scheduler._marginal_at(t, x_t)
-    if scheduler.config.prediction_type == "epsilon":
-        return (x_t - b * prediction) / a
-    return a * x_t - b * prediction
+    return scheduler.predict_original_sample(prediction, t, x_t, clip=False)
 
 
 def _mean_half(model_output: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ def min_snr_weights(scheduler: DDPMCarsScheduler, t: torch.Tensor, snr_gamma: fl
     Returns:
         float32 of shape (batch,): in (0, 1] for eps, [0, gamma] for x_0, and [0, gamma / (gamma + 1)] for v.
     """
-    a, b = scheduler._marginal_at(t, t.float())
+    a, b = scheduler.signal_and_noise_scales(t, t.float())
     alpha_bar, one_minus_alpha_bar = a.square(), b.square()
     # Written so that nothing becomes 0 / 0 where alpha_bar is 0.
     if scheduler.config.prediction_type == "epsilon":
@@ -50,7 +50,7 @@ def _bound_table(alpha_bar: np.ndarray) -> np.ndarray:
 def _bound_at(scheduler: DDPMCarsScheduler, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
     # Kept with the scheduler's own tables, which come to a device once.
     if not any(name == "bound" for name, *_ in scheduler._constants):
-        scheduler._keep("bound", _bound_table(scheduler._alpha_bar))
+        scheduler._keep("bound", _bound_table(scheduler.alphas_cumprod_float64))
     table = scheduler._constant("bound", like.device, torch.float32)
     rows = table.index_select(1, t.to(like.device).long().flatten())
     return rows.view(3, -1, *[1] * (like.ndim - 1)).unbind()
