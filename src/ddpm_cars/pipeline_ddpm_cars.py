@@ -3,14 +3,16 @@
 The file stands alone: it needs torch, numpy and diffusers only, so that it can travel inside a model repository.
 """
 
+import copy
 import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import diffusers
 import torch
@@ -61,6 +63,29 @@ def match_init_noise(noise: torch.Tensor, statistics: Mapping[str, Any], alpha_b
     low = rows @ noise @ columns.T
     wanted = shift + (low.flatten(1) @ root).view(low.shape)
     return rest_std * noise + rows.T @ (wanted - rest_std * low) @ columns
+
+
+def noised_start(noise: torch.Tensor, scheduler: Any) -> torch.Tensor:
+    """Turn white noise into what sampling starts from: x_T, or x_0 + sigma eps for schedulers that compute with that.
+
+    Args:
+        noise: z ~ N(0, I), shape (batch, channels, height, width), float32 or float64.
+        scheduler: Set to the timesteps of sampling. If its config holds the moments of the data, x_T is drawn from
+            q(x_T), else from N(0, I).
+
+    Returns:
+        A tensor like `noise`.
+
+    Raises:
+        ValueError: If the moments are those of images of another shape.
+    """
+    statistics, scale = scheduler.config.get("_init_noise"), scheduler.init_noise_sigma
+    if statistics is None:
+        return noise * scale
+    alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[0])])
+    x_T = match_init_noise(noise, statistics, alpha_bar)
+    # x_0 + sigma eps is x_T / sqrt(alpha_bar). Their own scale, sigma alone, has no room for x_0.
+    return x_T if scale == 1 else x_T / math.sqrt(alpha_bar)
 
 
 _SCHEDULER_MODULE, _SCHEDULER_NAME = "ddpm_cars.scheduling_ddpm_cars", "DDPMCarsScheduler"
@@ -212,6 +237,30 @@ class _CompiledNetwork:
 
     def _call_compiled(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         return self.compiled(x_t, t, class_labels=labels, return_dict=False)[0]
+
+
+class DenoisingState(NamedTuple):
+    """Where a drawing is between two steps.
+
+    Attributes:
+        timestep: t, from which the next step starts, a number of shape (); None where no step is left.
+        sample: x_t, float32 (batch, channels, height, width), not clipped to [-1, 1].
+        pred_original_sample: x_0_hat, what the step to x_t took x_0 for, shaped like `sample`; None before the first
+            step, and where the scheduler does not report it.
+    """
+
+    timestep: torch.Tensor | None
+    sample: torch.Tensor
+    pred_original_sample: torch.Tensor | None
+
+
+def samples_with_learned_variance(scheduler: Any) -> bool:
+    """Return whether a scheduler reads the variance of its steps from a second half of the model's output."""
+    # Configs keep the keys of other classes, so "variance_type" alone does not tell.
+    get_variance = getattr(scheduler, "_get_variance", None)
+    if get_variance is None or "predicted_variance" not in inspect.signature(get_variance).parameters:
+        return False
+    return scheduler.config.variance_type in ("learned", "learned_range")
 
 
 class DDPMCarsPipeline(DiffusionPipeline):
@@ -372,74 +421,126 @@ class DDPMCarsPipeline(DiffusionPipeline):
         Raises:
             ValueError: If an argument is out of its range or does not fit the UNet.
         """
+        self._check_outputs(output_type, callback_on_step_end_tensor_inputs)
+        self._interrupt = False
+        # On the pipeline's own scheduler, which callbacks look at.
+        states = self._denoise(
+            self.scheduler, batch_size, generator, num_inference_steps, class_labels, guidance_scale
+        )
+        with closing(states):
+            x_t = next(states).sample
+            for i, t in enumerate(self.scheduler.timesteps):
+                if self.interrupt:
+                    break
+                state = states.send(x_t)
+                x_t = state.sample
+                if callback_on_step_end is not None:
+                    tensors = {"latents": x_t, "pred_original_sample": state.pred_original_sample}
+                    tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    x_t = (callback_on_step_end(self, i, t, tensors) or {}).get("latents", x_t)
+        images = self.postprocess(x_t, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def denoise(
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_inference_steps: int | None = None,
+        class_labels: int | str | Sequence[int | str] | torch.Tensor | None = None,
+        guidance_scale: float = 1.0,
+    ) -> Generator[DenoisingState, torch.Tensor | None, None]:
+        """Draw images step by step; calling the pipeline with the same arguments gives what comes out at the end.
+
+        Nothing is computed but what is asked for, and a generator that is not wanted any more may be closed. Several
+        may be read in turn: each works on a copy of the scheduler. Gradients are off within the steps only, not for
+        whoever reads them.
+
+        Args:
+            batch_size: As in a call, like all that follow.
+            generator: Where the noise comes from.
+            num_inference_steps: How many denoising steps.
+            class_labels: The classes of the images.
+            guidance_scale: How far to go from no class to the class.
+
+        Returns:
+            A generator of `DenoisingState`: the noise x_T first, then what every step leads to. A tensor that is
+            sent to it takes the place of the sample that it has yielded last.
+
+        Raises:
+            ValueError: If an argument is out of its range or does not fit the UNet.
+        """
+        config = self.scheduler.config
+        scheduler = copy.deepcopy(self.scheduler, {id(config): config})
+        return self._denoise(scheduler, batch_size, generator, num_inference_steps, class_labels, guidance_scale)
+
+    def _denoise(
+        self,
+        scheduler: Any,
+        batch_size: int,
+        generator: Any,
+        num_inference_steps: int | None,
+        class_labels: Any,
+        guidance_scale: float,
+    ) -> Generator[DenoisingState, torch.Tensor | None, None]:
+        """Check the arguments at once, and leave the work to a generator."""
         if num_inference_steps is None:
-            num_inference_steps = self.scheduler.config.num_train_timesteps
-        self._check_inputs(batch_size, generator, num_inference_steps, output_type, callback_on_step_end_tensor_inputs)
+            num_inference_steps = scheduler.config.num_train_timesteps
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be 1 or more.")
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be 1 or more.")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"{len(generator)} generators were given for {batch_size} images; pass one for each.")
+        labels = self.prepare_class_labels(class_labels, batch_size, guidance_scale)
+        shape = (batch_size, self.unet.config.in_channels, *self._image_size())
+        # The timesteps stay on the CPU: schedulers look them up there, and reading one off a device would wait for it.
+        scheduler.set_timesteps(num_inference_steps)
+        return self._steps(scheduler, shape, generator, labels, guidance_scale)
+
+    @torch.no_grad()
+    def _steps(
+        self,
+        scheduler: Any,
+        shape: tuple[int, ...],
+        generator: Any,
+        labels: torch.Tensor | None,
+        guidance_scale: float,
+    ) -> Generator[DenoisingState, torch.Tensor | None, None]:
         device = self._execution_device
         if self._fast is not None:
             if self._fast.unet is not self.unet:
                 self.enable_fast_sampling(self._fast.max_batch_size)
             self._fast.begin()
-        self._check_guidance(guidance_scale, class_labels)
-        labels = self._prepare_class_labels(class_labels, batch_size, device)
-        # The timesteps stay on the CPU: schedulers look them up there, and reading one off a device would wait for it.
-        self.scheduler.set_timesteps(num_inference_steps)
-        step_kwargs = {}
-        if "generator" in inspect.signature(self.scheduler.step).parameters:
-            step_kwargs["generator"] = generator
-
-        shape = (batch_size, self.unet.config.in_channels, *self._image_size())
+        labels = None if labels is None else labels.to(device)
+        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+        step_kwargs = {"generator": generator} if takes_generator else {}
         x_t = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        x_t = self._noised_start(x_t)
-        self._interrupt = False
-        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
-            if self.interrupt:
-                break
-            model_output = self._predict(x_t, t, labels, guidance_scale)
-            step = self.scheduler.step(model_output, t, x_t, **step_kwargs)
-            x_t = step.prev_sample
-            if callback_on_step_end is not None:
-                tensors = {"latents": x_t, "pred_original_sample": getattr(step, "pred_original_sample", None)}
-                tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                x_t = (callback_on_step_end(self, i, t, tensors) or {}).get("latents", x_t)
+        x_t, x_0_hat = noised_start(x_t, scheduler), None
+        timesteps = scheduler.timesteps
+        try:
+            with self.progress_bar(total=len(timesteps)) as bar:
+                for t in timesteps:
+                    sent = yield DenoisingState(t, x_t, x_0_hat)
+                    x_t = x_t if sent is None else sent
+                    step = scheduler.step(
+                        self._predict(scheduler, x_t, t, labels, guidance_scale), t, x_t, **step_kwargs
+                    )
+                    x_t, x_0_hat = step.prev_sample, getattr(step, "pred_original_sample", None)
+                    bar.update()
+                yield DenoisingState(None, x_t, x_0_hat)
+        finally:
+            self.maybe_free_model_hooks()
 
-        images = self._format(x_t, output_type)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-    def _check_inputs(
-        self,
-        batch_size: int,
-        generator: Any,
-        num_inference_steps: int,
-        output_type: str,
-        callback_tensor_inputs: Sequence[str],
-    ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be 1 or more.")
-        if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be 1 or more.")
+    def _check_outputs(self, output_type: str, callback_tensor_inputs: Sequence[str]) -> None:
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}; choose one of {OUTPUT_TYPES}.")
         num_channels = self.unet.config.in_channels
         if output_type == "pil" and num_channels not in (1, 3, 4):
             raise ValueError(f"PIL has no images of {num_channels} channels; take output_type 'np' or 'pt'.")
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(f"{len(generator)} generators were given for {batch_size} images; pass one for each.")
         unknown = set(callback_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             known = self._callback_tensor_inputs
             raise ValueError(f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; choose from {known}.")
-
-    def _noised_start(self, noise: torch.Tensor) -> torch.Tensor:
-        """Return x_T, or x_0 + sigma eps for schedulers that compute with that, from white noise."""
-        statistics, scale = self.scheduler.config.get("_init_noise"), self.scheduler.init_noise_sigma
-        if statistics is None:
-            return noise * scale
-        alpha_bar = float(self.scheduler.alphas_cumprod[int(self.scheduler.timesteps[0])])
-        x_T = match_init_noise(noise, statistics, alpha_bar)
-        # x_0 + sigma eps is x_T / sqrt(alpha_bar). Their own scale, sigma alone, has no room for x_0.
-        return x_T if scale == 1 else x_T / math.sqrt(alpha_bar)
 
     def _image_size(self) -> tuple[int, int]:
         size = self.unet.config.sample_size
@@ -468,6 +569,46 @@ class DDPMCarsPipeline(DiffusionPipeline):
             raise ValueError(f"{unknown} is not among the names of classes; choose from {sorted(self.labels)}.")
         return [self.labels[name] for name in names]
 
+    def prepare_class_labels(
+        self, class_labels: Any, batch_size: int, guidance_scale: float = 1.0
+    ) -> torch.Tensor | None:
+        """Check the classes of images, and how far they are guided to them.
+
+        Args:
+            class_labels: As a call takes them.
+            batch_size: How many images, 1 or more.
+            guidance_scale: As a call takes it.
+
+        Returns:
+            The class of each image, integers (batch_size,); None for a UNet without classes.
+
+        Raises:
+            ValueError: If the UNet does not have these classes, needs some, or cannot be guided.
+        """
+        self._check_guidance(guidance_scale, class_labels)
+        num_classes, null_class = self.unet.config.num_class_embeds, self.null_class
+        if num_classes is None and self.unet.config.class_embed_type is None:
+            if class_labels is not None:
+                raise ValueError("class_labels were given, but this UNet takes none (`num_class_embeds` is None).")
+            return None
+        if class_labels is None:
+            if null_class is None:
+                raise ValueError(f"This UNet draws one of {num_classes} classes: pass class_labels.")
+            return torch.full((batch_size,), null_class)
+        if isinstance(class_labels, str):
+            class_labels = [class_labels]
+        if isinstance(class_labels, Sequence):
+            class_labels = [self.get_label_ids(x)[0] if isinstance(x, str) else x for x in class_labels]
+        labels = torch.as_tensor(class_labels).flatten()
+        if len(labels) not in (1, batch_size):
+            raise ValueError(f"{len(labels)} class_labels were given for {batch_size} images; pass one, or one each.")
+        if labels.is_floating_point():
+            raise ValueError(f"class_labels {labels.tolist()} must be integers.")
+        end = num_classes if null_class is None else null_class
+        if end is not None and not bool(((labels >= 0) & (labels < end)).all()):
+            raise ValueError(f"class_labels {labels.tolist()} must be from 0 to {end - 1}.")
+        return labels.expand(batch_size)
+
     def _check_guidance(self, guidance_scale: float, class_labels: Any) -> None:
         if not math.isfinite(guidance_scale):
             raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number.")
@@ -484,35 +625,38 @@ class DDPMCarsPipeline(DiffusionPipeline):
                 "leave it at 1."
             )
 
-    def _prepare_class_labels(self, class_labels: Any, batch_size: int, device: torch.device) -> torch.Tensor | None:
-        num_classes = self.unet.config.num_class_embeds
-        if num_classes is None and self.unet.config.class_embed_type is None:
-            if class_labels is not None:
-                raise ValueError("class_labels were given, but this UNet takes none (`num_class_embeds` is None).")
-            return None
-        null_class = self.null_class
-        if class_labels is None:
-            if null_class is None:
-                raise ValueError(f"This UNet draws one of {num_classes} classes: pass class_labels.")
-            return torch.full((batch_size,), null_class, device=device)
-        if isinstance(class_labels, str):
-            class_labels = [class_labels]
-        if isinstance(class_labels, Sequence):
-            class_labels = [self.get_label_ids(x)[0] if isinstance(x, str) else x for x in class_labels]
-        labels = torch.as_tensor(class_labels, device=device).flatten()
-        if len(labels) not in (1, batch_size):
-            raise ValueError(f"{len(labels)} class_labels were given for {batch_size} images; pass one, or one each.")
-        if labels.is_floating_point():
-            raise ValueError(f"class_labels {labels.tolist()} must be integers.")
-        end = num_classes if null_class is None else null_class
-        if end is not None and not bool(((labels >= 0) & (labels < end)).all()):
-            raise ValueError(f"class_labels {labels.tolist()} must be from 0 to {end - 1}.")
-        return labels.expand(batch_size)
+    @torch.no_grad()
+    def predict(
+        self,
+        sample: torch.Tensor,
+        timestep: int | torch.Tensor,
+        class_labels: int | str | Sequence[int | str] | torch.Tensor | None = None,
+        guidance_scale: float = 1.0,
+    ) -> torch.Tensor:
+        """Look at x_t once, and return what the network predicts from it.
+
+        Args:
+            sample: x_t, floating point (batch, channels, height, width), on any device.
+            timestep: t, one for all.
+            class_labels: As in a call.
+            guidance_scale: As in a call.
+
+        Returns:
+            eps, x_0 or v, in the dtype of `sample` and on the device of the UNet. A second half of its channels is
+            there if the scheduler samples with a learned variance.
+
+        Raises:
+            ValueError: If an argument does not fit the UNet.
+        """
+        device = self._execution_device
+        labels = self.prepare_class_labels(class_labels, len(sample), guidance_scale)
+        labels = None if labels is None else labels.to(device)
+        return self._predict(self.scheduler, sample.to(device), torch.as_tensor(timestep), labels, guidance_scale)
 
     def _predict(
-        self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None, guidance_scale: float
+        self, scheduler: Any, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None, guidance_scale: float
     ) -> torch.Tensor:
-        model_input = self.scheduler.scale_model_input(x_t, t).to(self.unet.dtype)
+        model_input = scheduler.scale_model_input(x_t, t).to(self.unet.dtype)
         null_class = self.null_class
         if guidance_scale == 1 or labels is None or null_class is None:
             model_output = self._run_network(model_input, t, labels).to(x_t.dtype)
@@ -524,7 +668,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
             of_class, variance = of_class[:, : x_t.shape[1]], of_class[:, x_t.shape[1] :]
             of_none = of_none[:, : x_t.shape[1]]
             model_output = torch.cat([of_none + guidance_scale * (of_class - of_none), variance], dim=1)
-        if model_output.shape[1] == 2 * x_t.shape[1] and not self._samples_with_learned_variance():
+        if model_output.shape[1] == 2 * x_t.shape[1] and not samples_with_learned_variance(scheduler):
             # The second half is a variance that this scheduler has no use for.
             model_output = model_output[:, : x_t.shape[1]]
         return model_output
@@ -537,15 +681,14 @@ class DDPMCarsPipeline(DiffusionPipeline):
             return self._fast(x_t, t, labels)
         return self.unet(x_t, t, class_labels=labels).sample
 
-    def _samples_with_learned_variance(self) -> bool:
-        # Configs keep the keys of other classes, so "variance_type" alone does not tell.
-        get_variance = getattr(self.scheduler, "_get_variance", None)
-        if get_variance is None or "predicted_variance" not in inspect.signature(get_variance).parameters:
-            return False
-        return self.scheduler.config.variance_type in ("learned", "learned_range")
+    def postprocess(self, sample: torch.Tensor, output_type: OutputType = "pil") -> Any:
+        """Turn what the last step leads to into images.
 
-    def _format(self, x_0: torch.Tensor, output_type: str) -> Any:
-        x_0 = x_0.float().clamp(-1, 1)
+        Args:
+            sample: x_0, floating point (batch, channels, height, width); values outside [-1, 1] are clipped.
+            output_type: As in a call, and so is what is returned.
+        """
+        x_0 = sample.float().clamp(-1, 1)
         if output_type in ("raw", "latent"):
             return x_0
         images = x_0 / 2 + 0.5

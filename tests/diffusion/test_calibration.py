@@ -15,6 +15,7 @@ import torch
 from diffusers import SchedulerMixin
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, calibrate, fit_init_noise
+from ddpm_cars.pipeline_ddpm_cars import noised_start
 from ddpm_cars.scheduling_ddpm_cars import dct_matrix
 
 ALPHA_BAR = np.cumprod(1 - np.linspace(0.0001, 0.02, 1000))
@@ -217,7 +218,7 @@ def tutorial_scheduler(**config) -> DDPMCarsScheduler:
 
 def start_of(scheduler: SchedulerMixin, white: torch.Tensor) -> torch.Tensor:
     """Return what a pipeline with this scheduler makes of white noise."""
-    return DDPMCarsPipeline(None, scheduler)._noised_start(white)
+    return noised_start(white, scheduler)
 
 
 def dc_std_of_samples(scheduler: DDPMCarsScheduler, white: torch.Tensor) -> float:

@@ -162,8 +162,8 @@ def test_half_precision_predictions_are_mixed_in_float32(make_unet: Callable[...
     unet = make_unet(num_class_embeds=3).to(torch.bfloat16)
     pipe = DDPMCarsPipeline(unet, short(), NAMES)
     x_t, t, labels = torch.randn(2, 3, 8, 8, generator=seeded()), torch.tensor(3), torch.tensor([1, 0])
+    got = pipe.predict(x_t, t, labels, 3.0)
     with torch.no_grad():
-        got = pipe._predict(x_t, t, labels, 3.0)
         both = torch.cat([labels, torch.tensor([NO_CLASS] * 2)])
         of_class, of_none = unet(torch.cat([x_t] * 2).bfloat16(), t, class_labels=both).sample.double().chunk(2)
     assert got.dtype == torch.float32

@@ -1,16 +1,14 @@
 """What the demo page does, without the page: drawing step by step, noising, and the files that show them."""
 
 import math
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from ddpm_cars.data.decoding import PictureError, decode_image, resize_image
@@ -30,8 +28,6 @@ from ddpm_cars.figures.grids import make_grid, noisy_to_pil, to_pil
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.sampling.classes import repeat_labels
 from ddpm_cars.sampling.samplers import make_scheduler
-
-Item = TypeVar("Item")
 
 _GRID_WIDTH = 512
 
@@ -86,55 +82,6 @@ def own_pipeline(pipeline: DDPMCarsPipeline, scheduler: str, variance_type: str 
     return own
 
 
-class _ClosedError(Exception):
-    """Ends the work of a generator that nobody reads any more."""
-
-
-def in_lockstep(work: Callable[[Callable[[Item], None]], None]) -> Iterator[Item]:
-    """Turn a function that reports into a generator; it runs only while the next report is waited for.
-
-    Args:
-        work: Called in a thread with the function to report with. Closing the generator ends it at its next report,
-            where it is waiting already.
-
-    Yields:
-        What is reported.
-
-    Raises:
-        BaseException: What `work` raises.
-    """
-    reports: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-    wanted, closed = threading.Semaphore(0), threading.Event()
-
-    def report(item: Item) -> None:
-        reports.put(("item", item))
-        wanted.acquire()
-        if closed.is_set():
-            raise _ClosedError
-
-    def run() -> None:
-        try:
-            work(report)
-            reports.put(("end", None))
-        except _ClosedError:
-            pass
-        except BaseException as error:
-            reports.put(("error", error))
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        while (report_ := reports.get())[0] == "item":
-            yield report_[1]
-            wanted.release()
-        if report_[0] == "error":
-            raise report_[1]
-    finally:
-        closed.set()
-        wanted.release()
-        thread.join()
-
-
 def draw(pipeline: DDPMCarsPipeline, request: DrawRequest) -> Iterator[Frame]:
     """Draw images as `ddpm_cars.sampling.generate` does, in one batch, and show how they come out of the noise.
 
@@ -148,45 +95,27 @@ def draw(pipeline: DDPMCarsPipeline, request: DrawRequest) -> Iterator[Frame]:
     Raises:
         UserError: If the scheduler cannot take so many steps, or what it draws is not finite.
     """
-    own, steps = own_pipeline(pipeline, request.scheduler, request.variance_type), request.num_inference_steps
+    own, steps, count = (
+        own_pipeline(pipeline, request.scheduler, request.variance_type),
+        request.num_inference_steps,
+        request.num_images,
+    )
+    generators, labels = seeded_generators(request.seed, 0, count), repeat_labels(request.class_labels, 0, count)
     try:
-        own.scheduler.set_timesteps(steps)
+        states = own.denoise(count, generators, steps, labels, request.guidance_scale)
     except ValueError as error:
         raise UserError(f"{request.scheduler} cannot take {steps} steps; choose another number: {error}") from error
-    shown = set(np.linspace(0, steps, min(steps + 1, _MAX_FRAMES)).round().astype(int).tolist()) - {0, steps}
-    count, labels = request.num_images, request.class_labels
-
-    def work(report: Callable[[Frame], None]) -> None:
-        def watch(pipe: Any, i: int, t: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict:
+    shown = set(np.linspace(0, steps, min(steps + 1, _MAX_FRAMES)).round().astype(int).tolist()) - {steps}
+    with closing(states):
+        for step, (timestep, x_t, guess) in enumerate(states):
+            is_last = timestep is None
+            if not is_last and step not in shown:
+                continue
             # Some schedulers of diffusers put all timesteps at 0 where there are to be T.
-            if i + 1 in {*shown, steps} and not tensors["latents"].isfinite().all():
+            if not x_t.isfinite().all():
                 raise UserError(f"{request.scheduler} loses the image in {steps} steps; choose another number")
-            if i + 1 in shown:
-                guess = tensors["pred_original_sample"]
-                report(Frame(i + 1, noisy_to_pil(tensors["latents"]), None if guess is None else to_pil(guess)))
-            return {}
-
-        report(Frame(0, noisy_to_pil(_initial_noise(own, request)), None))
-        images = own(
-            count,
-            seeded_generators(request.seed, 0, count),
-            steps,
-            class_labels=repeat_labels(labels, 0, count),
-            guidance_scale=request.guidance_scale,
-            callback_on_step_end=watch,
-            callback_on_step_end_tensor_inputs=("latents", "pred_original_sample"),
-            return_dict=False,
-        )[0]
-        report(Frame(steps, images, images))
-
-    return in_lockstep(work)
-
-
-def _initial_noise(pipeline: DDPMCarsPipeline, request: DrawRequest) -> torch.Tensor:
-    """Return the x_T that the pipeline starts from, which it does not report."""
-    shape = (request.num_images, pipeline.unet.config.in_channels, *pipeline._image_size())
-    noise = randn_tensor(shape, seeded_generators(request.seed, 0, request.num_images), dtype=torch.float32)
-    return pipeline._noised_start(noise)
+            images = own.postprocess(x_t) if is_last else noisy_to_pil(x_t)
+            yield Frame(steps if is_last else step, images, None if guess is None else to_pil(guess))
 
 
 def enlarged(images: Sequence[Image.Image]) -> Image.Image:
@@ -243,11 +172,9 @@ def noised(pipeline: DDPMCarsPipeline, picture: Image.Image, t: Any, seed: Any, 
     array = np.array(picture)
     x_0 = to_samples(array.reshape(1, *array.shape[:2], -1))
     x_t = own.scheduler.add_noise(x_0, torch.randn(x_0.shape, generator=_seeded(seed)), torch.tensor(t))
-    device = own._execution_device
-    prepared = own._prepare_class_labels(None if labels is None else labels[:1], 1, device)
     own.scheduler.set_timesteps(timesteps=[t])
-    output = own._predict(x_t.to(device), torch.tensor(t), prepared, 1.0)
-    x_0_hat = own.scheduler.step(output, t, x_t.to(device), _seeded(seed)).pred_original_sample
+    output = own.predict(x_t, t, None if labels is None else labels[:1])
+    x_0_hat = own.scheduler.step(output, t, x_t.to(output.device), _seeded(seed)).pred_original_sample
     alpha_bar = float(own.scheduler.alphas_cumprod[t])
     return Noised(to_pil(x_t)[0], to_pil(x_0_hat)[0], alpha_bar, alpha_bar / max(1 - alpha_bar, 1e-12))
 

@@ -190,7 +190,7 @@ def check_request(
     if guidance_scale != 1 and labels is None:
         raise UserError(f"the guidance is {guidance_scale:g}, but towards no class; choose a class, or guidance 1")
     try:
-        pipeline._check_guidance(guidance_scale, labels)
+        pipeline.prepare_class_labels(labels, len(labels or [0]), guidance_scale)
     except ValueError as error:
         raise UserError(str(error)) from error
     own_variance = variance_type if scheduler == OWN_SCHEDULER else None

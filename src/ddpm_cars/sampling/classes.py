@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from ddpm_cars.errors import UserError
-from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, samples_with_learned_variance
 
 
 def class_names_of(pipeline: DDPMCarsPipeline) -> tuple[str, ...]:
@@ -32,7 +30,7 @@ def check_learned_variance(pipeline: DDPMCarsPipeline) -> None:
         UserError: If its network has no second half of output channels for it.
     """
     unet, doubled = pipeline.unet.config, 2 * pipeline.unet.config.in_channels
-    if pipeline._samples_with_learned_variance() and unet.out_channels != doubled:
+    if samples_with_learned_variance(pipeline.scheduler) and unet.out_channels != doubled:
         variance_type = pipeline.scheduler.config.variance_type
         raise UserError(
             f"variance_type is {variance_type}, which a network of {doubled} output channels has learned; this one "
@@ -61,8 +59,7 @@ def as_class_ids(
         texts = [str(label) for label in class_labels]
         ids = [int(text) if text.isdecimal() and text not in pipeline.labels else text for text in texts]
     try:
-        pipeline._check_guidance(guidance_scale, ids)
-        labels = pipeline._prepare_class_labels(ids, len(ids or [0]), torch.device("cpu"))
+        labels = pipeline.prepare_class_labels(ids, len(ids or [0]), guidance_scale)
     except ValueError as error:
         raise UserError(str(error)) from error
     return None if ids is None or labels is None else labels.tolist()

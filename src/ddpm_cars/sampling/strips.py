@@ -1,7 +1,7 @@
 """TODO src/ddpm_cars/sampling/strips.py."""
 
+import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -53,24 +53,18 @@ def denoising_strip(
         class_labels: As in `generate`.
         guidance_scale: As in `generate`.
     """
-    frames: list[tuple[int, list[Image.Image]]] = []
-
-    def keep(pipe: Any, step_index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> dict:
-        x_t = tensors["latents"]
-        frames.append((int(timestep), noisy_to_pil(x_t)))
-        return {}
-
-    pipeline(
+    states = pipeline.denoise(
         num_images,
         seeded_generators(seed, 0, num_images),
         num_inference_steps,
-        output_type="raw",
-        callback_on_step_end=keep,
-        class_labels=repeat_labels(class_labels, 0, num_images),
-        guidance_scale=guidance_scale,
+        repeat_labels(class_labels, 0, num_images),
+        guidance_scale,
     )
+    # A frame shows where a step has led to; the last one is x_0.
+    frames = [
+        ("x_0" if state.timestep is None else f"t = {int(state.timestep)}", noisy_to_pil(state.sample))
+        for state in itertools.islice(states, 1, None)
+    ]
     chosen = sorted(set(np.linspace(0, len(frames) - 1, num_frames).round().astype(int).tolist()))
     tiles = [frames[i][1][row] for row in range(num_images) for i in chosen]
-    # A frame shows x_s, what the step from its timestep led to; the last one is x_0.
-    labels = [f"t = {frames[i + 1][0]}" if i + 1 < len(frames) else "x_0" for i in chosen]
-    return make_grid(tiles, len(chosen), labels=labels)
+    return make_grid(tiles, len(chosen), labels=[frames[i][0] for i in chosen])
