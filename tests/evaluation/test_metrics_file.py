@@ -97,9 +97,3 @@ def test_times_are_those_of_the_clock(team: Processes, tmp_path: Path, monkeypat
         with metrics.timed("sampling"):
             pass
     assert metrics["cost"]["seconds"] == {"sampling": 4.0}
-
-
-def test_a_share_of_the_work_is_done_in_order_and_empty_ones_are_left_out(team: Processes):
-    assert team.gathered(5, list) == [[0, 1, 2, 3, 4]]
-    assert team.gathered(0, list) == []
-    assert team.agreed(lambda: {"a": 1}) == {"a": 1}

@@ -1,17 +1,14 @@
-"""One run per folder, signals that wait for the end of a step, folders that cannot be used."""
+"""One command per folder, and folders that cannot be used."""
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder
-from ddpm_cars.runtime.signals import StopNotice
 
 HOLD = """
 import sys, time
@@ -49,37 +46,6 @@ def test_a_released_folder_can_be_taken_again(tmp_path: Path):
     first.release()
     second.acquire()
     second.release()
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_remembered_and_the_next_one_acts(signum: signal.Signals):
-    came = []
-    previous = signal.signal(signum, lambda *_: came.append("usual"))
-    try:
-        with StopNotice() as notice:
-            assert notice.signum is None
-            os.kill(os.getpid(), signum)
-            assert (notice.signum, came) == (signum, [])
-            os.kill(os.getpid(), signum)
-            assert came == ["usual"]
-        os.kill(os.getpid(), signum)
-        assert came == ["usual", "usual"]
-    finally:
-        signal.signal(signum, previous)
-
-
-def test_outside_the_main_thread_signals_stay_with_the_caller():
-    handlers = []
-
-    def enter() -> None:
-        with StopNotice():
-            handlers.append(signal.getsignal(signal.SIGTERM))
-
-    before = signal.getsignal(signal.SIGTERM)
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    assert handlers == [before]
 
 
 def test_an_output_folder_is_made_and_left_empty(tmp_path: Path):

@@ -1,6 +1,5 @@
 """Images of images, and images from a pipeline."""
 
-import platform
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,6 @@ from ddpm_cars.runs.load import load_pipeline
 from ddpm_cars.sampling.generate import generate, move_for_inference
 from ddpm_cars.sampling.samplers import make_scheduler, sampler_from_config
 from ddpm_cars.sampling.strips import denoising_strip, forward_noising_strip
-from tests.support.fresh_process import run_alone
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 STEPS = 5
@@ -394,29 +392,6 @@ def test_a_model_without_classes_says_so_in_one_line(
         with pytest.raises(SystemExit):
             sample(tmp_path / "model", *more)
         assert words in capsys.readouterr().err.strip().splitlines()[-1]
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries manage memory in other ways")
-def test_memory_that_is_freed_is_kept_for_the_next_use(tmp_path: Path):
-    """glibc maps blocks of this size anew each time, which costs a fault for every page of 4 kB."""
-    code = """
-import resource, sys, torch
-from ddpm_cars.runtime.hardware import keep_freed_memory
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        torch.ones(64 * 2**20 // 4)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-usual = faults()
-keep_freed_memory(torch.device("meta"))
-assert faults() > 0.9 * usual
-keep_freed_memory(torch.device("cpu"))
-faults()
-assert faults() < usual / 100
-"""
-    run_alone(code, tmp_path)
 
 
 def test_a_pipeline_that_is_placed_to_draw_draws_the_same(make_unet: Callable[..., UNet2DModel]):

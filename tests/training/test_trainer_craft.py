@@ -1,7 +1,6 @@
 """What a run does besides plain steps: logs, held-out loss, several averages, skipped steps, less memory."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -565,40 +564,9 @@ def test_bfloat16_trains_in_float32_weights(make_config: MakeConfig):
     np.testing.assert_allclose(losses, plain, rtol=0.02)
 
 
-@pytest.mark.parametrize(("launched", "threads", "warned"), [(True, 1, True), (True, 2, False), (False, 1, False)])
-def test_cores_that_the_launcher_leaves_idle_are_warned_of(
-    make_config: MakeConfig,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    launched: bool,
-    threads: int,
-    warned: bool,
+def test_a_slow_cpu_is_warned_of(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    if launched:
-        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
-    torch.set_num_threads(threads)
-    try:
-        by_hand(make_config())
-    finally:
-        torch.set_num_threads(1)
-    line = "warning: accelerate launch uses one of 6 cores; launch with --num_cpu_threads_per_process 6, or start with"
-    assert (line in capsys.readouterr().err) == warned
-
-
-@pytest.mark.parametrize(
-    ("capability", "mixed_precision", "warned"),
-    [("AVX2", "bf16", True), ("AVX512", "bf16", False), ("DEFAULT", "bf16", False), ("AVX2", "no", False)],
-)
-def test_bfloat16_that_the_cpu_only_imitates_is_warned_of(
-    make_config: MakeConfig,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    capability: str,
-    mixed_precision: str,
-    warned: bool,
-):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    by_hand(make_config(mixed_precision=mixed_precision))
-    assert ("warning: this CPU has no arithmetic for bf16" in capsys.readouterr().err) == warned
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    by_hand(make_config(mixed_precision="bf16"))
+    assert "warning: this CPU has no arithmetic for bf16" in capsys.readouterr().err

@@ -1,7 +1,5 @@
 """The command lines. This is the only file that knows the library that reads them."""
 
-import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from ddpm_cars.config.commands import (
 )
 from ddpm_cars.config.training import TrainCommandConfig
 from ddpm_cars.errors import UserError
-from ddpm_cars.runtime.console import _Once, _warn
+from ddpm_cars.runtime.console import each_warning_once, is_main_process, warn
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -35,21 +33,15 @@ def _main(
     config_class: type[Config], run: Callable[[Config], Any], argv: Sequence[str] | None, positional: bool = False
 ) -> None:
     config, parser = parse(config_class, argv, positional)
-    once = _Once()
-    loggers = [logging.getLogger(f"ddpm_cars.{name}") for name in ("scheduling_ddpm_cars", "evaluation.evaluate")]
-    for logger in loggers:
-        logger.addFilter(once)
     try:
-        run(config)
+        with each_warning_once():
+            run(config)
     except UserError as error:
         parser.error(str(error))
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
         _end(1, f"error: {error.filename or 'a file'} cannot be written or read: {error.strerror}")
-    finally:
-        for logger in loggers:
-            logger.removeFilter(once)
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -86,8 +78,8 @@ def _check_access(repo_id: str) -> None:
     from ddpm_cars.publishing.hub import check_access
 
     # Every process has the same token; one question is enough.
-    if os.environ.get("RANK", "0") == "0" and (problem := check_access(repo_id)):
-        _warn(f"{problem}; the model will be pushed when it is trained")
+    if is_main_process() and (problem := check_access(repo_id)):
+        warn(f"{problem}; the model will be pushed when it is trained")
 
 
 def push_to_hub(argv: Sequence[str] | None = None) -> None:
@@ -113,13 +105,13 @@ def _push(config: PushConfig) -> None:
     _warn_of_stale(published.stale_metrics)
     if published.kept_card:
         command = f"push_to_hub.py {config.folder} {config.repo_id} --overwrite_card"
-        _warn(f"the card on the Hub has been edited there and was kept; {command} replaces it")
+        warn(f"the card on the Hub has been edited there and was kept; {command} replaces it")
     print(f"published: {published.url}" if published.is_new else f"nothing has changed: {published.url}")
 
 
 def _warn_of_stale(metrics: Path | None) -> None:
     if metrics is not None:
-        _warn(f"{metrics} is of other weights, or of another calibration, and is left out; evaluate again")
+        warn(f"{metrics} is of other weights, or of another calibration, and is left out; evaluate again")
 
 
 def sample(argv: Sequence[str] | None = None) -> None:

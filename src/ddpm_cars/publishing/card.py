@@ -192,14 +192,9 @@ def _value(value: Any) -> str:
 
 
 def _hardware(parts: Iterable[Mapping[str, Any]]) -> str:
-    lines, watt_hours, known = [], 0.0, True
+    lines = []
     for part in parts:
         hours = part["seconds"] / 3600
         processes = f"{part['num_processes']} processes on " if part["num_processes"] > 1 else ""
         lines.append(f"{part['steps']:,} steps in {hours:.2f} hours, {processes}{plain(part['device'])}.")
-        limit = part["power_limit_watts"]
-        known = known and limit is not None
-        watt_hours += hours * (limit or 0)
-    if lines and known:
-        lines.append(f"At most {watt_hours / 1000:.3g} kWh, what this hardware may draw in that time.")
     return " ".join(lines)

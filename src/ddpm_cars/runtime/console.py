@@ -1,44 +1,46 @@
 """What a command says to the person who started it: each line once, by one process."""
 
 import logging
+import os
 import sys
-from pathlib import Path
-from typing import TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
 
-class _Once(logging.Filter):
-    """Lets a message through once: commands build many schedulers of one kind, or measure two models."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        is_new = message not in self.seen
-        self.seen.add(message)
-        return is_new
-
-
-def _warn(message: str) -> None:
-    print(f"{Path(sys.argv[0]).name}: warning: {message}", file=sys.stderr)
+def is_main_process() -> bool:
+    """Return whether this process is the one that speaks; it is known before the processes know each other."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: str) -> None:
-    """Print lines on the main process, above any progress bar."""
-    _print_on_main(text, sys.stdout)
+    """Print lines on the main process, without disturbing a progress bar."""
+    if is_main_process():
+        tqdm.write(text, file=sys.stdout)
 
 
 def warn(text: str) -> None:
-    """Print a warning in one line on the main process, above any progress bar."""
-    _print_on_main(f"warning: {text}", sys.stderr)
+    """Print a warning of one line on the main process, without disturbing a progress bar."""
+    if is_main_process():
+        tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
-def _print_on_main(text: str, stream: TextIO) -> None:
-    # Imported late: the command line answers --help before libraries are loaded.
-    from accelerate import PartialState
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """Let every message of a logger without a handler through once: a command builds many schedulers of one kind."""
+    seen: set[str] = set()
 
-    if PartialState().is_main_process:
-        tqdm.write(text, file=stream)
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_known = message in seen
+        seen.add(message)
+        return not is_known
+
+    handler = logging.lastResort
+    assert handler is not None
+    handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        handler.removeFilter(is_new)

@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/runtime/files.py."""
+"""Files that are complete or absent, whatever happens to the process or the disk."""
 
 import json
 import os
@@ -17,7 +17,7 @@ NUM_SIGNIFICANT_DIGITS = 6
 
 
 def rounded(values: Any) -> Any:
-    """Return an array as nested lists of short numbers: JSON is text, and nothing measured is more exact."""
+    """Return an array as nested lists of numbers with six significant digits, for JSON."""
     if isinstance(values, list):
         return [rounded(value) for value in values]
     if isinstance(values, np.ndarray):
@@ -26,7 +26,7 @@ def rounded(values: Any) -> Any:
 
 
 def fsync_path(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
+    """Wait until a file, or the list of names in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -36,31 +36,32 @@ def fsync_path(path: Path) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that becomes `path` if the block succeeds and disappears if not."""
+    """Yield a temporary path beside `path`, which replaces `path` if the block succeeds and is deleted if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    _remove(temporary)
+    remove(temporary)
     try:
         yield temporary
         for file in temporary.rglob("*") if temporary.is_dir() else ():
             fsync_path(file)
         fsync_path(temporary)
         if path.is_dir():
-            # A folder cannot be replaced in one move; nothing of it is deleted before the new one is in its place.
+            # A folder cannot be replaced in one move. The old one is deleted only when the new one is in its place.
             replaced = path.with_name(f".{path.name}.old")
-            _remove(replaced)
+            remove(replaced)
             os.replace(path, replaced)
             os.replace(temporary, path)
             fsync_path(path.parent)
-            _remove(replaced)
+            remove(replaced)
         else:
             os.replace(temporary, path)
             fsync_path(path.parent)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with everything in it; there may be none."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -77,10 +78,10 @@ def read_file(path: Path) -> Any:
     """Read a JSON or YAML file that a command has written.
 
     Args:
-        path: Its suffix says which of the two it is.
+        path: The file; the suffix .json is that of JSON.
 
     Returns:
-        What it holds, None if there is none.
+        What it holds, None if there is no such file.
 
     Raises:
         UserError: If it is damaged.
@@ -88,8 +89,9 @@ def read_file(path: Path) -> Any:
     if not path.exists():
         return None
     try:
-        # JSON is YAML too, but its reader is faster and stricter.
+        # JSON is also YAML, but the reader of JSON is faster and stricter.
         text = path.read_text(encoding="utf-8")
         return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {error}; mend or remove it") from error
+        said = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read: {said}; mend or remove it") from error

@@ -1,4 +1,4 @@
-"""What keeps a run safe from the world around it: one run per folder, notices to stop, disks that fail."""
+"""Output folders: one command at a time writes to one, and it is known to work before there is work to lose."""
 
 import os
 import socket
@@ -10,10 +10,12 @@ from ddpm_cars.errors import UserError
 
 
 class FolderLock:
-    """Keeps a second run out of a folder; the operating system opens it when the process ends, however it ends.
+    """Keeps a second command out of an output folder.
+
+    The operating system opens the lock when the process ends, even if it is killed.
 
     Args:
-        folder: The output folder of a run, which exists.
+        folder: The output folder, which exists when the lock is taken.
     """
 
     def __init__(self, folder: Path):
@@ -25,7 +27,7 @@ class FolderLock:
         """Take the folder.
 
         Raises:
-            UserError: If another run has it.
+            UserError: If another command is writing to it.
         """
         try:
             self._lock.acquire()
@@ -45,10 +47,10 @@ class FolderLock:
 
 
 def refuse_inside(output_dir: str, train_data_dir: str | None) -> None:
-    """See that what a command writes does not come to lie among training images.
+    """Check that an output folder is not among training images, where its plots would be trained on next time.
 
     Raises:
-        UserError: If it would: its plots would be training images of the next command.
+        UserError: If it is.
     """
     if train_data_dir is not None and Path(output_dir).resolve().is_relative_to(Path(train_data_dir).resolve()):
         raise UserError(
@@ -58,7 +60,7 @@ def refuse_inside(output_dir: str, train_data_dir: str | None) -> None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make an output folder and see that it can be written to.
+    """Make an output folder and check that it can be written to.
 
     Raises:
         UserError: If it is a file, or cannot be made or written to.

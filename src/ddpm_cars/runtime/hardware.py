@@ -1,32 +1,28 @@
-"""What a run computes on, and the most that it can draw."""
+"""What a command computes on, and what makes it slower than it could be."""
 
 import ctypes
 import os
 import platform
 import re
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+_CPUINFO = Path("/proc/cpuinfo")
+
+# The numbers of two options in malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes the metrics."""
+    """Return the versions of Python and of the packages that compute."""
     packages = ("ddpm-cars", "torch", "diffusers", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-_POWERCAP = Path("/sys/class/powercap")
-
-_CPUINFO = Path("/proc/cpuinfo")
-
-# Of malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
 def device_name(device: torch.device) -> str:
-    """Return the name that a person knows a device by, such as "NVIDIA H100" or that of the CPU."""
+    """Return the name of a device as its maker sells it, such as "NVIDIA H100"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
@@ -37,18 +33,18 @@ def device_name(device: torch.device) -> str:
 
 
 def cpu_warnings(device: torch.device, num_processes: int, mixed_precision: str) -> list[str]:
-    """Return what makes a network on a CPU many times slower than it could be, and the cure; nothing on a GPU."""
+    """Return warnings, each with its cure, of what makes a network on a CPU many times slower than it could be."""
     warnings = []
     if device.type == "cpu" and mixed_precision == "bf16" and torch.backends.cpu.get_cpu_capability() == "AVX2":
-        # An x86 CPU older than AVX-512.
+        # This is an x86 CPU from before AVX-512.
         warnings.append("this CPU has no arithmetic for bf16 and imitates it; mixed_precision no is many times faster")
     return warnings + idle_cores_warnings(device, num_processes)
 
 
 def idle_cores_warnings(device: torch.device, num_processes: int) -> list[str]:
-    """Return that a process which computes on the CPU has been given one of many cores, and the cure, or nothing."""
+    """Return a warning if the launcher lets the only process of a run use one of many cores."""
     n = num_cores()
-    # One thread is the launcher's default; who sets OMP_NUM_THREADS and starts without it means it.
+    # One thread is the default of the launcher. Without the launcher, OMP_NUM_THREADS has been set on purpose.
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ
     if device.type == "cpu" and launched and num_processes == 1 and torch.get_num_threads() == 1 < n:
         flag = f"--num_cpu_threads_per_process {n}"
@@ -57,10 +53,10 @@ def idle_cores_warnings(device: torch.device, num_processes: int) -> list[str]:
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Make this process keep what it frees for its next use, where it computes on a CPU and glibc manages its memory.
+    """Make a process that computes on a CPU keep the memory that it frees, where glibc manages it.
 
-    Otherwise large blocks go back to the system, which gives them again page by page, filled with zeros: about 12,000
-    times in a training step of the network `tiny`, a tenth of its time.
+    Otherwise large blocks go back to the system, which returns them page by page, filled with zeros. A training step
+    of the network `tiny` asks for about 12,000 such pages, a tenth of its time.
     """
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
@@ -73,39 +69,6 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def power_limit_watts(device: torch.device) -> float | None:
-    """Return the power that a GPU, or all CPUs of the machine together, may draw for long; None where nothing says."""
-    if device.type == "cuda":
-        return _gpu_limit_watts(device)
-    if device.type != "cpu":
-        return None
-    # Packages are intel-rapl:0, intel-rapl:1; their parts, intel-rapl:0:0, count within them. AMD has the same names.
-    packages = [p for p in _POWERCAP.glob("intel-rapl:*") if p.name.count(":") == 1]
-    try:
-        limits = [int((package / "constraint_0_power_limit_uw").read_text()) / 1e6 for package in packages]
-    except (OSError, ValueError):
-        return None
-    return sum(limits) if limits and all(limits) else None
-
-
-def _gpu_limit_watts(device: torch.device) -> float | None:
-    query = ["nvidia-smi", "--query-gpu=uuid,power.limit", "--format=csv,noheader,nounits"]
-    try:
-        lines = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
-        uuid = str(torch.cuda.get_device_properties(device).uuid)
-        # CUDA numbers only the devices that a process may see, so numbers would not do.
-        return next(float(line.rpartition(",")[2]) for line in lines if uuid in line)
-    except (OSError, subprocess.SubprocessError, StopIteration, ValueError):
-        return None
-
-
-def describe_hardware(device: torch.device, num_processes: int) -> dict[str, str | int | float | None]:
-    """Return JSON values that name what some processes compute on, with the limit of all of it together in watts."""
-    limit = power_limit_watts(device)
-    # Processes share the CPUs of their machine, and have a GPU each.
-    num_devices = 1 if device.type == "cpu" else num_processes
-    return {
-        "device": device_name(device),
-        "num_processes": num_processes,
-        "power_limit_watts": None if limit is None else limit * num_devices,
-    }
+def describe_hardware(device: torch.device, num_processes: int) -> dict[str, str | int]:
+    """Return JSON values that name what some processes compute on."""
+    return {"device": device_name(device), "num_processes": num_processes}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 
 from ddpm_cars.errors import RunError, UserError
 
@@ -32,9 +32,17 @@ def together(work: Callable[[], Any], here: bool = True) -> list[Any]:
     return [result for result, _ in parts]
 
 
-def on_main(work: Callable[[], Any]) -> None:
-    """Do work on the main process while the others wait; an error there is raised on all of them."""
-    together(work, here=PartialState().is_main_process)
+def on_main(work: Callable[[], Any]) -> Any:
+    """Do work on the main process while the others wait; its result is returned, or its error raised, on all."""
+    return together(work, here=PartialState().is_main_process)[0]
+
+
+def gathered(num_rows: int, work: Callable[[range], Any]) -> list[Any]:
+    """Return what `work` returns for the consecutive rows of every process, in order, without empty shares."""
+    state = PartialState()
+    share = -(-num_rows // state.num_processes)
+    rows = range(min(state.process_index * share, num_rows), min((state.process_index + 1) * share, num_rows))
+    return [part for part in together(lambda: work(rows), here=len(rows) > 0) if part is not None]
 
 
 class Processes:
@@ -49,12 +57,9 @@ class Processes:
         self.is_main = accelerator.is_main_process
 
     def gathered(self, num_rows: int, work: Callable[[range], Any]) -> list[Any]:
-        """Return what `work` returns for the consecutive rows of every process, in order, without empty shares."""
-        index, size = self.accelerator.process_index, self.accelerator.num_processes
-        share = -(-num_rows // size)
-        rows = range(min(index * share, num_rows), min((index + 1) * share, num_rows))
-        return [part for part in gather_object([work(rows) if rows else None]) if part is not None]
+        """Return what `gathered` returns."""
+        return gathered(num_rows, work)
 
     def agreed(self, decide: Callable[[], Any]) -> Any:
         """Return what `decide` returns on the main process, on all of them."""
-        return broadcast_object_list([decide() if self.is_main else None])[0]
+        return on_main(decide)

@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/runtime/signals.py."""
+"""Notices to stop: signals that wait for the end of a step."""
 
 import signal
 import threading
@@ -7,14 +7,18 @@ from typing import Any
 
 
 class StopNotice:
-    """Within a `with` block, remembers SIGTERM and SIGINT instead of dying of them; the second one acts as usual."""
+    """Remembers the first SIGTERM or SIGINT that comes within a `with` block; the second one acts as usual.
+
+    Attributes:
+        signum: The number of the signal that has come, None before.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopNotice":
-        # Python lets the main thread only handle signals; elsewhere they are the caller's.
+        # Python lets only the main thread handle signals; in other threads they stay with the caller.
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGTERM, signal.SIGINT):
                 self._previous[signum] = signal.signal(signum, self._remember)

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ddpm_cars.runtime.files import _remove, atomic_path
+from ddpm_cars.runtime.files import atomic_path, remove
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -106,16 +106,16 @@ def delete_old_checkpoints(folder: Path, keep: int) -> None:
     for path in list_checkpoints(folder)[:-keep]:
         # Under another name first: what is half deleted must not look like a checkpoint.
         doomed = path.with_name(f".{path.name}.old")
-        _remove(doomed)
+        remove(doomed)
         os.replace(path, doomed)
-        _remove(doomed)
+        remove(doomed)
 
 
 def delete_leftovers(folder: Path) -> None:
     """Delete what a crash left half written or half deleted in a folder of checkpoints."""
     for pattern in (".step-*.tmp", ".step-*.old"):
         for path in folder.glob(pattern):
-            _remove(path)
+            remove(path)
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -57,7 +57,7 @@ class TrainState:
         validation: {"step", "eps_mse": {average: value}} for every measurement on held-out images.
         best: {"step", "average", "eps_mse"} of the lowest of these, or None.
         bad_images: {"path", "reason"} of images that could not be decoded on the way.
-        hardware: {"device", "num_processes", "power_limit_watts", "steps", "seconds"} of everything it ran on.
+        hardware: {"device", "num_processes", "steps", "seconds"} of everything it ran on.
         run_id: What trackers know the run by.
     """
 
