@@ -22,9 +22,9 @@ from tqdm import tqdm
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, calibrate
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.pictures import load_pictures, training_samples
-from ddpm_cars.evaluation.distances import Moments, frechet_distance
 from ddpm_cars.evaluation.features import load_extractor
-from ddpm_cars.evaluation.spectrum import contrast, spectrum_error_octaves
+from ddpm_cars.metrics.distances import Moments, frechet_distance
+from ddpm_cars.metrics.spectrum import contrast, spectrum_error_octaves
 from ddpm_cars.runtime.files import write_text
 from ddpm_cars.scheduling_ddpm_cars import dct_matrix
 
@@ -51,7 +51,7 @@ def read_arguments() -> argparse.Namespace:
 def spectrum(images: np.ndarray) -> np.ndarray:
     """Return the variance of every DCT mode of the lightness, in squared grey levels.
 
-    Mode by mode, unlike `ddpm_cars.evaluation.spectrum.radial_spectrum`, which takes the mean of the modes of a band.
+    Mode by mode, unlike `ddpm_cars.metrics.spectrum.radial_spectrum`, which takes the mean of the modes of a band.
 
     Args:
         images: uint8 (N, H, H, C), N 2 or more; lightness is the mean of the channels.

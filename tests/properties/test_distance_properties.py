@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ddpm_cars.evaluation.distances import Moments, frechet_distance
-from ddpm_cars.evaluation.neighbours import nearest, precision_recall_density_coverage
+from ddpm_cars.metrics.distances import Moments, frechet_distance
+from ddpm_cars.metrics.neighbours import nearest, precision_recall_density_coverage
 
 properties = settings(max_examples=80, deadline=None)
 seeds = st.integers(0, 2**32 - 1)

@@ -104,7 +104,7 @@ def test_every_part_says_what_the_files_say(run: Path):
         assert f"| {row[0]} | {row[1]} |" in training
     evaluation = section(text, "Evaluation")
     assert "20.1 ± 0.3" in evaluation
-    assert "2,000 images drawn" in evaluation
+    assert "2,000 images generated" in evaluation
     assert "efficientnet-lite0" in evaluation
     assert section(text, "Hardware") == (
         "10,000 steps in 2.00 hours, 2 processes on Some CPU. 2,000 steps in 0.25 hours, Some GPU."

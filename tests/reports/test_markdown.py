@@ -37,10 +37,10 @@ def test_every_sampler_and_bound_has_a_row_and_the_floor_is_last():
 @pytest.mark.parametrize(
     "words",
     [
-        "2,000 images drawn from seed 17 on, against 4,633 real ones",
+        "2,000 images generated from seed 17 on, beside 4,633 real ones",
         "FD-EfficientNet cannot be compared with published FID",
         "of the held-out split test",
-        "Near copies of training images by features: 1.2 %; 1.0 % of unseen images are as near",
+        "Near copies of training images by features: 1.2 % of generated images; 1.0 % of unseen images are as close",
         "torch 2",
     ],
 )

@@ -16,6 +16,7 @@ from PIL import Image
 from ddpm_cars.figures.style import _figure, _spread
 from ddpm_cars.reports import plots as evaluation_plots
 from ddpm_cars.reports.plots import neighbours_picture
+from ddpm_cars.reports.wording import bound_label
 
 
 def make_bound(variance_type: str, chain: str, timesteps: list[int], size: float = 1.0) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def test_sums_run_from_the_decoder_to_the_whole_bound(axes: Axes):
         timesteps, bpd = bound["terms"]["timesteps"], bound["terms"]["bpd"]
         assert x == sorted(timesteps)
         assert y == pytest.approx([sum(b for t, b in zip(timesteps, bpd, strict=True) if t <= limit) for limit in x])
-        name = f"{evaluation_plots.bound_label(bound)}: {sum(bpd):.2f}"
+        name = f"{bound_label(bound)}: {sum(bpd):.2f}"
         assert labels(axes)[name] == line.get_color()
 
 
@@ -111,13 +112,6 @@ def test_a_bound_that_is_far_off_does_not_press_the_others_together(axes: Axes, 
     bounds = [make_bound("fixed_small", "leading", [30, 20, 0], bpd) for bpd in (1.0, factor)]
     evaluation_plots.draw_sums(axes, bounds)
     assert axes.get_yscale() == scale
-
-
-@pytest.mark.parametrize(
-    ("bound", "expected"), [(LIKELIHOOD[0], "fixed_small, all 1000 steps"), (LIKELIHOOD[3], "analytic, 4 least cost")]
-)
-def test_a_bound_is_named_by_variance_and_chain(bound: dict[str, Any], expected: str):
-    assert evaluation_plots.bound_label(bound) == expected
 
 
 def test_the_loss_has_a_band_of_two_standard_errors(axes: Axes):

@@ -11,7 +11,7 @@ from PIL import Image
 MINUS = "\N{MINUS SIGN}"
 VOID = {"meta", "img", "br", "hr", "link"}
 PICTURES = (
-    "samples denoising quality bits_by_timestep loss eps_mse spectrum neighbours neighbours_features neighbours_pixels"
+    "samples denoising quality bits_by_timestep loss eps_mse spectrum neighbours_features neighbours_pixels"
 ).split()
 HOSTILE = "<script>alert('1')</script> & \"<b>"
 # Where the metrics hold text that comes from outside.

@@ -19,11 +19,13 @@ from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.data.pictures import Pictures, to_samples
 from ddpm_cars.diffusion.calibration import calibrate
 from ddpm_cars.errors import UserError
-from ddpm_cars.evaluation.comparison import Reference, look_for_copies
+from ddpm_cars.evaluation.copies import look_for_copies
 from ddpm_cars.evaluation.features import load_extractor
 from ddpm_cars.evaluation.likelihood import bounds_to_measure, measure_bounds
 from ddpm_cars.evaluation.metrics_file import MetricsFile
 from ddpm_cars.evaluation.real_pictures import compared_pixels, features_path, load_real_pictures, mirrored
+from ddpm_cars.metrics.comparison import Comparison, Reference
+from ddpm_cars.metrics.records import measure
 from ddpm_cars.reports import text
 from ddpm_cars.reports import write as evaluation_pictures
 from ddpm_cars.runs.fingerprint import identity
@@ -224,8 +226,13 @@ class Evaluation:
             self.metrics.save()
 
     def _compared(self, images: np.ndarray, features: torch.Tensor) -> tuple[dict[str, float], list[float]]:
-        """Return what tells images from the reference, and their spectrum."""
-        return self.team.agreed(lambda: self.reference.compare(images, features, self.config.seed))
+        """Return the metrics of images beside the reference, and their spectrum."""
+
+        def compute() -> tuple[dict[str, float], list[float]]:
+            comparison = Comparison(self.reference, images, features, self.config.seed)
+            return {key: rounded(value) for key, value in measure(comparison).items()}, rounded(comparison.power)
+
+        return self.team.agreed(compute)
 
     def _draw(self, label: str, num_inference_steps: int) -> tuple[np.ndarray, float]:
         """Draw images, uint8 (N, H, W, C), and say how many seconds it took."""

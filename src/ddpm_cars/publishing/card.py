@@ -12,8 +12,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ddpm_cars.config.fields import settings_with
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
+from ddpm_cars.metrics.records import METRICS
 from ddpm_cars.reports.markdown import card_section, plain, table
-from ddpm_cars.reports.quantities import QUANTITIES, bound_label, name_of
+from ddpm_cars.reports.wording import bound_label, name_of
 from ddpm_cars.runs.model_folder import ModelFolder
 from ddpm_cars.runs.public_settings import dataset_id
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES
@@ -127,12 +128,12 @@ def eval_results(folder: ModelFolder) -> list[EvalResult]:
         EvalResult(
             **common,
             dataset_split=data["split"],
-            metric_type=quantity.key,
-            metric_name=f"{name_of(quantity, metrics)} ({how})",
-            metric_value=first["metrics"][quantity.key],
+            metric_type=metric.key,
+            metric_name=f"{name_of(metric, metrics)} ({how})",
+            metric_value=first["metrics"][metric.key],
         )
-        for quantity in QUANTITIES
-        if first["metrics"].get(quantity.key) is not None
+        for metric in METRICS
+        if metric.key in first["metrics"]
     ]
     results += [
         EvalResult(

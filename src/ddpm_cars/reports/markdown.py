@@ -1,13 +1,13 @@
 """The evaluation as a section of a model card, in Markdown."""
 
-from ddpm_cars.reports.quantities import (
-    ARROWS,
-    BPD,
-    QUANTITIES,
+from ddpm_cars.metrics.records import BITS_PER_DIMENSION
+from ddpm_cars.reports.wording import (
     Metrics,
     bound_label,
     comparability,
-    name_of,
+    copies,
+    metric_headings,
+    metric_texts,
     number_text,
     percent_text,
     value_text,
@@ -18,36 +18,35 @@ def card_section(metrics: Metrics) -> str:
     """Return the figures in Markdown, without a heading: what a model card says of how good the model is.
 
     Args:
-        metrics: What metrics.json holds; what it leaves out is not spoken of.
+        metrics: What metrics.json holds. What was not measured is not mentioned, and single figures that it lacks are
+            left blank.
     """
     data, extractor = metrics["data"], metrics["extractor"]
-    headings = ["Sampler", "Steps", *(f"{name_of(q, metrics)} {ARROWS[q.best]}" for q in QUANTITIES)]
     rows = [
-        [s["label"], str(s["num_inference_steps"]), *(value_text(q, s["metrics"]) for q in QUANTITIES)]
-        for s in metrics["samples"]
+        [sample["label"], str(sample["num_inference_steps"]), *metric_texts(sample["metrics"])]
+        for sample in metrics["samples"]
     ]
-    floor = ["real images", "", *(value_text(q, metrics["floor"]["metrics"]) for q in QUANTITIES)]
+    floor = ["real images", "", *metric_texts(metrics["floor"]["metrics"])]
     parts = [
-        f"{metrics['num_images']:,} images drawn from seed {metrics['seed']} on, against "
+        f"{metrics['num_images']:,} images generated from seed {metrics['seed']} on, beside "
         f"{data['num_reference_images']:,} real ones of {plain(data['source'])} (made square by {data['resize']}). "
-        f"The last row is real images in place of drawn ones. Features: {plain(extractor['name'])}, "
+        f"The last row is real images in place of generated ones. Features: {plain(extractor['name'])}, "
         f"{plain(extractor['resize'])}; {plain(comparability(metrics))}.",
-        table([headings, *rows, floor]),
+        table([["Sampler", "Steps", *metric_headings(metrics)], *rows, floor]),
     ]
     if bounds := metrics.get("likelihood"):
-        lines = [[bound_label(bound), value_text(BPD, bound)] for bound in bounds]
+        lines = [[bound_label(bound), value_text(BITS_PER_DIMENSION, bound)] for bound in bounds]
         parts += [
             f"Bits per dimension at most, of {bounds[0]['num_images']:,} images of the held-out split "
             f"{plain(data['held_out_split'])}:",
             table([["Variance and timesteps", "Bits ↓"], *lines]),
         ]
-    for space in ("features", "pixels"):
-        if found := metrics.get("memorisation", {}).get(space):
-            parts.append(
-                f"Near copies of training images by {space}: {percent_text(found['share'])}; "
-                f"{percent_text(found['expected'])} of unseen images are as near "
-                f"(distance {number_text(found['threshold'])})."
-            )
+    parts += [
+        f"Near copies of training images by {space}: {percent_text(found['share'])} of generated images; "
+        f"{percent_text(found['expected'])} of unseen images are as close (distance "
+        f"{number_text(found['threshold'])})."
+        for space, found in copies(metrics).items()
+    ]
     versions = ", ".join(f"{name} {version}" for name, version in metrics["versions"].items())
     return "\n\n".join([*parts, f"Measured with {plain(versions)}."]) + "\n"
 

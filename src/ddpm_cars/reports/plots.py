@@ -19,7 +19,7 @@ from ddpm_cars.figures.style import (
     _line_style,
     _plain_numbers,
 )
-from ddpm_cars.reports.quantities import bound_label
+from ddpm_cars.reports.wording import bound_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

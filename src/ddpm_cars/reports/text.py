@@ -1,15 +1,16 @@
-"""TODO src/ddpm_cars/reports/text.py."""
+"""The figures of an evaluation as plain text for a terminal."""
 
 import textwrap
 from collections.abc import Sequence
 
-from ddpm_cars.reports.page import _bpd_parts, _copies
-from ddpm_cars.reports.quantities import (
-    BPD,
-    QUANTITIES,
+from ddpm_cars.metrics.records import BITS_PER_DIMENSION, FRECHET_DISTANCE, METRICS, Metric
+from ddpm_cars.reports.wording import (
+    DIRECTIONS,
     Metrics,
     bound_label,
+    bpd_parts,
     comparability,
+    copies,
     number_text,
     percent_text,
     value_text,
@@ -24,41 +25,48 @@ def summary(metrics: Metrics) -> str:
     """Return the figures as plain text for a terminal, in lines of at most 100 characters.
 
     Args:
-        metrics: What metrics.json holds.
+        metrics: What metrics.json holds; single figures that it lacks are left blank.
     """
-    distance_name, num_real = metrics["extractor"]["distance_name"], metrics["data"]["num_reference_images"]
-    intro = (
-        f"{metrics['model']['name']}: {metrics['num_images']:,} drawn images against {num_real:,} real ones. FD is "
-        f"{distance_name}; {comparability(metrics)}. Low is good for FD, kernel and spec, and for contr 1. The last "
-        "row is real images in place of drawn ones."
+    directions = "; ".join(
+        f"{words} for {', '.join(metric.short_name for metric in METRICS if metric.best == direction)}"
+        for direction, words in DIRECTIONS.items()
     )
-    headings = ["sampler", "steps", *(q.short_name for q in QUANTITIES), "images/s"]
+    intro = (
+        f"{metrics['model']['name']}: {metrics['num_images']:,} generated images beside "
+        f"{metrics['data']['num_reference_images']:,} real ones. FD is {metrics['extractor']['distance_name']}; "
+        f"{comparability(metrics)}. The last row is real images in place of generated ones. "
+        f"{directions[0].upper()}{directions[1:]}."
+    )
+    headings = ["sampler", "steps", *(metric.short_name for metric in METRICS), "images/s"]
     rows = [
-        [s["label"], str(s["num_inference_steps"]), *_short_values(s["metrics"]), number_text(s["images_per_second"])]
-        for s in metrics["samples"]
+        [
+            sample["label"],
+            str(sample["num_inference_steps"]),
+            *(_short_text(metric, sample["metrics"]) for metric in METRICS),
+            number_text(sample["images_per_second"]),
+        ]
+        for sample in metrics["samples"]
     ]
-    floor = ["real images", "", *_short_values(metrics["floor"]["metrics"]), ""]
+    floor = ["real images", "", *(_short_text(metric, metrics["floor"]["metrics"]) for metric in METRICS), ""]
     parts = [textwrap.fill(intro, _WIDTH), _text_table([headings, *rows, floor])]
     if bounds := metrics.get("likelihood"):
-        lines = [[bound_label(bound), value_text(BPD, bound), *_bpd_parts(bound)] for bound in bounds]
+        lines = [[bound_label(bound), value_text(BITS_PER_DIMENSION, bound), *bpd_parts(bound)] for bound in bounds]
         parts.append(f"Bits per dimension at most, of {bounds[0]['num_images']:,} images; lower is better.")
         parts.append(_text_table([["variance and timesteps", "bits", "prior", "denoising", "decoder"], *lines]))
-    copies = [
-        f"Near copies of training images by {space}: {percent_text(found['share'])}, of unseen images "
-        f"{percent_text(found['expected'])}."
-        for space, found in _copies(metrics).items()
+    found = [
+        f"Near copies of training images by {space}: {percent_text(copied['share'])} of generated images, "
+        f"{percent_text(copied['expected'])} of unseen ones."
+        for space, copied in copies(metrics).items()
     ]
-    return "\n\n".join([*parts, *(["\n".join(copies)] if copies else [])])
+    return "\n\n".join([*parts, *(["\n".join(found)] if found else [])])
 
 
-def _short_values(figures: Metrics) -> list[str]:
-    """Return the figures of a row in the digits that there is room for."""
-    distance, kernel, *others = QUANTITIES
-    return [
-        value_text(distance, figures),
-        number_text(figures[kernel.key]),
-        *(f"{figures[q.key]:.2f}" for q in others),
-    ]
+def _short_text(metric: Metric, figures: Metrics) -> str:
+    """Write a metric in the digits that there is room for: the Fréchet distance alone has its error."""
+    if metric is FRECHET_DISTANCE or metric.key not in figures:
+        return value_text(metric, figures)
+    # A metric without an error is about 0 to 1.
+    return number_text(figures[metric.key]) if metric.error_key in figures else f"{figures[metric.key]:.2f}"
 
 
 def _text_table(rows: Sequence[Sequence[str]]) -> str:

@@ -3,25 +3,18 @@
 import itertools
 import math
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 
-from ddpm_cars.reports.html import NEIGHBOURS, html_pictures, html_table, paragraph, section, write_page
-from ddpm_cars.reports.page import description, facts
-from ddpm_cars.reports.quantities import (
-    ARROWS,
-    BPD,
+from ddpm_cars.metrics.records import BITS_PER_DIMENSION, FRECHET_DISTANCE, METRICS, Quantity
+from ddpm_cars.reports.html import write_page
+from ddpm_cars.reports.wording import (
     MINUS,
-    QUANTITIES,
     Metrics,
-    Quantity,
     bound_label,
-    comparability,
-    error_of,
+    metric_headings,
     name_of,
     number_text,
     sampler_label,
-    sort_key,
     value_text,
 )
 
@@ -39,7 +32,7 @@ def write_comparison(
 
     Args:
         first: Metrics of one model, which is called A.
-        second: Those of the other, B.
+        second: Metrics of the other one, B.
         pictures: PNG files of A and of B, by the names of `write_report`.
         path: Where to write.
         bpd_difference: Mean of B's bits per dimension minus A's over the same images, by the first bound of each,
@@ -51,25 +44,34 @@ def write_comparison(
     Raises:
         OSError: If an image cannot be read or the file cannot be written.
     """
-    title = f"{first['model']['name']} and {second['model']['name']}"
-    models = (("A", first), ("B", second))
-    lines = [paragraph(f"{letter}: {metrics['model']['name']}, {description(metrics)}") for letter, metrics in models]
-    parts = [
-        f"<header><h1>{escape(title)}</h1>{''.join(lines)}</header>",
-        _figures_compared(first, second, bpd_difference),
-        section("Pictures", html_pictures(pictures, "samples", "denoising")),
-        _others_compared(first, second),
-        section("Curves", html_pictures(pictures, "quality", "bits_by_timestep", "loss", "eps_mse", "spectrum")),
-        section("Nearest training images", html_pictures(pictures, *NEIGHBOURS)),
-        *(section(f"How {letter} was measured", facts(metrics)) for letter, metrics in models),
+    differences = _differences(first, second)
+    comparable, a, b = not differences, first["samples"][0]["metrics"], second["samples"][0]["metrics"]
+    rows = [
+        [heading, *_compared(metric, a, b, comparable), value_text(metric, first["floor"]["metrics"])]
+        for heading, metric in zip(metric_headings(first), METRICS, strict=True)
     ]
-    return write_page(path, title, parts)
+    if "likelihood" in first and "likelihood" in second:
+        bounds = first["likelihood"][0], second["likelihood"][0]
+        rows.append(
+            [f"{BITS_PER_DIMENSION.name} ↓", *_compared(BITS_PER_DIMENSION, *bounds, comparable, bpd_difference), ""]
+        )
+    return write_page(
+        path,
+        "comparison.html.jinja",
+        title=f"{first['model']['name']} and {second['model']['name']}",
+        models=(("A", first), ("B", second)),
+        pictures=pictures,
+        differences=differences,
+        headings=["A", "B", f"B {MINUS} A", "Verdict"],
+        figure_rows=rows,
+        other_tables=_other_tables(first, second, comparable),
+    )
 
 
-def _unlike(first: Metrics, second: Metrics) -> list[str]:
+def _differences(first: Metrics, second: Metrics) -> list[str]:
     """Say what keeps the figures of two models from being compared."""
     kinds = {
-        "number of drawn images": [metrics["num_images"] for metrics in (first, second)],
+        "number of generated images": [metrics["num_images"] for metrics in (first, second)],
         "number of real images": [metrics["data"]["num_reference_images"] for metrics in (first, second)],
         "data": [metrics["data"]["pictures_sha256"] for metrics in (first, second)],
         "held-out images": [metrics["data"].get("held_out_sha256") for metrics in (first, second)],
@@ -78,38 +80,12 @@ def _unlike(first: Metrics, second: Metrics) -> list[str]:
     return [f"{kind} ({a} and {b})" for kind, (a, b) in kinds.items() if a != b]
 
 
-def _figures_compared(first: Metrics, second: Metrics, bpd_difference: tuple[float, float] | None) -> str:
-    unlike = _unlike(first, second)
-    a, b = (metrics["samples"][0] for metrics in (first, second))
-    rows = [
-        [
-            f"{name_of(q, first)} {ARROWS[q.best]}",
-            *_compared(q, a["metrics"], b["metrics"], not unlike),
-            value_text(q, first["floor"]["metrics"]),
-        ]
-        for q in QUANTITIES
-    ]
-    if "likelihood" in first and "likelihood" in second:
-        bound_a, bound_b = first["likelihood"][0], second["likelihood"][0]
-        rows.append([f"{BPD.name} ↓", *_compared(BPD, bound_a, bound_b, not unlike, bpd_difference), ""])
-    text = (
-        f"{a['num_images']:,} images of each, A drawn with {sampler_label(a)}, and B with {sampler_label(b)}. The "
-        "last column is the floor, what real images get in their place. ± is one standard error, and for the kernel "
-        "distance the standard deviation over subsets. A model is called better where the difference is more than two "
-        f"of them, and nothing is said without. {comparability(first)}."
-    )
-    warning = f"Measured differently, so nothing here says which is better: {'; '.join(unlike)}." if unlike else ""
-    table = html_table(["Figure", "A", "B", f"B {MINUS} A", "Verdict", "Real images"], rows)
-    return section("Figures", paragraph(warning, "warning"), paragraph(text), table)
-
-
-def _others_compared(first: Metrics, second: Metrics) -> str:
-    """Set samplers and bounds beside each other that were measured of both models, besides the first of each."""
-    distance, comparable = QUANTITIES[0], not _unlike(first, second)
-    sections = ""
+def _other_tables(first: Metrics, second: Metrics, comparable: bool) -> list[tuple[str, str, list[list[str]]]]:
+    """Return title, first heading and rows of the samplers and bounds, after the first, that both models have."""
+    tables = []
     for title, heading, key, label, quantity in (
-        ("Quality by number of steps", f"{name_of(distance, first)} ↓", "samples", sampler_label, distance),
-        ("Bits per dimension", "Bound ↓", "likelihood", bound_label, BPD),
+        ("Quality by number of steps", name_of(FRECHET_DISTANCE, first), "samples", sampler_label, FRECHET_DISTANCE),
+        ("Bits per dimension", "Bound", "likelihood", bound_label, BITS_PER_DIMENSION),
     ):
         pairs = itertools.product(first.get(key, ()), second.get(key, ()))
         rows = [
@@ -117,9 +93,8 @@ def _others_compared(first: Metrics, second: Metrics) -> str:
             for a, b in itertools.islice(pairs, 1, None)
             if label(a) == label(b)
         ]
-        if rows:
-            sections += section(title, html_table([heading, "A", "B", f"B {MINUS} A", "Verdict"], rows))
-    return sections
+        tables.append((title, f"{heading} ↓", rows))
+    return tables
 
 
 def _compared(
@@ -130,12 +105,15 @@ def _compared(
     difference_and_error: tuple[float, float] | None = None,
 ) -> list[str]:
     """Return the cells A, B, B - A and verdict; without a paired difference the errors are taken for independent."""
+    cells = [value_text(quantity, figures) for figures in (a, b)]
+    if not all(cells):
+        return [*cells, "", ""]
     value_a, value_b = a[quantity.key], b[quantity.key]
-    errors = [error_of(quantity, figures) for figures in (a, b)]
     if difference_and_error is None:
+        errors = [figures.get(quantity.error_key, 0) for figures in (a, b)]
         difference_and_error = value_b - value_a, math.hypot(*errors)
     difference, error = difference_and_error
-    gain = sort_key(quantity, value_a) - sort_key(quantity, value_a + difference)
+    gain = quantity.sort_key(value_a) - quantity.sort_key(value_a + difference)
     if not comparable or not error:
         verdict = ""
     elif abs(gain) <= 2 * error:
@@ -143,4 +121,4 @@ def _compared(
     else:
         verdict = "B is better" if gain > 0 else "A is better"
     sign = "+" if difference > 0 else ""
-    return [value_text(quantity, a), value_text(quantity, b), sign + number_text(difference, error), verdict]
+    return [*cells, sign + number_text(difference, error), verdict]

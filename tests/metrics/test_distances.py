@@ -7,8 +7,8 @@ import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from ddpm_cars.evaluation import distances as frechet
-from ddpm_cars.evaluation.distances import Moments, frechet_distance, frechet_distance_with_error, kernel_distance
+from ddpm_cars.metrics import distances as frechet
+from ddpm_cars.metrics.distances import Moments, frechet_distance, frechet_distance_with_error, kernel_distance
 
 
 class Projection(torch.nn.Module):
@@ -120,7 +120,7 @@ def test_merged_parts_equal_the_whole(sizes: tuple[int, ...]):
 def test_a_part_that_is_taken_out_again_leaves_the_rest():
     features = normal(0, 100, 5) + 7
     part, rest = Moments.of(features[:30]), Moments.of(features[30:])
-    got = frechet._without(Moments.of(features), part)
+    got = Moments.of(features).without(part)
     assert got.count == 70
     torch.testing.assert_close(got.mean, rest.mean, rtol=1e-12, atol=0)
     torch.testing.assert_close(got.scatter, rest.scatter, rtol=1e-10, atol=1e-10)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from ddpm_cars.evaluation.spectrum import contrast, radial_spectrum, spectrum_error_octaves
+from ddpm_cars.metrics.spectrum import contrast, radial_spectrum, spectrum_error_octaves
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_cars.evaluation import neighbours
-from ddpm_cars.evaluation.neighbours import near_copies, nearest, precision_recall_density_coverage
+from ddpm_cars.metrics import neighbours
+from ddpm_cars.metrics.neighbours import near_copies, nearest, precision_recall_density_coverage
 
 Points = torch.Tensor
 

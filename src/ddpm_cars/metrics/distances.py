@@ -54,6 +54,18 @@ class Moments:
         between = torch.outer(difference, difference) * (self.count * other.count / count)
         return Moments(count, mean, self.scatter + other.scatter + between)
 
+    def without(self, part: "Moments") -> "Moments":
+        """Return the moments of the vectors that remain without a part: the inverse of `merge`.
+
+        Args:
+            part: Moments of some of these vectors, fewer than all of them.
+        """
+        count = self.count - part.count
+        mean = self.mean - (part.mean - self.mean) * (part.count / count)
+        difference = part.mean - mean
+        between = torch.outer(difference, difference) * (part.count * count / self.count)
+        return Moments(count, mean, self.scatter - part.scatter - between)
+
     @property
     def covariance(self) -> torch.Tensor:
         """The unbiased covariance, float64 (D, D).
@@ -77,15 +89,6 @@ def _check_features(name: str, features: torch.Tensor) -> None:
 def _check_lengths(a: torch.Tensor, b: torch.Tensor) -> None:
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"The vectors have {a.shape[-1]} and {b.shape[-1]} values; both sets need as many.")
-
-
-def _without(whole: Moments, part: Moments) -> Moments:
-    """Undo `merge`."""
-    count = whole.count - part.count
-    mean = whole.mean - (part.mean - whole.mean) * (part.count / count)
-    difference = part.mean - mean
-    between = torch.outer(difference, difference) * (part.count * count / whole.count)
-    return Moments(count, mean, whole.scatter - part.scatter - between)
 
 
 def _root(covariance: torch.Tensor) -> torch.Tensor:
@@ -146,7 +149,7 @@ def frechet_distance_with_error(
     groups = [Moments.of(group) for group in features.tensor_split(num_groups)]
     whole = reduce(Moments.merge, groups)
     root = _root(reference.covariance)
-    without = np.array([_distance(_without(whole, group), reference, root) for group in groups])
+    without = np.array([_distance(whole.without(group), reference, root) for group in groups])
     error = np.sqrt((num_groups - 1) / num_groups * np.square(without - without.mean()).sum())
     return _distance(whole, reference, root), float(error)
 

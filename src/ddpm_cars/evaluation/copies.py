@@ -1,0 +1,40 @@
+"""Which generated images are copies of training images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddpm_cars.metrics.neighbours import near_copies, nearest
+from ddpm_cars.runtime.files import rounded
+
+# Twice what is shown, because a mirrored image is often next to the one that it mirrors.
+_NUM_NEAREST = 6
+
+
+def look_for_copies(
+    drawn: Mapping[str, torch.Tensor], training: Mapping[str, torch.Tensor], unseen: Mapping[str, torch.Tensor] | None
+) -> tuple[dict[str, dict[str, float]], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Find the training images that are nearest to generated ones, and tell copies from likenesses.
+
+    Args:
+        drawn: By space ("features", "pixels"), (N, D), floating point, on the CPU.
+        training: Likewise, (M, D), M 6 or more.
+        unseen: Likewise, (L, D), real images that training has not seen; None tells no copies from likenesses.
+
+    Returns:
+        By space, the share of near copies, what is expected of a model that copies nothing, and the distance that
+        makes one, empty without `unseen`; and distances (N, 6), ascending, with indices (N, 6) into `training`.
+    """
+    found: dict[str, Any] = {}
+    neighbours = {}
+    for space, vectors in drawn.items():
+        if unseen is None:
+            distances, indices = nearest(vectors, training[space], _NUM_NEAREST)
+        else:
+            copies = near_copies(vectors, training[space], unseen[space], num_neighbours=_NUM_NEAREST)
+            found[space] = {name: rounded(getattr(copies, name)) for name in ("share", "expected", "threshold")}
+            distances, indices = copies.distances, copies.indices
+        neighbours[space] = distances.numpy(), indices.numpy()
+    return found, neighbours

@@ -1,0 +1,107 @@
+"""How figures, samplers and bounds are written in pages, tables and plots."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ddpm_cars.metrics.records import FRECHET_DISTANCE, METRICS, Quantity
+
+# What metrics.json holds, or a record of it.
+Metrics = Mapping[str, Any]
+
+MINUS = "\N{MINUS SIGN}"
+
+ARROWS = {"lower": "↓", "higher": "↑", "at 1": "→\u00a01"}
+
+DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "at 1": "1 is best"}
+
+
+def bound_label(bound: Metrics) -> str:
+    """Name a record of metrics["likelihood"], such as "fixed_small, all 1000 steps" or "analytic, 50 leading"."""
+    if bound["chain"] == "all":
+        return f"{bound['variance_type']}, all {bound['num_inference_steps']} steps"
+    return f"{bound['variance_type']}, {bound['num_inference_steps']} {bound['chain']}"
+
+
+def sampler_label(sample: Metrics) -> str:
+    """Name a record of metrics["samples"], as the keys of metrics["spectrum"]["generated"] do."""
+    return f"{sample['label']}, {sample['num_inference_steps']} steps"
+
+
+def name_of(quantity: Quantity, metrics: Metrics) -> str:
+    """Name a quantity; the Fréchet distance has the name that the extractor of the metrics gives it."""
+    return metrics["extractor"]["distance_name"] if quantity is FRECHET_DISTANCE else quantity.name
+
+
+def metric_headings(metrics: Metrics) -> list[str]:
+    """Name every metric, with an arrow to where it is best."""
+    return [f"{name_of(metric, metrics)} {ARROWS[metric.best]}" for metric in METRICS]
+
+
+def metric_texts(figures: Metrics) -> list[str]:
+    """Write every metric of a record, in the order of `metric_headings`."""
+    return [value_text(metric, figures) for metric in METRICS]
+
+
+def comparability(metrics: Metrics) -> str:
+    """Say in a clause what the Fréchet distance cannot be compared with."""
+    name = metrics["extractor"]["distance_name"]
+    if name == "FID":
+        return "FID of another number of images cannot be compared with it, and published FID is mostly of 50,000"
+    return f"{name} cannot be compared with published FID"
+
+
+def number_text(value: float, error: float = 0) -> str:
+    """Round to the digits that the error leaves, which has one or, from 1 on, two of its own; or to three.
+
+    Args:
+        value: Finite.
+        error: Its standard error or standard deviation, above 0; 0 if there is none.
+
+    Returns:
+        Such as "20.1 ± 0.3" or "0.0123", with a true minus sign.
+    """
+    if error:
+        exponent = math.floor(math.log10(error))
+        decimals = max(0, (1 if error < 2 * 10**exponent else 0) - exponent)
+        text = f"{value:,.{decimals}f} ± {error:,.{decimals}f}"
+    else:
+        text = f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
+    return text.replace("-", MINUS)
+
+
+def value_text(quantity: Quantity, figures: Metrics) -> str:
+    """Write a figure of a record with its error, with three decimals if it has none, or as "" if it is not there.
+
+    Args:
+        quantity: Which figure.
+        figures: A record of metrics.json, by the keys of quantities and of their errors.
+    """
+    if quantity.key not in figures:
+        return ""
+    value, error = figures[quantity.key], figures.get(quantity.error_key, 0)
+    return number_text(value, error) if error else f"{value:.3f}".replace("-", MINUS)
+
+
+def bpd_parts(bound: Metrics) -> list[str]:
+    """Write the bits of the prior, of denoising and of the decoder, which add up to those of a bound."""
+    return [f"{bound[key]:.4f}" for key in ("prior_bpd", "kl_bpd", "decoder_bpd")]
+
+
+def copies(metrics: Metrics) -> dict[str, Metrics]:
+    """Return what was found of near copies, by the space in which distances were taken."""
+    found = metrics.get("memorisation", {})
+    return {space: found[space] for space in ("features", "pixels") if space in found}
+
+
+def percent_text(share: float) -> str:
+    """Write a share from 0 to 1 in percent, with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def duration_text(seconds: float) -> str:
+    """Write a time of 0 seconds or more in words, such as "1 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"
