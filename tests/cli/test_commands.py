@@ -224,15 +224,22 @@ def test_a_switch_alone_turns_on_what_is_off_by_default(tmp_path: Path):
 @pytest.mark.parametrize(
     ("config_class", "hints"),
     [
-        (SampleConfig, "Switches may stand alone. Lists take several words, one after the other."),
-        (EvaluateConfig, "Lists take several words, one after the other."),
+        (
+            SampleConfig,
+            "A switch may stand alone; it means true. A list takes several words, one after the other. "
+            "null means that a setting is unset.",
+        ),
+        (
+            EvaluateConfig,
+            "A list takes several words, one after the other. null means that a setting is unset.",
+        ),
         (ToyCarsConfig, ""),
     ],
 )
 def test_help_ends_with_how_to_write_what_is_there(config_class: type, hints: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         parse(config_class, ["--help"])
-    last = capsys.readouterr().out.strip().split("\n\n")[-1]
+    last = " ".join(capsys.readouterr().out.strip().split("\n\n")[-1].split())
     assert last == hints if hints else "--seed" in last
 
 

@@ -1,4 +1,4 @@
-"""scripts/calibrate.py: a saved model is measured on its images, and samples with what was found."""
+"""ddpm-cars calibrate: a saved model is measured on its images, and samples with what was found."""
 
 import json
 import re
@@ -214,12 +214,12 @@ def test_mistakes_are_one_line(model: Path, pictures: Path, tmp_path: Path, caps
     with pytest.raises(SystemExit, match="2"):
         cli.sample(["--pretrained_model_name_or_path", str(model), "--variance_type", "spectral"])
     assert re.search(
-        "error: variance_type is spectral.*scripts/calibrate.py --variance_type spectral", one_line(capsys)
+        "error: variance_type is spectral.*ddpm-cars calibrate --variance_type spectral", one_line(capsys)
     )
     calibrate(model, pictures, tmp_path, "--num_bands", "null")
     with pytest.raises(SystemExit, match="2"):
         cli.sample(["--pretrained_model_name_or_path", str(model), "--variance_type", "spectral"])
-    assert re.search("error: variance_type is spectral.*scripts/calibrate.py", one_line(capsys))
+    assert re.search("error: variance_type is spectral.*ddpm-cars calibrate", one_line(capsys))
     with pytest.raises(SystemExit, match="2"):
         cli.calibrate(["--pretrained_model_name_or_path", str(model)])
     assert "has no config.yaml" in one_line(capsys)

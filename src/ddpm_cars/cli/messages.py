@@ -1,17 +1,23 @@
-"""TODO src/ddpm_cars/cli/messages.py."""
+"""How a command ends when something is wrong: with one line, and never with a traceback for a mistake of the user."""
 
 import errno
 import os
 import sys
-from pathlib import Path
 from typing import NoReturn
 
-# What a person mends with room or permissions; anything else is a mistake of the program.
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""Errors of the disk that a person can mend with space or permissions; any other is a fault of the program."""
 
 
-def _end(code: int, message: str) -> NoReturn:
-    """End the process; of several with one command line, the first one speaks."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+def end(prog: str, code: int, message: str) -> NoReturn:
+    """Exit with a message in one line.
+
+    Args:
+        prog: The command as it was typed, such as "ddpm-cars train".
+        code: The exit code.
+        message: What went wrong and how to mend it.
+    """
+    # Of several processes with one command line, the first one speaks.
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+        print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

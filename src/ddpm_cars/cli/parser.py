@@ -1,58 +1,90 @@
-"""TODO src/ddpm_cars/cli/parser.py."""
+"""A command line is read into a config. Only this file and the completion know the library that reads it."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import NoReturn, TypeVar
 
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
 
-from ddpm_cars.cli.stock_flags import gather_lists, spell_out_switches, with_cures
+from ddpm_cars.cli.messages import end
+from ddpm_cars.cli.recipes import find_network, recipe_names, with_paths_of_recipes
+from ddpm_cars.cli.stock_flags import gather_lists, spell_out_switches, with_cures, with_no_as_a_word
+from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+set_loader("yaml", with_no_as_a_word(get_loader("yaml")), exceptions=(yaml.YAMLError,))
 
 Config = TypeVar("Config")
 
 
-class _Parser(ArgumentParser):
+class Parser(ArgumentParser):
+    """A parser that reports a mistake in one line, with a cure."""
+
     setting_names: Sequence[str] = ()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit with 2."""
-        # Of several processes with one command line, the first one speaks.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            line = with_cures(" ".join(message.split()), self.setting_names)
-            print(f"{self.prog}: error: {line}", file=sys.stderr)
-        sys.exit(2)
+        end(str(self.prog), 2, f"error: {with_cures(' '.join(message.split()), self.setting_names)}")
 
 
 def parse(
-    config_class: type[Config], argv: Sequence[str] | None = None, positional: bool = False
-) -> tuple[Config, _Parser]:
+    config_class: type[Config], argv: Sequence[str] | None = None, positional: bool = False, prog: str | None = None
+) -> tuple[Config, Parser]:
     """Build a config from `--config` files and flags; of settings given twice the later one counts.
 
     Args:
         config_class: A dataclass of `ddpm_cars.config`.
         argv: The command line without the program's name; None is that of the process.
         positional: Whether settings without a default are given by position instead of by flags.
+        prog: What the user has typed to start the command; None is the name of the script.
 
     Returns:
         The config, and the parser, whose `error` reports what is found later.
     """
-    types = {f"--{field.name}": field.type for field in fields(config_class)}  # type: ignore[arg-type]
-    switches = {flag for flag, kind in types.items() if kind is bool}
-    lists = {flag: "str" in str(kind) for flag, kind in types.items() if "tuple[" in str(kind)}
-    hints = {"Switches may stand alone.": switches, "Lists take several words, one after the other.": lists}
-    epilog = " ".join(hint for hint, flags in hints.items() if flags)
-    parser = _Parser(description=config_class.__doc__, epilog=epilog, allow_abbrev=False)
-    flagged = (f for f in fields(config_class) if not positional or f.default is not MISSING)  # type: ignore[arg-type]
-    parser.setting_names = [field.name for field in flagged]
-    parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
-    parser.add_class_arguments(config_class, as_positional=positional)
-    arguments = spell_out_switches(sys.argv[1:] if argv is None else argv, switches)
-    values = parser.parse_args(gather_lists(arguments, lists)).as_dict()
-    values.pop("config")
+    parser = make_parser(config_class, positional, prog)
+    arguments = spell_out_switches(sys.argv[1:] if argv is None else argv, _switches(config_class))
+    arguments = gather_lists(arguments, _lists(config_class))
     try:
+        if issubclass(config_class, TrainingConfig):
+            arguments = with_paths_of_recipes(arguments)
+        values = parser.parse_args(arguments).as_dict()
+        values.pop("config")
+        if "model_config" in values:
+            values["model_config"] = find_network(values["model_config"])
         return config_class(**values), parser
     except UserError as error:
         parser.error(str(error))
+
+
+def make_parser(config_class: type, positional: bool = False, prog: str | None = None) -> Parser:
+    """Return the parser of a command; its arguments are those of `parse`."""
+    can_be_unset = any("None" in str(field.type) for field in fields(config_class))
+    hints = {
+        "A switch may stand alone; it means true.": _switches(config_class),
+        "A list takes several words, one after the other.": _lists(config_class),
+        "null means that a setting is unset.": can_be_unset,
+    }
+    epilog = " ".join(hint for hint, applies in hints.items() if applies)
+    parser = Parser(prog=prog, description=config_class.__doc__, epilog=epilog, allow_abbrev=False)
+    flagged = (f for f in fields(config_class) if not positional or f.default is not MISSING)
+    parser.setting_names = [field.name for field in flagged]
+    # The recipes hold settings of training.
+    names = ", ".join(recipe_names()) if issubclass(config_class, TrainingConfig) else ""
+    recipes = f", or the name of a recipe: {names}" if names else ""
+    parser.add_argument("--config", action="config", help=f"YAML file with any of the settings below{recipes}.")
+    parser.add_class_arguments(config_class, as_positional=positional)
+    return parser
+
+
+def _switches(config_class: type) -> set[str]:
+    return {f"--{field.name}" for field in fields(config_class) if field.type is bool}
+
+
+def _lists(config_class: type) -> dict[str, bool]:
+    """Return the flags that take lists, and whether of strings."""
+    kinds = {f"--{field.name}": str(field.type) for field in fields(config_class)}
+    return {flag: "str" in kind for flag, kind in kinds.items() if "tuple[" in kind}

@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/cli/show.py."""
+"""`ddpm-cars show`: the images as training would see them."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -7,7 +7,13 @@ from ddpm_cars.config.commands import ShowConfig
 from ddpm_cars.config.training import NoiseConfig
 
 
-def _show(config: ShowConfig) -> None:
+def show_images(config: ShowConfig) -> list[str]:
+    """Write a grid of images and a strip of their noising, and return a line about each.
+
+    Raises:
+        UserError: If the images cannot be loaded.
+    """
+    # Libraries are imported late, so that --help and mistakes answer at once.
     import numpy as np
 
     from ddpm_cars.data.pictures import load_pictures, to_samples
@@ -18,9 +24,8 @@ def _show(config: ShowConfig) -> None:
     images = load_pictures(config).images
     chosen = np.random.default_rng(config.seed).permutation(len(images))[: config.num_images]
     samples = to_samples(images[chosen])
-    schedule = {field.name: getattr(config, field.name) for field in fields(NoiseConfig)}
-    scheduler = DDPMCarsScheduler(**schedule)
-    output_dir = Path(config.output_dir)
-    print(f"{len(images)} images: {save_png(make_grid(to_pil(samples)), output_dir / 'dataset.png')}")
-    strip = forward_noising_strip(samples[:4], scheduler, seed=config.seed)
-    print(f"noising: {save_png(strip, output_dir / 'noising.png')}")
+    scheduler = DDPMCarsScheduler(**{field.name: getattr(config, field.name) for field in fields(NoiseConfig)})
+    folder = Path(config.output_dir)
+    grid = save_png(make_grid(to_pil(samples)), folder / "dataset.png")
+    strip = save_png(forward_noising_strip(samples[:4], scheduler, seed=config.seed), folder / "noising.png")
+    return [f"{len(images)} images: {grid}", f"noising: {strip}"]

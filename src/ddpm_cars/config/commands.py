@@ -14,7 +14,10 @@ MIN_EVALUATION_IMAGES = 40
 
 @dataclass(frozen=True)
 class PushConfig:
-    """Publish a model on the Hub, or its demo as a Space, with the token of `hf auth login` or HF_TOKEN."""
+    """Publish a model on the Hub, or its demo as a Space.
+
+    The token is the one of `hf auth login` or HF_TOKEN.
+    """
 
     folder: str
     """Folder of a model, as training leaves it."""
@@ -93,7 +96,7 @@ class SampleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateConfig(PicturesOfRunConfig):
-    """Measure a saved model on its training images, for the variances and the starting noise that depend on it.
+    """Measure a saved model on its training images, for better variances and starting noise.
 
     If neither train_data_dir nor dataset_name is given, the images are those that the model was trained on, according
     to the config.yaml in its folder.
@@ -239,7 +242,10 @@ class ToyCarsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Serve a page that samples with a live preview, adds noise to an image of yours, and plots the noise schedule."""
+    """Serve a page in the browser that samples from a model with a live preview.
+
+    It also adds noise to an image of yours and plots the noise schedule.
+    """
 
     pretrained_model_name_or_path: str | None = None
     """Folder of a saved pipeline, or the id of one on the Hub. If unset, the model inside the package."""

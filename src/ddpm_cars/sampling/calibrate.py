@@ -1,4 +1,4 @@
-"""What scripts/calibrate.py does: measures a saved model on its training images, and writes it into its folder."""
+"""`ddpm-cars calibrate`: measures a saved model on its training images, and writes it into its folder."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def calibrate_folder(config: CalibrateConfig) -> str:
     if config.variance_type is not None and not has_variances:
         raise UserError(
             f"variance_type is {config.variance_type}, and {folder} samples with {type(saved).__name__}, which has no "
-            "choice of variances: leave it out here, and draw with scripts/sample.py --scheduler DDPMCarsScheduler "
+            "choice of variances: leave it out here, and draw with ddpm-cars sample --scheduler DDPMCarsScheduler "
             f"--variance_type {config.variance_type}"
         )
     samples, labels = _training_samples(with_pictures_of_run(config, str(folder)), pipeline)

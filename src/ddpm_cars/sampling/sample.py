@@ -1,4 +1,4 @@
-"""What scripts/sample.py does: images from all processes that Accelerate has started, each drawn and written once.
+"""`ddpm-cars sample`: images from all processes that Accelerate has started, each drawn and written once.
 
 The folder says what has been drawn: the same command goes on with the images that are missing.
 """

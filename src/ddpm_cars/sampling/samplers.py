@@ -25,7 +25,7 @@ def make_scheduler(name: str, config: Any, variance_type: str | None = None) -> 
         if measured not in (config.get("_calibration") or {}):
             raise UserError(
                 f"variance_type is {variance_type}, which has to be measured of the model first: give its folder to "
-                f"scripts/calibrate.py --variance_type {variance_type}, or choose fixed_small"
+                f"ddpm-cars calibrate --variance_type {variance_type}, or choose fixed_small"
             )
     options = {} if variance_type is None else {"variance_type": variance_type}
     names = [e.name for e in diffusers.schedulers.KarrasDiffusionSchedulers]

@@ -222,7 +222,7 @@ class Keeper:
             if measured.get("_calibration") is not None:
                 run.warn(
                     f"the calibration of {folder} (variance_type {measured['variance_type']}) does not fit the new "
-                    "weights and is left out; measure it again with scripts/calibrate.py"
+                    "weights and is left out; measure it again with ddpm-cars calibrate"
                 )
         saved_pipeline.save_pipeline(pipeline, folder)
         return pipeline

@@ -1,0 +1,53 @@
+"""A script that completes commands, flags, choices and files in a shell."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from typing import Any, Literal, get_args, get_origin
+
+import shtab
+
+from ddpm_cars.cli.commands import COMMANDS, Command
+from ddpm_cars.cli.recipes import recipe_names
+
+SHELLS = tuple(shtab.SUPPORTED_SHELLS)
+
+
+def completion_script(prog: str, shell: str) -> str:
+    """Return the script for one of SHELLS that completes the command lines of `prog`."""
+    # Not the parser that reads command lines: its own completion offers no flag after a switch that stands alone.
+    parser = argparse.ArgumentParser(prog)
+    parser.add_argument("--version", action="store_true")
+    commands = parser.add_subparsers()
+    for name, command in COMMANDS.items():
+        _add_settings(commands.add_parser(name, help=command.sentence), command)
+    return shtab.complete(parser, shell)
+
+
+def _add_settings(parser: argparse.ArgumentParser, command: Command) -> None:
+    config = parser.add_argument("--config", choices=recipe_names() if command.takes_recipes else None)
+    config.complete = shtab.FILE  # type: ignore[attr-defined]
+    parser.add_argument("--print_config", action="store_true")
+    for field in fields(command.config_class):
+        is_flag = not command.positional or field.default is not MISSING
+        is_list = any(get_origin(kind) is tuple for kind in _parts(field.type))
+        nargs = "?" if field.type is bool else "*" if is_list else None
+        choices = [*_choices(field.type)]
+        action = parser.add_argument(
+            f"--{field.name}" if is_flag else field.name, nargs=nargs, choices=choices or None
+        )
+        if not choices and str in _parts(field.type):
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+def _parts(kind: Any) -> list[Any]:
+    """Return a type with all types inside it."""
+    return [kind, *(part for inner in get_args(kind) if not isinstance(inner, str) for part in _parts(inner))]
+
+
+def _choices(kind: Any) -> Iterator[str]:
+    for part in _parts(kind):
+        if part is bool:
+            yield from ("true", "false")
+        elif get_origin(part) is Literal:
+            yield from get_args(part)

@@ -1,0 +1,68 @@
+"""`ddpm-cars COMMAND`: finds the command, and helps where none is given."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddpm_cars import __version__
+from ddpm_cars.cli.commands import COMMANDS, run_command
+from ddpm_cars.cli.completion import SHELLS, completion_script
+from ddpm_cars.cli.messages import end
+
+_PROGRAM = "ddpm-cars"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command of `ddpm-cars`.
+
+    Args:
+        argv: The command and its settings; None is the command line of the process.
+    """
+    is_module = Path(sys.argv[0]).name == "__main__.py"
+    prog = "python -m ddpm_cars" if is_module else _PROGRAM
+    name, *rest = [*(sys.argv[1:] if argv is None else argv)] or [""]
+    if name in COMMANDS:
+        run_command(name, rest, f"{prog} {name}")
+    elif name in ("-h", "--help"):
+        print(_overview(prog))
+    elif name == "--version":
+        print(f"{_PROGRAM} {__version__}")
+    elif name == "--print_completion" and rest[:1] and rest[0] in SHELLS:
+        print(completion_script(_PROGRAM, rest[0]))
+    else:
+        end(prog, 2, f"error: {_problem(prog, name)}; {prog} --help lists the commands")
+
+
+def _overview(prog: str) -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.sentence}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"usage: {prog} COMMAND [--SETTING VALUE ...]",
+            "",
+            "Denoising diffusion (DDPM), from a folder of images to a published model.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "options:",
+            "  --help                     Show this text; after a command, show its settings.",
+            "  --version                  Show the version.",
+            f"  --print_completion SHELL   Print a script for shell completion: {', '.join(SHELLS)}.",
+        ]
+    )
+
+
+def _problem(prog: str, name: str) -> str:
+    if not name:
+        return f"give a command, such as {prog} train"
+    if name == "--print_completion":
+        return f"--print_completion takes one of {', '.join(SHELLS)}"
+    if name.startswith("-"):
+        return f"{name} comes before a command; write {prog} COMMAND {name}"
+    # Who has used the scripts may know a command by the name of its script.
+    known = {**{command.script: other for other, command in COMMANDS.items()}, **{other: other for other in COMMANDS}}
+    similar = difflib.get_close_matches(name.removesuffix(".py"), known, n=2)
+    hint = " or ".join(dict.fromkeys(known[match] for match in similar))
+    return f"there is no command {name}" + (f" (did you mean {hint}?)" if hint else "")
