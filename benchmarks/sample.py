@@ -18,7 +18,7 @@ from ddpm_cars.networks.unet import PRESETS, create_unet
 from ddpm_cars.sampling.generate import move_for_inference
 
 NUM_REPEATS = 7
-_PLACED = "ours, as scripts/sample.py places it"
+_PLACED = "ours, as `ddpm-cars sample` places it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +142,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
     with open_pipelines(unet, arguments.fast_dtypes, max(arguments.batch_sizes)) as pipelines:
         # What the process does once, at the first call of anything, is nobody's.
         draw(pipelines["stock"], 1, 1)
-        # On a GPU it is the plain one.
+        # On a GPU this pipeline is the plain one.
         placed = Apart(PlacedPipeline, unet) if device.type == "cpu" else None
         with closing(placed) if placed else nullcontext():
             rows = [

@@ -17,7 +17,7 @@ from tests.support.benchmark_helpers import run_suite
 def test_the_sample_suite(tmp_path: Path, make_unet: Callable[..., UNet2DModel]):
     options = "--fast_dtypes --preset tiny --resolution 8 --steps 3 --batch_sizes 1 2"
     rows = run_suite("sample", tmp_path, options)["sampling"]
-    pipelines = ("stock", "ours", "ours, as scripts/sample.py places it")
+    pipelines = ("stock", "ours", "ours, as `ddpm-cars sample` places it")
     assert [(row["batch"], row["pipeline"]) for row in rows] == [(b, p) for b in (1, 2) for p in pipelines]
     assert not any(row["compiled"] or row["captured"] for row in rows)
     difference = "largest difference to stock in grey levels"
