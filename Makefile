@@ -6,7 +6,7 @@ DEMO := runs/demo
 export PIP_CONSTRAINT ?= $(CURDIR)/.ci/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo app test lint clean
+.PHONY: demo app test lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/draw_toy_cars.py --output_dir $(DEMO)/toy-cars --resolution 32
@@ -39,6 +39,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The pages of docs/ and the reference of the public names, as a site in site/.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 $(VENV)/.installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -46,4 +50,4 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

@@ -61,7 +61,11 @@ def arrange(table: Table, arrows: list[list[Slot]]) -> dict[Slot, tuple[float, f
     for slot in dict.fromkeys([*((wing,) for wing in table), *(slot for path in arrows for slot in path)]):
         floors.setdefault(int(slot[2]) if len(slot) == 3 else floor_of(table, slot[0]), []).append(slot)
     links = [(a, b) for path in arrows for a, b in itertools.pairwise(path)]
-    neighbours = {slot: [b for pair in links if slot in pair for b in pair if b != slot] for row in floors.values() for slot in row}
+    neighbours = {
+        slot: [b for pair in links if slot in pair for b in pair if b != slot]
+        for row in floors.values()
+        for slot in row
+    }
     width = max(len(row) for row in floors.values()) * COLUMN
     x: dict[Slot, float] = {}
 
@@ -76,7 +80,11 @@ def arrange(table: Table, arrows: list[list[Slot]]) -> dict[Slot, tuple[float, f
             row.sort(key=lambda slot: sum(x[n] for n in neighbours[slot]) / max(1, len(neighbours[slot])))
             spread(row)
     top = max(floors)
-    return {slot: (x[slot], MARGIN + BOX_HEIGHT / 2 + FLOOR * (top - floor)) for floor, row in floors.items() for slot in row}
+    return {
+        slot: (x[slot], MARGIN + BOX_HEIGHT / 2 + FLOOR * (top - floor))
+        for floor, row in floors.items()
+        for slot in row
+    }
 
 
 def draw(table: Table) -> str:

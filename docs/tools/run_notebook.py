@@ -32,9 +32,9 @@ def run(path: Path, output: Path) -> None:
         # The time of a run and its progress bars differ each time, and one format of an image is enough.
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-            for output in cell.outputs:
-                output.get("data", {}).pop("image/jpeg", None)
+            cell.outputs = [given for given in cell.outputs if given.get("name") != "stderr"]
+            for given in cell.outputs:
+                given.get("data", {}).pop("image/jpeg", None)
     for name in ("kernelspec", "language_info"):
         notebook.metadata.pop(name, None)
     nbformat.write(notebook, output)
