@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module, util
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from threading import RLock
 from types import ModuleType
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = ["DDPMCarsPipeline", "DDPMCarsScheduler", "calibrate", "fit_init_noise", "pretrained"]
 
 _LOCK = RLock()
+_TO_RUN: dict[str, ModuleSpec] = {}
 _HOMES = {
     "DDPMCarsPipeline": "pipeline_ddpm_cars",
     "DDPMCarsScheduler": "scheduling_ddpm_cars",
@@ -40,15 +42,14 @@ class _OnDemand(ModuleType):
     """A module that runs when something that it defines is used first."""
 
     def __getattr__(self, name: str) -> Any:
-        # Torch asks all modules for names such as __file__, and modules that have not run yet for no others.
+        # Torch asks all modules for names such as __file__ while it is imported itself.
         if not name.startswith("__"):
             with _LOCK:
-                if not self.__spec__.loader_state:
-                    self.__spec__.loader_state = "begun"
+                if spec := _TO_RUN.pop(self.__name__, None):
                     try:
-                        self.__spec__.loader.exec_module(self)
+                        spec.loader.exec_module(self)  # type: ignore[union-attr]
                     except BaseException:
-                        self.__spec__.loader_state = None
+                        _TO_RUN[self.__name__] = spec
                         raise
             if name in vars(self):
                 return vars(self)[name]
@@ -58,6 +59,7 @@ class _OnDemand(ModuleType):
 def _register(name: str) -> ModuleType:
     spec = util.find_spec(f"{__name__}.{name}")
     assert spec is not None
+    _TO_RUN[spec.name] = spec
     module = sys.modules[spec.name] = util.module_from_spec(spec)
     module.__class__ = _OnDemand
     return module

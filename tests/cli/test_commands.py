@@ -429,7 +429,7 @@ def test_a_tracker_that_is_not_installed_stops_a_run_before_it_begins(
 
 
 def test_of_several_processes_one_speaks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("RANK", "1")
     with pytest.raises(SystemExit) as stop:
         cli.train([*PICTURES, "--colour", "red"])
     assert stop.value.code == 2
@@ -442,7 +442,7 @@ def test_a_wrong_flag_ends_the_script_without_a_traceback():
         capture_output=True,
         text=True,
         timeout=120,
-        env={name: value for name, value in os.environ.items() if name != "LOCAL_RANK"},
+        env={name: value for name, value in os.environ.items() if name != "RANK"},
     )
     assert done.returncode == 2
     assert done.stdout == ""

@@ -33,7 +33,7 @@ class Command:
         positional: Whether settings without a default are given by position.
     """
 
-    config_class: type
+    config_class: type[Any]
     run: Callable[[Any, str], None]
     script: str
     positional: bool = False
@@ -58,6 +58,7 @@ def run_command(name: str, argv: Sequence[str] | None, prog: str | None = None) 
         prog: What the user has typed to start the command; None is the name of the script.
     """
     command = COMMANDS[name]
+    config: Any
     config, parser = parse(command.config_class, argv, command.positional, prog)
     try:
         with each_warning_once():

@@ -1,9 +1,10 @@
 """How a command ends when something is wrong: with one line, and never with a traceback for a mistake of the user."""
 
 import errno
-import os
 import sys
 from typing import NoReturn
+
+from ddpm_cars.runtime.console import is_main_process
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 """Errors of the disk that a person can mend with space or permissions; any other is a fault of the program."""
@@ -18,6 +19,6 @@ def end(prog: str, code: int, message: str) -> NoReturn:
         message: What went wrong and how to mend it.
     """
     # Of several processes with one command line, the first one speaks.
-    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+    if is_main_process():
         print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
