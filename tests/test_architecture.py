@@ -146,12 +146,10 @@ def test_tests_mirror_the_wings(path: Path):
         assert any(name == module or name.startswith(f"{module}_") for module in modules), f"{path.name}: of what?"
 
 
-@pytest.mark.parametrize("name", STANDALONE)
-def test_standalone_files_need_torch_numpy_and_diffusers_only(name: str):
-    foreign = (
-        top_level_imports(PACKAGE / f"{name}.py") - set(sys.stdlib_module_names) - {"torch", "numpy", "diffusers"}
-    )
-    assert not foreign
+@pytest.mark.parametrize("path", by_name([path for path in MODULES if wing_of(path) in TRAVELS]))
+def test_what_travels_with_a_model_needs_torch_numpy_and_diffusers_only(path: Path):
+    known = {*sys.stdlib_module_names, "torch", "numpy", "diffusers", "ddpm_cars"}
+    assert not top_level_imports(path) - known
 
 
 @pytest.mark.parametrize("path", by_name(MODULES))

@@ -134,7 +134,7 @@ def test_where_nothing_compiles_a_warning_says_so_once(
 
     monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: fail)
     said: list[str] = []
-    monkeypatch.setattr(of_diffusers.get_logger("ddpm_cars.pipeline_ddpm_cars"), "warning", said.append)
+    monkeypatch.setattr(of_diffusers.get_logger("ddpm_cars.portable.compiled_network"), "warning", said.append)
     pipe.enable_fast_sampling()
     for _ in range(2):
         np.testing.assert_allclose(draw(pipe), expected, rtol=0, atol=1e-5)

@@ -14,8 +14,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 
 import ddpm_cars
-from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, pipeline_ddpm_cars, scheduling_ddpm_cars
-from ddpm_cars.pipeline_ddpm_cars import one_file_source
+from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
+from ddpm_cars.portable.one_file import module_sources, one_file_source
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FORMATS = ["own_classes", "stock_classes"]
@@ -34,10 +34,11 @@ handler = logging.Handler()
 handler.emit = lambda record: said.append(record.getMessage())
 of_diffusers.get_logger("diffusers").addHandler(handler)
 of_diffusers.disable_progress_bar()
-folder, kwargs = sys.argv[1], json.loads(sys.argv[2])
+torch.set_num_threads(1)
+folder, kwargs, call = sys.argv[1], *map(json.loads, sys.argv[2:4])
 pipe = DiffusionPipeline.from_pretrained(folder, **kwargs)
 pipe.set_progress_bar_config(disable=True)
-images = pipe(2, torch.Generator().manual_seed(0), num_inference_steps=int(sys.argv[3]), output_type="np").images
+images = pipe(2, torch.Generator().manual_seed(0), output_type="np", **call).images
 if len(sys.argv) > 4:
     pipe.save_pretrained(sys.argv[4])
 names = [type(x).__name__ for x in (pipe, pipe.scheduler)]
@@ -46,9 +47,10 @@ print(json.dumps({"names": names, "variance": variance, "images": images.tolist(
 """
 
 
-def load_elsewhere(folder: Path, num_inference_steps: int = 20, save_to: Path | None = None, **kwargs) -> dict:
+def load_elsewhere(folder: Path, save_to: Path | None = None, call: dict | None = None, **kwargs) -> dict:
     """Load a folder and draw two images in a process that cannot import the package."""
-    arguments = [str(folder), json.dumps(kwargs), str(num_inference_steps), *([] if save_to is None else [save_to])]
+    call = {"num_inference_steps": 20, **(call or {})}
+    arguments = [str(folder), json.dumps(kwargs), json.dumps(call), *([] if save_to is None else [save_to])]
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", WITHOUT_THE_PACKAGE, *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -59,8 +61,9 @@ def load_elsewhere(folder: Path, num_inference_steps: int = 20, save_to: Path | 
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def draw(pipe: DiffusionPipeline, num_inference_steps: int = 20) -> np.ndarray:
-    return pipe(2, torch.Generator().manual_seed(0), num_inference_steps=num_inference_steps, output_type="np").images
+def draw(pipe: DiffusionPipeline, **call) -> np.ndarray:
+    call = {"num_inference_steps": 20, **call}
+    return pipe(2, torch.Generator().manual_seed(0), output_type="np", **call).images
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +124,7 @@ def test_the_code_in_the_folder_draws_with_our_scheduler(pipe: DDPMCarsPipeline,
     assert got["names"] == ["DDPMCarsPipeline", "DDPMCarsScheduler"]
     assert got["variance"] == "analytic"
     expected = draw(pipe)
-    np.testing.assert_allclose(got["images"], expected, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(np.float32(got["images"]), expected)
     # What it saves loads in all three ways again.
     again = DDPMCarsPipeline.from_pretrained(tmp_path / "again")
     assert type(again.scheduler) is DDPMCarsScheduler
@@ -172,9 +175,33 @@ def test_another_sampler_is_saved_under_its_own_name(unet: UNet2DModel, tmp_path
     assert type(DDPMCarsPipeline.from_pretrained(tmp_path).scheduler) is DDIMScheduler
 
 
-def defined_names(module_file: str) -> set[str]:
+def test_everything_that_a_model_may_need_is_in_the_one_file(make_unet, images: torch.Tensor, tmp_path: Path):
+    unet = make_unet(num_class_embeds=3, out_channels=6)
+    scheduler = DDPMCarsScheduler(**BETAS)
+    labels = torch.arange(16) % 2
+    ddpm_cars.calibrate(
+        unet, images, scheduler, num_timesteps=5, num_images=16, num_bands=2, batch_size=4, class_labels=labels
+    )
+    ddpm_cars.fit_init_noise(images, scheduler)
+    pipe = DDPMCarsPipeline(
+        unet, DDPMCarsScheduler.from_config(scheduler.config, variance_type="spectral"), {0: "cars", 1: "vans"}
+    )
+    pipe.save_pretrained(tmp_path / "model")
+    call = {"class_labels": ["vans", 0], "guidance_scale": 2.0, "num_inference_steps": 7}
+    got = load_elsewhere(
+        tmp_path / "model", call=call, custom_pipeline=str(tmp_path / "model"), trust_remote_code=True
+    )
+    assert got["variance"] == "spectral"
+    np.testing.assert_array_equal(np.float32(got["images"]), draw(pipe, **call))
+
+
+PACKAGE = Path(ddpm_cars.__file__).parent
+JOINED = {name: ast.parse(source) for name, source in module_sources().items()}
+
+
+def defined_names(tree: ast.Module) -> set[str]:
     names: set[str] = set()
-    for node in ast.parse(Path(module_file).read_text(encoding="utf-8")).body:
+    for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
@@ -183,28 +210,53 @@ def defined_names(module_file: str) -> set[str]:
     return names
 
 
-def imported_names(module_file: str) -> dict[str, str]:
-    tree = ast.parse(Path(module_file).read_text(encoding="utf-8"))
-    pairs = {}
-    for node in tree.body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            for alias in node.names:
-                pairs[alias.asname or alias.name] = f"{getattr(node, 'module', '')}.{alias.name}"
-    return pairs
+def imported_names(tree: ast.Module) -> dict[str, str]:
+    nodes = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return {a.asname or a.name: f"{getattr(node, 'module', '')}.{a.name}" for node in nodes for a in node.names}
 
 
-def test_the_two_files_can_be_one():
-    files = [scheduling_ddpm_cars.__file__, pipeline_ddpm_cars.__file__]
-    assert one_file_source() == "\n\n".join(Path(file).read_text(encoding="utf-8") for file in files)
-    first, second = map(defined_names, files)
-    assert "DDPMCarsScheduler" in first
-    assert "DDPMCarsPipeline" in second
-    # A logger by the name of the module is the same line in both.
-    assert first & second == {"logger"}
-    imports = [imported_names(file) for file in files]
-    assert not (first | second) & (imports[0].keys() | imports[1].keys())
-    shared = imports[0].keys() & imports[1].keys()
-    assert {name: imports[0][name] for name in shared} == {name: imports[1][name] for name in shared}
+def test_no_portable_module_is_forgotten():
+    portable = {f"portable.{path.stem}" for path in (PACKAGE / "portable").glob("*.py")} - {"portable.__init__"}
+    assert set(JOINED) == {*portable, "scheduling_ddpm_cars", "pipeline_ddpm_cars"}
+
+
+def test_modules_that_are_joined_do_not_get_in_the_way_of_each_other():
+    home: dict[str, str] = {}
+    for name, tree in JOINED.items():
+        for defined in defined_names(tree) - {"logger"}:
+            assert defined not in home, f"{defined} is defined in {home[defined]} and in {name}."
+            home[defined] = name
+    imported: dict[str, str] = {}
+    for name, tree in JOINED.items():
+        for local, origin in imported_names(tree).items():
+            assert imported.setdefault(local, origin) == origin, f"{local} is {origin} in {name} only."
+    # A logger has the name of its module, and there is one module.
+    assert "logger" not in imported
+    assert not home.keys() & imported.keys()
+
+
+def test_joined_modules_import_one_another_by_the_names_that_they_have_in_one_file():
+    for name in JOINED:
+        tree = ast.parse(PACKAGE.joinpath(*name.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.startswith("ddpm_cars") for alias in node.names), name
+            elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("ddpm_cars"):
+                assert node in tree.body, f"{name} imports {node.module} within a function."
+                assert str(node.module).removeprefix("ddpm_cars.") in JOINED
+                assert all(alias.asname in (None, alias.name) for alias in node.names), name
+    assert not any("ddpm_cars" in origin for tree in JOINED.values() for origin in imported_names(tree).values())
+
+
+def test_the_one_file_defines_a_name_before_a_module_needs_it():
+    seen: set[str] = set()
+    for name in JOINED:
+        tree = ast.parse(PACKAGE.joinpath(*name.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
+        assert {n for n, origin in imported_names(tree).items() if origin.startswith("ddpm_cars.")} <= seen
+        seen |= defined_names(tree)
+    namespace: dict = {"__name__": "joined"}
+    exec(compile(one_file_source(), "pipeline.py", "exec"), namespace)
+    assert {"DDPMCarsPipeline", "DDPMCarsScheduler"} <= namespace.keys()
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -221,7 +273,8 @@ def test_folders_of_every_format_load(name: str):
 def test_the_oldest_code_in_a_folder_still_runs(tmp_path: Path):
     # Through a copy: diffusers keeps the code of local folders under one name.
     folder = shutil.copytree(GOLDEN / "stock_classes", tmp_path / "old")
-    got = load_elsewhere(folder, 30, custom_pipeline=str(folder), trust_remote_code=True)
+    got = load_elsewhere(folder, call={"num_inference_steps": 30}, custom_pipeline=str(folder), trust_remote_code=True)
     assert got["names"] == ["DDPMCarsPipeline", "DDPMCarsScheduler"]
     assert got["variance"] == "analytic"
-    np.testing.assert_allclose(got["images"], draw(DDPMCarsPipeline.from_pretrained(folder), 30), rtol=0, atol=1e-4)
+    expected = draw(DDPMCarsPipeline.from_pretrained(folder), num_inference_steps=30)
+    np.testing.assert_allclose(got["images"], expected, rtol=0, atol=1e-4)

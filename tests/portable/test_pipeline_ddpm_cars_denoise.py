@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler, UNet2DModel
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
-from ddpm_cars.pipeline_ddpm_cars import DenoisingState
+from ddpm_cars.pipeline_ddpm_cars import DenoisingState, as_images
 
 ignore_numpy_warnings = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 SAMPLERS = ["DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
@@ -76,7 +76,7 @@ def test_the_end_is_what_a_call_gives_to_the_bit(unet: UNet2DModel, name: str):
     *_, last = pipe.denoise(2, generator, 6)
     for output_type in ("raw", "pt", "np"):
         images = pipe(2, seeded(), 6, output_type=output_type).images
-        assert torch.equal(torch.as_tensor(pipe.postprocess(last.sample, output_type)), torch.as_tensor(images))
+        assert torch.equal(torch.as_tensor(as_images(last.sample, output_type)), torch.as_tensor(images))
     pipe(2, other, 6)
     assert torch.equal(generator.get_state(), other.get_state())
 

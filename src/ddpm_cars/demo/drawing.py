@@ -25,7 +25,7 @@ from ddpm_cars.demo.requests import (
 from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, noisy_to_pil, to_pil
-from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, as_images
 from ddpm_cars.sampling.classes import repeat_labels
 from ddpm_cars.sampling.samplers import make_scheduler
 
@@ -114,7 +114,7 @@ def draw(pipeline: DDPMCarsPipeline, request: DrawRequest) -> Iterator[Frame]:
             # Some schedulers of diffusers put all timesteps at 0 where there are to be T.
             if not x_t.isfinite().all():
                 raise UserError(f"{request.scheduler} loses the image in {steps} steps; choose another number")
-            images = own.postprocess(x_t) if is_last else noisy_to_pil(x_t)
+            images = as_images(x_t) if is_last else noisy_to_pil(x_t)
             yield Frame(steps if is_last else step, images, None if guess is None else to_pil(guess))
 
 
