@@ -6,34 +6,53 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from ddpm_cars.cli import commands as cli
-from ddpm_cars.config.pictures import ImageConfig
-from ddpm_cars.data.cache import _try_lock, decode_once
-from ddpm_cars.data.pictures import Pictures, find_pictures
+from ddpm_cars.data.pictures import Pictures
 from ddpm_cars.errors import UserError
 from tests.support.disk_helpers import note_disk_events
 from tests.support.picture_helpers import BLUE, GREEN, GREY, RED, colours, save
 
-# Decodes the images in sys.argv[1] into the cache in sys.argv[2] and is killed before they are published.
-KILLED = """
-import os, signal, sys
+# Decodes the images in sys.argv[1] at 8x8 pixels into the cache in sys.argv[2], and waits for the end of stdin before
+# it reads the last one.
+SLOW = """
+import sys
 from pathlib import Path
 from ddpm_cars.config.pictures import ImageConfig
-from ddpm_cars.data.cache import decode_once
-from ddpm_cars.data.pictures import find_pictures
+from ddpm_cars.data.pictures import load_pictures
 
-config = ImageConfig(train_data_dir=sys.argv[1], resolution=8)
-kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-decode_once(find_pictures(config), Path(sys.argv[2]) / "killed", config, 3, kill)
+read_bytes = Path.read_bytes
+
+def wait_and_read(path):
+    if path.name == "c.png":
+        print("decoding", flush=True)
+        sys.stdin.read()
+    return read_bytes(path)
+
+Path.read_bytes = wait_and_read
+load_pictures(ImageConfig(train_data_dir=sys.argv[1], cache_dir=sys.argv[2], resolution=8))
 """
+
+
+@contextmanager
+def decoding(folder: Path, tmp_path: Path) -> Iterator[subprocess.Popen]:
+    """Start a process that is in the middle of decoding."""
+    command = [sys.executable, "-c", SLOW, str(folder), str(tmp_path / "cache")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "decoding\n"
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @contextmanager
@@ -141,35 +160,51 @@ def test_a_file_that_was_changed_in_place_under_its_old_time_is_read_again(
     assert colours(load(train_data_dir=str(tmp_path / "many"))) == [RED, GREEN, *[RED] * 38]
 
 
-def test_what_killed_passes_have_left_is_deleted_and_nothing_else(
+def test_what_a_killed_pass_has_left_is_deleted_and_nothing_else(
     load: Callable[..., Pictures], folder: Path, tmp_path: Path, cached: Callable[[], dict[str, int]]
 ):
     cache = tmp_path / "cache" / "ddpm_cars"
-    load()
+    load(resolution=9)
     complete = cached()
     features = cache / ".features-key.safetensors.tmp"
     features.touch()
-    # As earlier versions have left them, without a lock.
+    # As earlier versions have left them.
     (cache / "key.0.tmp").mkdir()
     (cache / "key.0.tmp" / "images.npy").touch()
-    run = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(cache)], stderr=subprocess.DEVNULL)
-    assert run.returncode == -signal.SIGKILL
-    (left,) = cache.glob("killed.*.tmp")
-    assert (left / "images.npy").stat().st_size > 3 * 8 * 8 * 3
-    config = ImageConfig(train_data_dir=str(folder), resolution=8)
-
-    def decode_another(bad: dict[int, str], digests: np.ndarray) -> None:
-        assert not left.exists()
-        assert not (cache / "key.0.tmp").exists()
-        (mine,) = cache.glob("key.*.tmp")
-        load(resolution=9)
-        # Of a process that lives.
-        assert mine.exists()
-
-    decode_once(find_pictures(config), cache / "key", config, 3, decode_another)
+    with decoding(folder, tmp_path) as process:
+        (left,) = cache.glob(".*.tmp/images.npy")
+        process.send_signal(signal.SIGKILL)
+    assert left.exists()
+    # Nothing half written is read, and nothing is deleted that others may be writing, until there is more to decode.
+    load(resolution=9)
+    assert left.exists()
+    assert colours(load()) == [BLUE, RED, GREY]
+    assert not left.exists()
     assert {name: time for name, time in cached().items() if name in complete} == complete
     assert features.exists()
-    assert len(list(cache.iterdir())) == 4
+    assert sorted(path.name for path in cache.iterdir() if len(path.name) != 32) == [features.name, ".lock"]
+
+
+def test_a_second_run_waits_for_the_first_and_reads_what_it_keeps(
+    load: Callable[..., Pictures],
+    folder: Path,
+    tmp_path: Path,
+    cached: Callable[[], dict[str, int]],
+    capsys: pytest.CaptureFixture,
+):
+    load(resolution=9)
+    with decoding(folder, tmp_path) as process:
+        # What is kept already can be read.
+        load(resolution=9)
+        assert "waiting" not in capsys.readouterr().err
+        assert process.stdin is not None
+        threading.Timer(0.3, process.stdin.close).start()
+        assert colours(load()) == [BLUE, RED, GREY]
+        assert process.wait() == 0
+    said = capsys.readouterr().err
+    assert f"waiting for another process that writes to {tmp_path}/cache/ddpm_cars" in said
+    assert "are kept in" not in said
+    assert len(cached()) == 6
 
 
 def test_one_line_says_where_decoded_pictures_are_and_how_large(
@@ -182,7 +217,7 @@ def test_one_line_says_where_decoded_pictures_are_and_how_large(
     for _ in range(2):
         load(resolution=1024)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "kept in" in line]
-    (path,) = (tmp_path / "cache" / "ddpm_cars").iterdir()
+    (path,) = (tmp_path / "cache" / "ddpm_cars").glob("[!.]*")
     assert line == f"decoded images of {folder} are kept in {path}, 9 MiB"
     monkeypatch.setenv("RANK", "1")
     load()
@@ -211,7 +246,7 @@ def test_a_full_disk_is_one_line_that_names_the_cache_and_the_cure(
     line = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
     refusal = f"the decoded images, 9 MiB, cannot be kept in {cache / 'ddpm_cars'} (File too large)"
     assert line.endswith(f"error: {refusal}; make room or mend that, or choose another cache_dir")
-    assert list((cache / "ddpm_cars").iterdir()) == []
+    assert [path.name for path in (cache / "ddpm_cars").iterdir()] == [".lock"]
 
 
 def test_a_cache_that_cannot_be_made_is_named_and_other_files_are_not_mistaken_for_it(
@@ -222,16 +257,6 @@ def test_a_cache_that_cannot_be_made_is_named_and_other_files_are_not_mistaken_f
         load(cache_dir=str(tmp_path / "file"))
     with pytest.raises(FileExistsError, match="file"):
         load(report_path=tmp_path / "file" / "pictures.json")
-    assert list((tmp_path / "cache" / "ddpm_cars").iterdir()) == []
-
-
-def test_a_lock_that_somebody_holds_is_left_to_them(tmp_path: Path):
-    with _try_lock(tmp_path / "x.tmp") as mine:
-        for _ in range(2):
-            with _try_lock(tmp_path / "x.tmp") as theirs:
-                assert (mine, theirs) == (True, False)
-            assert (tmp_path / "x.tmp.lock").exists()
-    assert not (tmp_path / "x.tmp.lock").exists()
 
 
 def test_pictures_are_on_the_disk_before_their_folder_has_its_name(

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from ddpm_cars.config.pictures import ImageConfig
-from ddpm_cars.data.cache import decode_once
-from ddpm_cars.data.pictures import Pictures, find_pictures, to_samples, training_samples
+from ddpm_cars.data.pictures import Pictures, to_samples, training_samples
 from ddpm_cars.diffusion.seeds import step_seed
 from ddpm_cars.training.batches import BatchOrder
 from tests.support.picture_helpers import BLUE, GREEN, GREY, RED, colours, save
@@ -145,24 +144,6 @@ def test_a_damaged_cache_is_made_anew(
     assert mended.sha256 == whole.sha256
     assert set(cached()) == set(once)
     assert all(time > once[name] for name, time in cached().items())
-
-
-def test_whoever_finishes_second_keeps_what_the_first_one_wrote(
-    folder: Path, tmp_path: Path, cached: Callable[[], dict[str, int]]
-):
-    config = ImageConfig(train_data_dir=str(folder), resolution=8)
-    source, path = find_pictures(config), tmp_path / "cache" / "ddpm_cars" / "key"
-    of_first: dict[str, int] = {}
-
-    def finish_first(bad: dict[int, str], digests: np.ndarray) -> None:
-        first = decode_once(source, path, config, 3, lambda *_: None)
-        np.testing.assert_array_equal(first.digests, digests)
-        of_first.update({name: time for name, time in cached().items() if "tmp" not in name})
-
-    second = decode_once(source, path, config, 3, finish_first)
-    assert cached() == of_first
-    assert len(of_first) == 3
-    assert [tuple(image[4, 4].tolist()) for image in second.images] == [BLUE, RED, GREY]
 
 
 def test_training_samples_are_all_pictures(load: Callable[..., Pictures], folder: Path, tmp_path: Path):

@@ -34,7 +34,7 @@ def load_small(tmp_path: Path, num_channels: int = 3, **changes: object) -> Pict
 def cache_times(tmp_path: Path) -> dict[str, int]:
     """Return when every file of the cache was written, by its path."""
     cache = tmp_path / "cache" / "ddpm_cars"
-    return {str(path.relative_to(cache)): path.stat().st_mtime_ns for path in sorted(cache.rglob("*.*"))}
+    return {str(path.relative_to(cache)): path.stat().st_mtime_ns for path in sorted(cache.rglob("[!.]*.*"))}
 
 
 def colours(pictures: Pictures) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Where images come from: a folder, or a dataset of the Hub or in a local folder."""
+"""The images of a dataset, on the Hub or in a local folder, found but not decoded."""
 
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -13,23 +13,23 @@ from datasets.exceptions import DatasetsError
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.decoding import PictureError
-from ddpm_cars.data.listing import Source, _as_labels, _without
+from ddpm_cars.data.listing import Source, as_labels, without_split
 from ddpm_cars.errors import UserError
 
 
-def _find_in_dataset(config: ImageConfig, label_column: str | None, excluded_split: str | None) -> Source:
-    """Find the images of dataset_name."""
+def find_in_dataset(config: ImageConfig, label_column: str | None, excluded_split: str | None) -> Source:
+    """Find the images of dataset_name; see `pictures.find_pictures`."""
     place = str(config.dataset_name)
     if config.split is None:
         found = _open_dataset(config, None)
-        parts = {name: found[name] for name in _without(list(found), excluded_split, place)}
+        parts = {name: found[name] for name in without_split(list(found), excluded_split, place)}
     else:
         parts = {config.split: _open_dataset(config, config.split)}
     features = next(iter(parts.values())).features
     pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     image_column = find_image_column(config, features, pictures)
     if label_column == TrainingConfig.label_column and label_column not in features and "cls" in features:
-        # What archives of WebDataset call it.
+        # This is the name of the column in archives of WebDataset.
         label_column = "cls"
     for column in (image_column, label_column):
         if column is not None and column not in features:
@@ -50,7 +50,7 @@ def _find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spl
             return row["bytes"]
         if "://" not in row["path"]:
             return Path(row["path"]).read_bytes()
-        # An image in an archive, or elsewhere.
+        # The image is in an archive, or on another machine.
         with fsspec.open(row["path"], "rb") as file:
             return file.read()
 
@@ -65,16 +65,17 @@ def _find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spl
     class_names: tuple[str, ...] = ()
     if label_column is not None:
         labels, class_names = _column_classes(config, label_column, parts, path)
+    # The documentation of `datasets` gives this name for what changes with the data ("The cache").
     return Source(place, len(rows), read, path, rows._fingerprint, labels, class_names, [], {})
 
 
 def find_image_column(config: ImageConfig, columns: Collection[str], pictures: Sequence[str]) -> str:
-    """Return the column of images: the only one, where the usual name is not there and no other was given.
+    """Return the column of images: the one in the settings, or the only one if the default name is missing.
 
     Args:
-        config: Names it.
-        columns: All that there are.
-        pictures: Those of them that hold images.
+        config: The settings.
+        columns: All columns of the dataset.
+        pictures: The columns that hold images.
     """
     by_itself = config.image_column == ImageConfig.image_column and config.image_column not in columns
     return pictures[0] if by_itself and len(pictures) == 1 else config.image_column
@@ -84,7 +85,7 @@ def _open_dataset(config: ImageConfig, split: str | None) -> Any:
     """Return a split of dataset_name, or a dict of all of them."""
     name = str(config.dataset_name)
     if Path(name).is_dir():
-        # A folder may have the name of one of the readers of `datasets`.
+        # `datasets` has readers with names such as "parquet", and so may a folder.
         name = str(Path(name).absolute())
     try:
         return datasets.load_dataset(name, config.dataset_config_name, split=split, cache_dir=config.cache_dir)
@@ -102,7 +103,7 @@ def _column_classes(
     if isinstance(kind, datasets.ClassLabel):
         values, names = list(range(kind.num_classes)), kind.names
     elif isinstance(kind, datasets.Value) and re.fullmatch(r"u?int\d+|(large_)?string", kind.dtype):
-        # Of every split, so that a class has the same number in each.
+        # The classes of every split count, so that a class has the same number in each.
         values = sorted({v for part in _open_dataset(config, None).values() for v in part.unique(column)} - {None})
         names = [str(value) for value in values]
     else:
@@ -117,4 +118,4 @@ def _column_classes(
             f"{len(without)} of {len(classes)} images of {config.dataset_name} have no class in the column "
             f"{column!r}, {path(without[0])} for one; choose a split that has, or set class_conditional to false"
         )
-    return _as_labels(classes, values), tuple(names)
+    return as_labels(classes, values), tuple(names)

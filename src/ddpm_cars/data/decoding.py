@@ -1,4 +1,4 @@
-"""Files of images: which ones a folder holds, the pixels of each, and how they become squares."""
+"""From the bytes of an image to the pixels of a square."""
 
 import os
 import threading
@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
+
+from ddpm_cars.config.pictures import ImageConfig
+from ddpm_cars.errors import UserError
 
 _OPENING = threading.Lock()
 
@@ -28,8 +31,8 @@ class PictureError(ValueError):
 def decode_image(source: str | os.PathLike | bytes, mode: str = "RGB", background: str = "white") -> Image.Image:
     """Decode one image as a viewer would show it.
 
-    EXIF rotation is applied, transparency is laid on `background`, 16-bit grey is rounded to 8 bits, of an animation
-    the first frame is taken, and what the file contains counts rather than its name.
+    EXIF rotation is applied, transparency is laid on `background`, 16-bit grey is rounded to 8 bits, and an animation
+    gives its first frame. The format is what the file contains, whatever its name.
 
     Args:
         source: Path, or the bytes of the file.
@@ -67,7 +70,7 @@ def decode_image(source: str | os.PathLike | bytes, mode: str = "RGB", backgroun
 
 
 def _open(data: bytes) -> Image.Image:
-    # Pillow checks the number of pixels before anyone can ask for it, and only warns up to twice the limit.
+    # Pillow checks the number of pixels before it can be asked for it, and only warns up to twice the limit.
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -81,7 +84,7 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
-        # Damaged EXIF takes nothing from the pixels.
+        # Damaged EXIF does not damage the pixels.
         return image
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
@@ -90,7 +93,7 @@ def _turn_upright(image: Image.Image) -> Image.Image:
 def _flatten(image: Image.Image, background: str) -> Image.Image:
     """Return the image in mode "RGB", without transparency."""
     if image.mode == "F":
-        raise PictureError("its pixels are floating-point numbers, of which nothing says what is white")
+        raise PictureError("its pixels are floating-point numbers, and nothing says which of them is white")
     if image.mode.startswith("I"):
         image = _to_8_bits(image)
     if image.has_transparency_data:
@@ -115,6 +118,27 @@ def _rgb(colour: str) -> tuple[int, ...]:
     return ImageColor.getrgb(colour)[:3]
 
 
+def _squash(image: Image.Image, resolution: int, background: str) -> Image.Image:
+    return image.resize((resolution, resolution), Image.Resampling.BICUBIC)
+
+
+def _crop(image: Image.Image, resolution: int, background: str) -> Image.Image:
+    return ImageOps.fit(image, (resolution, resolution), Image.Resampling.BICUBIC)
+
+
+def _pad(image: Image.Image, resolution: int, background: str) -> Image.Image:
+    # Unlike in `ImageOps.pad`, the thinnest strip stays visible.
+    width, height = (max(1, round(side / max(image.size) * resolution)) for side in image.size)
+    square = Image.new("RGB", (resolution, resolution), _rgb(background)).convert(image.mode)
+    left, top = round((resolution - width) / 2), round((resolution - height) / 2)
+    square.paste(image.resize((width, height), Image.Resampling.BICUBIC), (left, top))
+    return square
+
+
+# The modes of `config.pictures.Resize`.
+_RESIZE = {"squash": _squash, "crop": _crop, "pad": _pad}
+
+
 def resize_image(image: Image.Image, resolution: int, resize: str, background: str = "white") -> Image.Image:
     """Bring an image to `resolution` x `resolution` pixels with an antialiasing filter.
 
@@ -126,15 +150,27 @@ def resize_image(image: Image.Image, resolution: int, resize: str, background: s
 
     Returns:
         The square, in the mode of `image`.
+
+    Raises:
+        ValueError: If there is no such way to resize.
     """
-    size = (resolution, resolution)
-    if resize == "crop":
-        return ImageOps.fit(image, size, Image.Resampling.BICUBIC)
-    if resize == "squash":
-        return image.resize(size, Image.Resampling.BICUBIC)
-    # Unlike in `ImageOps.pad`, the thinnest strip stays visible.
-    width, height = (max(1, round(side / max(image.size) * resolution)) for side in image.size)
-    square = Image.new("RGB", size, _rgb(background)).convert(image.mode)
-    left, top = round((resolution - width) / 2), round((resolution - height) / 2)
-    square.paste(image.resize((width, height), Image.Resampling.BICUBIC), (left, top))
-    return square
+    if resize not in _RESIZE:
+        raise ValueError(f"resize is {resize!r}; give one of {', '.join(_RESIZE)}")
+    return _RESIZE[resize](image, resolution, background)
+
+
+def image_mode(num_channels: int) -> str:
+    """Return the mode of Pillow for images of so many channels.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if num_channels not in (1, 3):
+        raise UserError(f"the network takes {num_channels} channels; images can be given to one with 1 or 3")
+    return "RGB" if num_channels == 3 else "L"
+
+
+def decode_square(data: bytes, mode: str, config: ImageConfig) -> Image.Image:
+    """Decode an image and bring it to size as the settings say; see `decode_image` and `resize_image`."""
+    image = decode_image(data, mode, config.background)
+    return resize_image(image, config.resolution, config.resize, config.background)

@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/data/folder.py."""
+"""The images of a folder, found but not decoded: its splits, its classes and what else it holds."""
 
 import hashlib
 import json
@@ -13,10 +13,10 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from ddpm_cars.data.listing import Source, _as_labels, _without
+from ddpm_cars.data.listing import Source, as_labels, without_split
 from ddpm_cars.errors import UserError
 
-# The words, and what may stand around them in a folder's name, by which `datasets` tells the splits of a folder apart.
+# `datasets` recognises the splits of a folder by these words in the names of folders, and by what stands around them.
 _SPLIT_WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
@@ -50,10 +50,10 @@ class Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """Find the images of a folder, subfolders and what links lead to included, hidden files and folders not.
+    """Find the images of a folder and its subfolders. Links are followed; hidden files and folders are left out.
 
-    The splits are those that the "imagefolder" of `datasets` finds by the names of folders. Different from there, the
-    name of a file makes no split, links to folders are followed, and an image in several splits is in the outer one.
+    The splits are those that the "imagefolder" of `datasets` finds by the names of folders. Unlike there, the name of
+    a file makes no split, links to folders are followed, and an image in several splits is in the outermost one.
 
     Args:
         folder: An existing folder.
@@ -122,8 +122,8 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[os.DirEnt
                 yield entry
 
 
-def _find_in_folder(folder: Path, split: str | None, with_classes: bool, excluded_split: str | None) -> Source:
-    """Find the images of train_data_dir."""
+def find_in_folder(folder: Path, split: str | None, with_classes: bool, excluded_split: str | None) -> Source:
+    """Find the images of train_data_dir; see `pictures.find_pictures`."""
     if not folder.is_dir():
         raise UserError(f"train_data_dir {folder} is not a folder")
     try:
@@ -154,7 +154,7 @@ def _find_in_folder(folder: Path, split: str | None, with_classes: bool, exclude
 
 
 def _state_of(file: Path) -> tuple[int, int, int]:
-    """Return what a change of the file changes, and a move of the folder does not."""
+    """Return what changes when the file changes, and stays when the folder is moved."""
     status = file.stat()
     # Archives and `cp -p` set the time of modification, which other images may then share; nobody can set the time
     # of change. The number of the file would tell more, but on FAT and FUSE it is another one every time.
@@ -164,7 +164,7 @@ def _state_of(file: Path) -> tuple[int, int, int]:
 def _names_of(splits: dict[str, list[str]], split: str | None, excluded_split: str | None, place: str) -> list[str]:
     """Return the images that `split` asks for, in the notation of `datasets`, or all but those excluded."""
     if split is None:
-        return [name for part in _without(list(splits), excluded_split, place) for name in splits[part]]
+        return [name for part in without_split(list(splits), excluded_split, place) for name in splits[part]]
     try:
         spans = datasets.ReadInstruction.from_spec(split).to_absolute({part: len(splits[part]) for part in splits})
     except (AssertionError, ValueError) as error:
@@ -187,4 +187,4 @@ def _folder_classes(names: list[str], everywhere: list[str], folder: Path) -> tu
             f"the classes are the names of the folders that hold the images, but all of {folder} are in one, "
             f"{class_names[0]}; make one folder per class, or set class_conditional to false"
         )
-    return _as_labels(classes, class_names), class_names
+    return as_labels(classes, class_names), class_names

@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/data/listing.py."""
+"""Images that are found but not decoded, their splits and their classes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ class Source:
 
     Attributes:
         place: The folder or dataset, for messages.
-        size: How many.
-        read: Gives the bytes of image i; raises OSError or PictureError.
-        path: Gives what a person finds image i by.
-        fingerprint: A different one where anything about the files is different.
-        labels: int64 (size,), or None without classes.
-        class_names: The classes that the labels count through.
+        size: The number of images.
+        read: Returns the bytes of image i, or raises OSError or PictureError.
+        path: Returns the name by which a person finds image i.
+        fingerprint: It changes if anything about the files changes.
+        labels: The class of each image, int64 (size,); None without classes.
+        class_names: The names of the classes.
         not_listed: Files that look like images but are not among them.
-        ignored_suffixes: How many other files there are, by suffix.
+        ignored_suffixes: The number of other files, by suffix.
     """
 
     place: str
@@ -36,8 +36,12 @@ class Source:
     ignored_suffixes: dict[str, int]
 
 
-def _without(splits: Sequence[str], excluded_split: str | None, place: str) -> list[str]:
-    """Return the splits but the excluded one."""
+def without_split(splits: Sequence[str], excluded_split: str | None, place: str) -> list[str]:
+    """Return the splits except the excluded one.
+
+    Raises:
+        UserError: If there is no such split, or no other one.
+    """
     if excluded_split is None:
         return list(splits)
     if excluded_split not in splits:
@@ -55,7 +59,7 @@ def _without(splits: Sequence[str], excluded_split: str | None, place: str) -> l
     return rest
 
 
-def _as_labels(classes: Sequence[Any], values: Sequence[Any]) -> np.ndarray:
-    """Return the position of every class among `values`, int64."""
+def as_labels(classes: Sequence[Any], values: Sequence[Any]) -> np.ndarray:
+    """Return the position of every class among `values`, int64 (len(classes),)."""
     position = {value: i for i, value in enumerate(values)}
     return np.array([position[value] for value in classes], dtype=np.int64)

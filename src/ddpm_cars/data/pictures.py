@@ -1,9 +1,8 @@
-"""From a folder of images to uint8 arrays, decoded once, and to batches that depend on (seed, step) alone."""
+"""From a folder or dataset of images to uint8 arrays, decoded once, and to what the network sees."""
 
 import hashlib
 import json
-import os
-import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,13 @@ import numpy as np
 import torch
 
 from ddpm_cars.config.pictures import ImageConfig
-from ddpm_cars.data.cache import DECODER_VERSION, decode_once, good_rows, make_report
-from ddpm_cars.data.dataset import _find_in_dataset
-from ddpm_cars.data.folder import _find_in_folder
+from ddpm_cars.data.cache import DECODER_VERSION, Decoded, decode_once
+from ddpm_cars.data.dataset import find_in_dataset
+from ddpm_cars.data.decoding import image_mode
+from ddpm_cars.data.folder import find_in_folder
 from ddpm_cars.data.listing import Source
 from ddpm_cars.errors import UserError
+from ddpm_cars.runtime.console import note
 from ddpm_cars.runtime.files import write_text
 
 
@@ -30,23 +31,23 @@ def find_pictures(config: ImageConfig, label_column: str | None = None, excluded
         excluded_split: Split that is not joined where `config.split` is None.
 
     Returns:
-        The images, perhaps none, in the order of the splits and of the names in them, or of the rows.
+        The images, perhaps none, in the order of the splits and of the names or rows in them.
 
     Raises:
         UserError: If the folder, dataset, split or column does not exist, or there are no classes.
     """
     if config.train_data_dir is not None:
-        return _find_in_folder(Path(config.train_data_dir), config.split, label_column is not None, excluded_split)
-    return _find_in_dataset(config, label_column, excluded_split)
+        return find_in_folder(Path(config.train_data_dir), config.split, label_column is not None, excluded_split)
+    return find_in_dataset(config, label_column, excluded_split)
 
 
-# How many bad images an error names.
+# This is how many bad images an error names.
 _NUM_NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Decoded images, those that cannot be decoded left out.
+    """Decoded images, without those that cannot be decoded.
 
     Attributes:
         images: A read-only memory map, uint8 (N, height, width, channels).
@@ -79,7 +80,7 @@ def load_pictures(
 ) -> Pictures:
     """Decode every image of `config`, once: a later call with the same files and settings reads the result.
 
-    Images that cannot be decoded are left out. If there are any, or files that are no part of the data, one line
+    Images that cannot be decoded are left out. If there are any, or files that are not part of the data, one line
     on stderr says so.
 
     Args:
@@ -99,31 +100,44 @@ def load_pictures(
             classes, if more than `config.max_bad_images_fraction` of the images cannot be decoded, or if what is
             decoded cannot be kept in `config.cache_dir`.
     """
-    if num_channels not in (1, 3):
-        raise UserError(f"the network takes {num_channels} channels; images can be given to one with 1 or 3")
+    image_mode(num_channels)
     source = find_pictures(config, label_column, excluded_split)
     _check_number(source.size, source.place, min_images)
     settings = [config.resolution, config.resize, config.background, config.split, label_column, excluded_split]
     key = json.dumps([DECODER_VERSION, source.fingerprint, source.size, num_channels, *settings])
     cache_dir = Path(config.cache_dir or datasets.config.HF_DATASETS_CACHE) / "ddpm_cars"
-    report: dict[str, Any] = {}
-
-    def accept(bad: dict[int, str], digests: np.ndarray) -> None:
-        report.update(make_report(source, bad, digests))
-        if report_path is not None:
-            write_text(report_path, json.dumps(report, indent=1))
-        _check_bad(report, config.max_bad_images_fraction, report_path)
-
     path = cache_dir / hashlib.sha256(key.encode()).hexdigest()[:32]
-    decoded = decode_once(source, path, config, num_channels, accept)
+    decoded = decode_once(source, path, config, num_channels)
+    report = _make_report(source, decoded)
+    if report_path is not None:
+        write_text(report_path, json.dumps(report, indent=1))
+    _check_bad(report, config.max_bad_images_fraction, report_path)
     _check_number(len(decoded.images), source.place, min_images)
-    labels = None if source.labels is None else source.labels[good_rows(source.size, decoded.bad)]
+    labels = None if source.labels is None else source.labels[decoded.good_rows()]
     return Pictures(decoded.images, labels, source.class_names, decoded.digests, decoded.sha256, report)
 
 
 def training_samples(config: ImageConfig, num_channels: int = 3) -> torch.Tensor:
     """Load all images of `config` into memory as what the network sees; see `load_pictures` and `to_samples`."""
     return to_samples(np.array(load_pictures(config, num_channels).images))
+
+
+def _make_report(source: Source, decoded: Decoded) -> dict[str, Any]:
+    """Say what became of every file of a source."""
+    _, inverse, counts = np.unique(decoded.digests, return_inverse=True, return_counts=True)
+    rows = decoded.good_rows()
+    copies: dict[int, list[str]] = defaultdict(list)
+    for i in np.flatnonzero(counts[inverse] > 1):
+        copies[int(decoded.digests[i])].append(source.path(int(rows[i])))
+    return {
+        "source": source.place,
+        "num_images": len(rows),
+        "num_listed": source.size,
+        "bad_images": [{"path": source.path(i), "reason": reason} for i, reason in decoded.bad.items()],
+        "duplicates": list(copies.values()),
+        "not_listed": source.not_listed,
+        "ignored_suffixes": source.ignored_suffixes,
+    }
 
 
 def _check_number(num_images: int, place: str, min_images: int) -> None:
@@ -150,9 +164,8 @@ def _check_bad(report: dict[str, Any], limit: float, report_path: Path | None) -
         left_out.append(f"{len(bad)} of {total} images cannot be decoded, such as {bad[0]['path']}")
     if unlisted := report["not_listed"]:
         left_out.append(f"{len(unlisted)} in no split or of a kind that is not read, such as {unlisted[0]}")
-    # Of several processes with the same images, the first one speaks.
-    if left_out and os.environ.get("RANK", "0") == "0":
-        print(f"left out of {place}: {'; '.join(left_out)}{in_full}", file=sys.stderr)
+    if left_out:
+        note(f"left out of {place}: {'; '.join(left_out)}{in_full}")
 
 
 def to_samples(images: np.ndarray | torch.Tensor) -> torch.Tensor:

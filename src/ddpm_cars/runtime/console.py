@@ -20,10 +20,15 @@ def say(text: str) -> None:
         tqdm.write(text, file=sys.stdout)
 
 
+def note(text: str) -> None:
+    """Print on the main process what is no result of the command: on stderr."""
+    if is_main_process():
+        tqdm.write(text, file=sys.stderr)
+
+
 def warn(text: str) -> None:
     """Print a warning of one line on the main process, without disturbing a progress bar."""
-    if is_main_process():
-        tqdm.write(f"warning: {text}", file=sys.stderr)
+    note(f"warning: {text}")
 
 
 @contextmanager

@@ -2,11 +2,16 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ddpm_cars.errors import UserError
+from ddpm_cars.runtime.console import note
+
+_LOCK = ".lock"
 
 
 class FolderLock:
@@ -20,8 +25,8 @@ class FolderLock:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.owner = folder / ".lock-owner"
-        self._lock = FileLock(folder / ".lock", blocking=False)
+        self.owner = folder / f"{_LOCK}-owner"
+        self._lock = FileLock(folder / _LOCK, blocking=False)
 
     def acquire(self) -> None:
         """Take the folder.
@@ -44,6 +49,29 @@ class FolderLock:
         if self._lock.is_locked:
             self.owner.unlink(missing_ok=True)
             self._lock.release()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait for the end of every other such block on the same folder, also in other processes and after a kill.
+
+    Args:
+        folder: It is made if it is missing.
+
+    Raises:
+        OSError: If it cannot be made or locked.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        note(f"waiting for another process that writes to {folder}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def refuse_inside(output_dir: str, train_data_dir: str | None) -> None:
