@@ -1,6 +1,5 @@
 """What a push would upload, without a Hub."""
 
-import ast
 import json
 import shutil
 import sys
@@ -111,47 +110,6 @@ def test_licences_of_the_run_are_used_and_the_command_line_wins(unet: UNet2DMode
     assert "license: mit" in text
     assert "drawn by us" in text
     assert "license: apache-2.0" in collected(folder, model_license="apache-2.0")["README.md"].decode()
-
-
-def test_a_space_has_the_page_the_package_and_the_model(run: Path, tmp_path: Path):
-    files = collected(run, space=True, model_license="mit")
-    metadata = yaml.safe_load(files["README.md"].decode().split("---")[1])
-    assert metadata["sdk"] == "gradio"
-    assert metadata["app_file"] == "app.py"
-    assert metadata["license"] == "mit"
-    compile(files["app.py"], "app.py", "exec")
-    modules = {f"ddpm_cars/{name}.py" for name in ("__init__", "demo/app", "portable/__init__")}
-    assert {*modules, "model/model_index.json"} <= set(files)
-    assert not any(name.startswith("model/README") for name in files)
-    assert DDPMCarsPipeline.from_pretrained(put(files, tmp_path) / "model").unet.config.sample_size == 8
-
-
-def modules_behind(name: str, package: Path, seen: set[str]) -> set[str]:
-    """Return the names of the top-level modules that a module of the package needs, with those behind its own."""
-    found: set[str] = set()
-    seen.add(name)
-    path = package.joinpath(*name.split("."))
-    path = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            imported = [str(node.module)]
-        for module in imported:
-            first, _, rest = module.partition(".")
-            if first != "ddpm_cars":
-                found.add(first)
-            elif (rest or "__init__") not in seen:
-                found |= modules_behind(rest or "__init__", package, seen)
-    return found - set(sys.stdlib_module_names)
-
-
-def test_a_space_requires_what_its_page_imports(run: Path):
-    required = set(collected(run, space=True)["requirements.txt"].decode().split())
-    needed = modules_behind("demo", Path(cli.__file__).parents[1], set())
-    assert "torch" in needed
-    # The Hub brings gradio, in the version that the README names; two are imported by other names.
-    names = {"PIL": "pillow", "yaml": "pyyaml"}
-    assert {names.get(name, name) for name in needed} - {"gradio"} <= required
 
 
 def test_a_dry_run_lists_the_files_and_asks_nobody(

@@ -30,7 +30,7 @@ def module_sources() -> dict[str, str]:
                 if imported not in sources:
                     add(imported)
                 end = node.end_lineno or node.lineno
-                # Empty lines keep the numbers of those that follow.
+                # Emptied and not deleted, so that the lines that follow keep their places.
                 lines[node.lineno - 1 : end] = [""] * (end - node.lineno + 1)
         sources[name] = "".join(lines)
 

@@ -15,7 +15,7 @@ from ddpm_cars.demo import serve_folder
 serve_folder("model")
 '''
 
-# What the page needs of the package's dependencies. Spaces bring gradio themselves, in the version of the README.
+# What the modules behind the page import. Spaces install gradio themselves, in the version that the README names.
 _REQUIREMENTS = (
     *("torch", "numpy", "diffusers", "transformers", "accelerate", "safetensors", "filelock", "huggingface_hub"),
     *("datasets", "fsspec", "pillow", "pyyaml", "matplotlib", "tqdm"),
@@ -24,9 +24,8 @@ _REQUIREMENTS = (
 _ABOUT = """
 # {title}
 
-The demo of a denoising diffusion model: its images come out of the noise while you watch, your own image drowns in
-it, and the schedule of the noise is drawn. Everything it needs is here: the model in `model/`, the package in
-`ddpm_cars/`.
+Watch a denoising diffusion model draw images out of noise, add noise to an image of your own, and see the noise
+schedule. Everything that the page needs is here: the model in `model/` and the package in `ddpm_cars/`.
 """
 
 
@@ -36,7 +35,7 @@ def space_files(model: dict[str, Path | bytes], repo_id: str, model_license: str
     Args:
         model: The files of the model, by their paths in its folder.
         repo_id: The Space, OWNER/NAME.
-        model_license: As the Hub spells it; None says nothing of one.
+        model_license: The license of the model, as the Hub spells it; None leaves it out.
     """
     package = Path(str(ddpm_cars.__file__)).parent
     return {
@@ -52,7 +51,7 @@ def _readme(title: str, model_license: str | None) -> str:
     try:
         gradio: str | None = version("gradio")
     except PackageNotFoundError:
-        # The Hub takes its newest then.
+        # The Hub then takes its newest version.
         gradio = None
     metadata = SpaceCardData(
         title=title,
