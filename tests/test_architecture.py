@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "figures": ("runtime",),
     "runs": ("config", "data", *BASE),
     "metrics": ("diffusion", *BASE),
-    "reports": ("figures", "metrics", "runtime"),
+    "reports": ("figures", "metrics", "runs", "runtime"),
     "sampling": ("config", "data", "diffusion", "figures", "runs", *BASE),
     "training": ("config", "data", "diffusion", "figures", "networks", "runs", "sampling", *BASE),
     "evaluation": ("config", "data", "diffusion", "metrics", "reports", "runs", "sampling", *BASE),

@@ -434,11 +434,11 @@ def test_a_schedule_is_drawn_for_a_page_without_a_network(unet: UNet2DModel, ste
         links = [value for element in root.iter() for name, value in element.attrib.items() if name.endswith("href")]
         assert all(link.startswith("#") for link in links)
     # Two curves have a mark for every visited timestep; a logarithm has no place for an SNR of 0.
-    marks = [svg.count("fill: #d0566e") for _, svg in drawings[:2]]
+    marks = [svg.count("fill: #cc66aa") for _, svg in drawings[:2]]
     assert marks[0] >= steps
     assert marks[1] == marks[0] - zero_snr
     # A single step adds no noise.
-    assert ("#4a86c5" in drawings[2][1]) == (steps > 1)
+    assert ("#3a98e8" in drawings[2][1]) == (steps > 1)
 
 
 @pytest.mark.parametrize(

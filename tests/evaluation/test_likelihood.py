@@ -16,14 +16,10 @@ from ddpm_cars.diffusion.chains import least_cost_timesteps
 from ddpm_cars.evaluation.likelihood import bounds_to_measure, measure_bounds
 
 
-class Two:
-    """Stands for two processes, of which the first has one row more."""
-
-    is_main = False
-
-    def gathered(self, num_rows: int, work: Callable[[range], Any]) -> list[Any]:
-        half = -(-num_rows // 2)
-        return [work(range(half)), work(range(half, num_rows))]
+def gathered_by_two(num_rows: int, work: Callable[[range], Any]) -> list[Any]:
+    """Share rows as two processes do, of which the first has one row more."""
+    half = -(-num_rows // 2)
+    return [work(range(half)), work(range(half, num_rows))]
 
 
 def test_every_variance_that_a_model_samples_with_has_every_chain():
@@ -35,7 +31,10 @@ def test_every_variance_that_a_model_samples_with_has_every_chain():
     assert bounds_to_measure(learned.config, ()) == [(kind, "all", 20) for kind in ("learned_range", *kinds)]
 
 
-def test_bounds_of_some_held_out_pictures_are_those_of_one_pass_over_them(make_unet: Callable):
+def test_bounds_of_some_held_out_images_are_those_of_one_pass_over_them(
+    make_unet: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ddpm_cars.evaluation.likelihood.gathered", gathered_by_two)
     images = np.random.default_rng(1).integers(0, 256, (9, 8, 8, 3), np.uint8)
     labels = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2])
     held_out = Pictures(images, labels, ("a", "b", "c"), np.arange(9, dtype=np.uint64), "", {})
@@ -44,7 +43,7 @@ def test_bounds_of_some_held_out_pictures_are_those_of_one_pass_over_them(make_u
     scheduler = DDPMCarsScheduler(num_train_timesteps=20, beta_end=0.5, variance_type="learned_range")
     calibrate(unet, x_0, scheduler, 20, progress_bar=False, class_labels=torch.from_numpy(labels))
     keys = bounds_to_measure(scheduler.config, [4])
-    records, eps_mse = measure_bounds(unet, held_out, scheduler.config, keys, 5, 2, 3, Two())
+    records, eps_mse = measure_bounds(unet, held_out, scheduler.config, keys, 5, 2, 3)
 
     analytic = DDPMCarsScheduler.from_config(scheduler.config, variance_type="analytic")
     chains = {"all": list(range(20))[::-1], "leading": [15, 10, 5, 0], "least cost": least_cost_timesteps(analytic, 4)}

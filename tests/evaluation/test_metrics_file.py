@@ -4,34 +4,30 @@ import json
 from pathlib import Path
 
 import pytest
-from accelerate import Accelerator
 
 from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.metrics_file import MetricsFile
 from ddpm_cars.runtime.hardware import versions
-from ddpm_cars.runtime.processes import Processes
 
 HEAD = {"model": {"name": "cars", "weights_sha256": "0123"}, "num_images": 40}
 
 
-@pytest.fixture
-def team(fresh_accelerate: None) -> Processes:
-    return Processes(Accelerator(cpu=True))
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def sampler(label: str, steps: int, distance: float) -> dict:
     return {"label": label, "num_inference_steps": steps, "metrics": {"frechet_distance": distance}}
 
 
-def test_what_was_saved_is_known_to_the_next_call(team: Processes, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_what_was_saved_is_known_to_the_next_call(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     path = tmp_path / "new folder" / "metrics.json"
-    metrics = MetricsFile(path, HEAD, team)
+    metrics = MetricsFile(path, HEAD)
     assert not path.exists()
     metrics.put_sampler(sampler("fixed_small", 10, 3.0), [1.0])
     with metrics.timed("sampling"):
         pass
     metrics.save()
-    again = MetricsFile(path, HEAD, team)
+    again = MetricsFile(path, HEAD)
     assert again.values == metrics.values == json.loads(path.read_text())
     assert again.sampler("fixed_small", 10) == sampler("fixed_small", 10, 3.0)
     assert again.sampler("fixed_small", 20) is None
@@ -48,40 +44,38 @@ def test_what_was_saved_is_known_to_the_next_call(team: Processes, tmp_path: Pat
         {**HEAD, "precision": "bf16"},
     ],
 )
-def test_metrics_of_something_else_are_not_kept(
-    team: Processes, tmp_path: Path, head: dict, caplog: pytest.LogCaptureFixture
-):
+def test_metrics_of_something_else_are_not_kept(tmp_path: Path, head: dict, caplog: pytest.LogCaptureFixture):
     path = tmp_path / "metrics.json"
-    metrics = MetricsFile(path, HEAD, team)
+    metrics = MetricsFile(path, HEAD)
     metrics.put_sampler(sampler("fixed_small", 10, 3.0), [1.0])
     metrics.save()
-    assert MetricsFile(path, head, team)["samples"] == []
+    assert MetricsFile(path, head)["samples"] == []
     changed = [name for name in HEAD if head[name] != HEAD[name]]
     assert [f"another {name}, and is begun anew" in caplog.text for name in changed] == [True] * len(changed)
     # Nothing is lost before there is something to put in its place.
     assert json.loads(path.read_text())["samples"]
 
 
-def test_other_versions_of_what_computes_start_anew(team: Processes, tmp_path: Path):
+def test_other_versions_of_what_computes_start_anew(tmp_path: Path):
     path = tmp_path / "metrics.json"
-    metrics = MetricsFile(path, HEAD, team)
+    metrics = MetricsFile(path, HEAD)
     metrics["floor"] = {"num_images": 40}
     metrics.save()
     path.write_text(path.read_text().replace(versions()["torch"], "1.0.0"))
-    assert "floor" not in MetricsFile(path, HEAD, team)
+    assert "floor" not in MetricsFile(path, HEAD)
 
 
 @pytest.mark.parametrize(
     ("text", "words"), [('{"format": 1, "mod', "cannot be read"), ("[1]", "holds no JSON object")]
 )
-def test_a_damaged_file_is_named_with_the_cure(team: Processes, tmp_path: Path, text: str, words: str):
+def test_a_damaged_file_is_named_with_the_cure(tmp_path: Path, text: str, words: str):
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(UserError, match=rf"metrics\.json {words}.*mend or remove it"):
-        MetricsFile(tmp_path / "metrics.json", HEAD, team)
+        MetricsFile(tmp_path / "metrics.json", HEAD)
 
 
-def test_a_sampler_that_is_measured_again_replaces_its_entry(team: Processes, tmp_path: Path):
-    metrics = MetricsFile(tmp_path / "metrics.json", HEAD, team)
+def test_a_sampler_that_is_measured_again_replaces_its_entry(tmp_path: Path):
+    metrics = MetricsFile(tmp_path / "metrics.json", HEAD)
     for distance in (3.0, 2.0):
         metrics.put_sampler(sampler("fixed_small", 10, distance), [distance])
     metrics.put_sampler(sampler("fixed_small", 20, 1.0), [1.0])
@@ -89,8 +83,8 @@ def test_a_sampler_that_is_measured_again_replaces_its_entry(team: Processes, tm
     assert metrics["spectrum"]["generated"] == {"fixed_small, 10 steps": [2.0], "fixed_small, 20 steps": [1.0]}
 
 
-def test_times_are_those_of_the_clock(team: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    metrics = MetricsFile(tmp_path / "metrics.json", HEAD, team)
+def test_times_are_those_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    metrics = MetricsFile(tmp_path / "metrics.json", HEAD)
     ticks = iter([1000.0, 1002.5, 2000.0, 2001.5])
     monkeypatch.setattr("ddpm_cars.evaluation.metrics_file.time.perf_counter", lambda: next(ticks))
     for _ in range(2):

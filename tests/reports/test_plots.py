@@ -1,6 +1,5 @@
 """Plots of what an evaluation has measured: the data of their curves, and the files."""
 
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ddpm_cars.figures.style import _figure, _spread
+from ddpm_cars.figures.style import make_figure, save_figure
 from ddpm_cars.reports import plots as evaluation_plots
-from ddpm_cars.reports.plots import neighbours_picture
 from ddpm_cars.reports.wording import bound_label
+from tests.support.report_helpers import full_metrics
 
 
 def make_bound(variance_type: str, chain: str, timesteps: list[int], size: float = 1.0) -> dict[str, Any]:
@@ -187,7 +186,7 @@ def test_many_samplers_are_told_apart(axes: Axes):
 
 @pytest.mark.parametrize("num_bounds", [1, 2, 9, 27])
 def test_names_of_curves_do_not_overlap(num_bounds: int):
-    figure, (_, axes) = _figure(2, num_labels=num_bounds)
+    figure, (_, axes) = make_figure(2, num_labels=num_bounds)
     bounds = [make_bound("fixed_small", "leading", [30, 20, 0], 1 + 1e-4 * i) for i in range(num_bounds)]
     evaluation_plots.draw_sums(axes, bounds)
     figure.canvas.draw()
@@ -201,44 +200,22 @@ def test_names_of_curves_do_not_overlap(num_bounds: int):
     assert all(text.get_tightbbox().x1 <= figure.bbox.x1 + 1 for text in axes.texts)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_names_move_as_little_as_their_distance_demands(seed: int):
-    rng = np.random.default_rng(seed)
-    heights = np.clip(rng.normal(0.5, 0.2, 6), 0, 1)
-    moved = np.array(_spread(heights.tolist(), 0.1))
-    assert (np.argsort(moved) == np.argsort(heights)).all()
-    assert np.diff(np.sort(moved)).min() >= 0.1 - 1e-12
-    assert 0 <= moved.min() <= moved.max() <= 1
-    cost = np.square(moved - heights).sum()
-    order = np.argsort(heights)
-    for _ in range(300):
-        # Any other heights that keep order, distance and range cost more.
-        slack = 0.5 * rng.dirichlet(np.ones(7))[:6].cumsum()
-        other = np.empty(6)
-        other[order] = slack + 0.1 * np.arange(6)
-        mixed = moved + 0.1 * (other - moved)
-        assert np.square(mixed - heights).sum() >= cost - 1e-12
-
-
-def test_names_with_room_stay_where_they_are():
-    assert _spread([0.9, 0.1, 0.5], 0.2) == pytest.approx([0.9, 0.1, 0.5])
-    assert _spread([0.5, 0.5], 0.2) == pytest.approx([0.4, 0.6])
-    assert _spread([1.0, 1.0], 0.2) == pytest.approx([0.8, 1.0])
-
-
-PLOTS: dict[str, Callable[[Path], Path]] = {
-    "bits": lambda path: evaluation_plots.plot_bits_by_timestep(LIKELIHOOD, path),
-    "eps_mse": lambda path: evaluation_plots.plot_eps_mse(EPS_MSE, path),
-    "spectrum": lambda path: evaluation_plots.plot_spectrum(SPECTRUM, path),
-    "quality": lambda path: evaluation_plots.plot_quality(SAMPLES, FLOOR, "FD-EfficientNet", path),
-    "one sampler": lambda path: evaluation_plots.plot_quality(SAMPLES[:1], FLOOR, "FD", path),
-    "few timesteps": lambda path: evaluation_plots.plot_bits_by_timestep([make_bound("a", "all", [1, 0])], path),
+METRICS = {
+    "likelihood": LIKELIHOOD,
+    "eps_mse": EPS_MSE,
+    "spectrum": SPECTRUM,
+    "samples": SAMPLES,
+    "floor": FLOOR,
+    "extractor": {"distance_name": "FD-EfficientNet"},
 }
+NAMES = {"bits_by_timestep", "eps_mse", "spectrum", "quality"}
 
 
-@pytest.mark.parametrize("name", PLOTS)
+@pytest.mark.parametrize("name", sorted(NAMES))
 def test_plots_are_png_files(tmp_path: Path, name: str):
-    path = PLOTS[name](tmp_path / "new folder" / "plot.png")
+    drawn = evaluation_plots.draw_plots(METRICS)
+    assert drawn.keys() == NAMES == set(evaluation_plots.PLOTS)
+    path = save_figure(drawn[name], tmp_path / "new folder" / "plot.png")
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert image.width >= 1200
@@ -247,39 +224,35 @@ def test_plots_are_png_files(tmp_path: Path, name: str):
     assert [file.name for file in path.parent.iterdir()] == ["plot.png"]
 
 
-def plain(value: int, size: int = 96, mode: str = "RGB") -> Image.Image:
-    return Image.new(mode, (size, size), value if mode == "L" else (value, value, value))
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"likelihood": None}, {"bits_by_timestep"}),
+        ({"eps_mse": None}, {"eps_mse"}),
+        ({"spectrum": {**SPECTRUM, "generated": {}}}, {"spectrum"}),
+        ({"samples": SAMPLES[:1]}, {"quality"}),
+        ({"samples": [{**sample, "metrics": {}} for sample in SAMPLES]}, {"quality"}),
+        ({"likelihood": [make_bound("a", "all", [1, 0])]}, set()),
+    ],
+)
+def test_what_was_not_measured_has_no_plot(changes: dict[str, Any], missing: set[str]):
+    assert evaluation_plots.draw_plots({**METRICS, **changes}).keys() == NAMES - missing
 
 
-@pytest.mark.parametrize(("num_rows", "columns"), [(1, 1), (3, 1), (4, 2), (7, 2)])
-@pytest.mark.parametrize(("size", "mode"), [(96, "RGB"), (8, "L")])
-def test_neighbours_stand_right_of_their_picture(num_rows: int, columns: int, size: int, mode: str):
-    generated = [plain(10 + i, size, mode) for i in range(num_rows)]
-    neighbours = [[plain(100 + 10 * i + k, size, mode) for k in range(2)] for i in range(num_rows)]
-    picture = np.asarray(neighbours_picture(generated, neighbours))
-    height = -(-num_rows // columns)
-    assert picture.shape[:2] == (16 + height * (96 + 16 + 2) + 2, columns * (3 * 98 + 4 + 8) + (columns - 1) * 28)
-    for i in range(num_rows):
-        column, row = divmod(i, height)
-        top, left = 18 + row * 114, column * (3 * 98 + 4 + 8 + 28)
-        for start, value in ((2, 10 + i), (100 + 8 + 2, 100 + 10 * i), (100 + 8 + 100, 101 + 10 * i)):
-            tile = picture[top : top + 96, left + start : left + start + 96]
-            assert (tile == value).all()
+def test_a_sampler_whose_distance_is_missing_leaves_a_gap():
+    samples = [{**SAMPLES[0], "metrics": {}}, *SAMPLES[1:]]
+    figure = evaluation_plots.draw_plots({**METRICS, "samples": samples, "floor": {"metrics": {}}})["quality"]
+    (axes,) = figure.axes
+    assert ([10, 50], [90.0, 30.0]) in curves(axes)
+    assert set(labels(axes)) == {"fixed_small", "DDIMScheduler"}
 
 
-def test_small_neighbours_keep_their_pixels():
-    noise = Image.effect_noise((8, 8), 100)
-    picture = np.asarray(neighbours_picture([noise], [[noise]]))
-    expected = np.kron(np.asarray(noise), np.ones((12, 12)))
-    for left in (2, 110):
-        assert (picture[18 : 18 + 96, left : left + 96] == expected[..., None]).all()
-
-
-def test_neighbours_have_captions_and_the_generated_one_has_none():
-    generated, neighbours = [plain(0)], [[plain(50), plain(60), plain(70), plain(80)]]
-    bare = np.asarray(neighbours_picture(generated, neighbours)).astype(int)
-    captioned = np.asarray(neighbours_picture(generated, neighbours, [["1.5", "2.5", "", "4"]])).astype(int)
-    changed = (bare != captioned).any(axis=2)
-    assert not changed[: 18 + 96].any()
-    columns = [changed[18 + 96 :, start : start + 96].any() for start in (2, 110, 208, 306, 404)]
-    assert columns == [False, True, True, False, True]
+def test_spectra_are_shown_of_the_model_as_saved_and_of_all_samplers_at_the_fewest_steps():
+    metrics = full_metrics()
+    names = [f"{each['label']}, {each['num_inference_steps']} steps" for each in metrics["samples"]]
+    metrics["spectrum"]["generated"] = {name: [float(i), 1.0] for i, name in enumerate(names)}
+    shown = evaluation_plots.shown_spectra(metrics)
+    assert shown is not None
+    assert shown["real"] == metrics["spectrum"]["real"]
+    expected = {"fixed_small, 100 steps": [0.0, 1.0], "DDIMScheduler, 10 steps": [1.0, 1.0]}
+    assert shown["generated"] == {**expected, "fixed_small, 10 steps": [2.0, 1.0]}

@@ -1,6 +1,8 @@
 """Images of an evaluation, read back from their files."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,16 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from ddpm_cars.reports.write import _shown_spectra, are_in, save_comparison, save_pictures, save_report
-from tests.support.report_helpers import full_metrics, minimal_metrics
+from ddpm_cars.metrics.records import METRICS, Metric
+from ddpm_cars.reports.text import summary
+from ddpm_cars.reports.write import has_images, save_comparison, save_images, save_report
+from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder
+from tests.support.report_helpers import Page, full_metrics, minimal_metrics
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> EvaluationFolder:
+    return EvaluationFolder(tmp_path)
 
 
 def colours_of(path: Path) -> set[tuple[int, ...]]:
@@ -17,7 +27,7 @@ def colours_of(path: Path) -> set[tuple[int, ...]]:
         return {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
 
 
-def test_of_a_picture_and_its_mirror_image_the_nearer_one_is_shown(tmp_path: Path):
+def test_of_an_image_and_its_mirror_image_the_nearer_one_is_shown(tmp_path: Path, folder: EvaluationFolder):
     # Each training image has a colour of its own on the left and another on the right.
     training = np.zeros((5, 8, 8, 3), np.uint8)
     for i in range(5):
@@ -28,18 +38,22 @@ def test_of_a_picture_and_its_mirror_image_the_nearer_one_is_shown(tmp_path: Pat
     indices = np.array([[4, 9, 1, 0, 5, 2], [3, 8, 3, 8, 3, 8]])
     distances = np.arange(12.0).reshape(2, 6)
     strip = Image.new("RGB", (8, 8))
-    save_pictures(images, training, {"features": (distances[:1], indices[:1])}, strip, tmp_path)
+    save_images(images, training, {"features": (distances[:1], indices[:1])}, strip, folder)
     shown = colours_of(tmp_path / "neighbours_features.png")
     assert {i for i in range(5) if (200, 10 * i, 0) in shown} == {4, 1, 0}
-    assert not are_in(tmp_path)
-    save_pictures(
-        images, training, {"features": (distances, indices), "pixels": (distances, indices)}, strip, tmp_path
+    assert not has_images(folder)
+    save_images(
+        images,
+        training,
+        {"features": (distances, indices), "pixels": (distances, indices)},
+        strip,
+        folder,
     )
-    assert are_in(tmp_path)
+    assert has_images(folder)
     assert (200, 30, 0) in colours_of(tmp_path / "neighbours_pixels.png")
 
 
-def test_a_mirrored_picture_is_shown_mirrored(tmp_path: Path):
+def test_a_mirrored_image_is_shown_mirrored(tmp_path: Path, folder: EvaluationFolder):
     training = np.zeros((6, 8, 8, 3), np.uint8)
     training[3, :, :4] = (200, 0, 0)
     images = np.full((1, 8, 8, 3), 77, np.uint8)
@@ -47,7 +61,7 @@ def test_a_mirrored_picture_is_shown_mirrored(tmp_path: Path):
     for index in (3, 3 + 6):
         others = [0, 1, 2, 4, 5]
         neighbours = {"pixels": (np.arange(6.0)[None], np.array([[index, *others]]))}
-        save_pictures(images, training, neighbours, Image.new("RGB", (8, 8)), tmp_path)
+        save_images(images, training, neighbours, Image.new("RGB", (8, 8)), folder)
         with Image.open(tmp_path / "neighbours_pixels.png") as picture:
             red = (np.array(picture.convert("RGB")) == (200, 0, 0)).all(-1)
         places.append(np.nonzero(red)[1].min())
@@ -55,13 +69,13 @@ def test_a_mirrored_picture_is_shown_mirrored(tmp_path: Path):
 
 
 @pytest.mark.parametrize("changes", [{}, {"chain": "leading"}, {"num_inference_steps": 50}, {"num_images": 3}])
-def test_bits_are_compared_picture_by_picture_where_they_can_be(tmp_path: Path, changes: dict):
+def test_bits_are_compared_image_by_image_where_they_can_be(tmp_path: Path, folder: EvaluationFolder, changes: dict):
     first, second = full_metrics(), full_metrics()
     second["model"]["name"] = "runs/longer"
     first["likelihood"][0]["image_bpd"] = [4.0, 3.0, 5.0, 4.5, 4.0]
     second["likelihood"][0]["image_bpd"] = [4.1, 3.3, 5.1, 4.3, 4.0]
     second["likelihood"][0] |= changes
-    save_comparison([first, second], [tmp_path / "a", tmp_path / "b"], tmp_path)
+    save_comparison([first, second], [EvaluationFolder(tmp_path / name) for name in "ab"], folder)
     summary = json.loads((tmp_path / "comparison.json").read_text())
     assert [model["name"] for model in summary["models"]] == ["runs/cars", "runs/longer"]
     assert summary["floor"] == first["floor"]
@@ -70,27 +84,44 @@ def test_bits_are_compared_picture_by_picture_where_they_can_be(tmp_path: Path, 
     assert summary.get("bpd_difference", {}) == pytest.approx(expected, rel=1e-4)
     for each in (first, second):
         whole = each.pop("likelihood")
-        save_comparison([first, second], [tmp_path / "a", tmp_path / "b"], tmp_path)
+        save_comparison([first, second], [EvaluationFolder(tmp_path / name) for name in "ab"], folder)
         assert "bpd_difference" not in json.loads((tmp_path / "comparison.json").read_text())
         each["likelihood"] = whole
 
 
-def test_spectra_are_shown_of_the_model_as_saved_and_of_all_samplers_at_the_fewest_steps():
-    metrics = full_metrics()
-    names = [f"{each['label']}, {each['num_inference_steps']} steps" for each in metrics["samples"]]
-    metrics["spectrum"]["generated"] = {name: [float(i), 1.0] for i, name in enumerate(names)}
-    shown = _shown_spectra(metrics)
-    assert shown["real"] == metrics["spectrum"]["real"]
-    expected = {"fixed_small, 100 steps": [0.0, 1.0], "DDIMScheduler, 10 steps": [1.0, 1.0]}
-    assert shown["generated"] == {**expected, "fixed_small, 10 steps": [2.0, 1.0]}
-
-
-def test_plots_of_an_earlier_evaluation_do_not_stay(tmp_path: Path):
+def test_plots_of_an_earlier_evaluation_do_not_stay(tmp_path: Path, folder: EvaluationFolder):
     metrics = minimal_metrics()
     generated = {"fixed_small, 100 steps": [8.0, 1.0]}
     metrics["spectrum"] = {"radius": [0.1, 0.4], "real": [9.0, 1.0], "generated": generated}
     for name in ("bits_by_timestep", "eps_mse", "quality", "loss", "spectrum"):
         (tmp_path / f"{name}.png").write_bytes(b"old")
-    save_report(metrics, tmp_path / "no run", tmp_path)
+    save_report(metrics, RunFolder(tmp_path / "no run"), folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["card.md", "report.html", "spectrum.png"]
     assert (tmp_path / "spectrum.png").read_bytes() != b"old"
+
+
+@pytest.mark.parametrize("missing", [*([metric] for metric in METRICS), METRICS], ids=lambda ms: ms[-1].key)
+def test_figures_that_an_older_file_lacks_are_left_blank(folder: EvaluationFolder, missing: Sequence[Metric]):
+    old, new = full_metrics(), full_metrics()
+    for name in ("likelihood", "eps_mse", "spectrum", "memorisation", "cost"):
+        old.pop(name)
+    for record in (*old["samples"], old["floor"]):
+        for metric in missing:
+            del record["metrics"][metric.key]
+            record["metrics"].pop(metric.error_key, None)
+    is_blank = [metric in missing for metric in METRICS]
+    save_report(old, RunFolder(folder.path / "no run"), folder)
+    page = Page(folder.report)
+    for row in page.rows("Quality by number of steps")[1:]:
+        assert [cell == "" for cell in row[2:10]] == is_blank
+    assert len(page.all("h3")) == is_blank.count(False)
+    assert (folder.path / "quality.png").exists() == (METRICS[0] not in missing)
+    (floor,) = (line for line in folder.card.read_text().splitlines() if line.startswith("| real images"))
+    assert [cell.strip() == "" for cell in floor.split("|")[3:11]] == is_blank
+    # The last row of the table for the terminal has two cells without a figure, and its name has two words.
+    assert len(re.split("  +", summary(old).splitlines()[-1])) == 1 + is_blank.count(False)
+    save_comparison([old, new], [folder, folder], folder)
+    for blank, row in zip(is_blank, Page(folder.report).rows("Figures")[1:], strict=True):
+        assert [cell == "" for cell in (row[1], row[3], row[5])] == [blank] * 3
+        assert row[2]
+        assert not (blank and row[4])

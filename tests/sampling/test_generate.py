@@ -1,6 +1,5 @@
 """Images of images, and images from a pipeline."""
 
-import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.cli import commands as cli
 from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.errors import UserError
-from ddpm_cars.figures.curves import plot_loss
-from ddpm_cars.figures.grids import make_grid, save_png, to_pil
 from ddpm_cars.runs.load import load_pipeline
 from ddpm_cars.sampling.generate import generate, move_for_inference
 from ddpm_cars.sampling.samplers import make_scheduler, sampler_from_config
@@ -52,80 +49,6 @@ def tile(grid: Image.Image, row: int, column: int, size: int = 96, header: int =
     return np.asarray(grid)[top : top + size, left : left + size]
 
 
-def test_samples_become_pixels_rounded_and_clipped():
-    samples = torch.tensor([-9.0, -1.0, -0.6, 0.0, 0.6, 1.0, 9.0, -0.998]).reshape(1, 1, 2, 4)
-    (image,) = to_pil(samples)
-    assert image.mode == "L"
-    assert image.size == (4, 2)
-    # 127.5 is a tie, which torch rounds to the even 128.
-    assert np.asarray(image).flatten().tolist() == [0, 0, 51, 128, 204, 255, 255, 0]
-
-
-def test_samples_become_colours():
-    samples = torch.tensor([1.0, -1.0, 0.2]).reshape(1, 3, 1, 1).expand(2, 3, 5, 7)
-    images = to_pil(samples.bfloat16())
-    assert [image.size for image in images] == [(7, 5), (7, 5)]
-    assert images[0].getpixel((6, 4)) == (255, 0, 153)
-
-
-def test_a_grid_is_about_square_with_a_hairline_between():
-    colours = [RED, GREEN, BLUE, RED, GREEN]
-    grid = make_grid([Image.new("RGB", (96, 96), colour) for colour in colours])
-    assert grid.size == (3 * 98 + 2, 2 * 98 + 2)
-    for i, colour in enumerate(colours):
-        assert (tile(grid, *divmod(i, 3)) == colour).all()
-    assert (tile(grid, 1, 2) == 255).all()
-    array = np.asarray(grid).copy()
-    for row, column in np.ndindex(2, 3):
-        array[2 + row * 98 : 98 + row * 98, 2 + column * 98 : 98 + column * 98] = 255
-    assert (array == 255).all()
-
-
-@pytest.mark.parametrize(("width", "factor"), [(8, 8), (32, 2), (33, 2), (63, 2), (64, 1), (100, 1)])
-def test_small_pictures_are_enlarged_by_a_whole_factor(width: int, factor: int):
-    picture = Image.effect_noise((width, width + 4), 100)
-    grid = np.asarray(make_grid([picture], num_columns=1, min_size=64))
-    assert grid.shape == ((width + 4) * factor + 4, width * factor + 4, 3)
-    enlarged = np.kron(np.asarray(picture), np.ones((factor, factor), np.uint8))
-    for channel in range(3):
-        np.testing.assert_array_equal(grid[2:-2, 2:-2, channel], enlarged)
-
-
-def test_labels_stand_above_their_columns():
-    pictures = [Image.new("L", (96, 96), 255)] * 2
-    grid = np.asarray(make_grid(pictures, 2, labels=["left", ""]))
-    assert grid.shape == (96 + 4 + 16, 2 * 98 + 2, 3)
-    assert grid[:16, :99].min() < 200
-    assert grid[:16, 100:].min() == 255
-    assert grid[16:].min() == 255
-
-
-def test_a_png_is_written_with_the_folders_above_it(tmp_path: Path):
-    path = save_png(Image.new("RGB", (3, 2), GREEN), tmp_path / "a" / "b" / "green.png")
-    with Image.open(path) as image:
-        assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (3, 2), GREEN)
-    assert [file.name for file in path.parent.iterdir()] == ["green.png"]
-
-
-def test_a_png_that_cannot_be_written_is_named(tmp_path: Path):
-    path = tmp_path / "a.png"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Python leaves the signal out of it.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
-    try:
-        with pytest.raises(OSError, match="File too large") as failed:
-            save_png(Image.new("RGB", (3, 2)), path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert failed.value.filename == str(path)
-    assert list(tmp_path.iterdir()) == []
-    # Of an error that has a name already, it stays.
-    (tmp_path / "b").touch()
-    with pytest.raises(FileExistsError) as failed:
-        save_png(Image.new("RGB", (3, 2)), tmp_path / "b" / "a.png")
-    assert failed.value.filename == str(tmp_path / "b")
-
-
 def test_noising_runs_from_the_picture_to_noise():
     scheduler = DDPMCarsScheduler(num_train_timesteps=1000)
     samples = torch.ones(2, 3, 96, 96)
@@ -154,19 +77,6 @@ def test_a_column_of_the_noising_is_equation_4():
     x_t = np.sqrt(alpha_bar) * 0.5 + np.sqrt(1 - alpha_bar) * noise
     expected = (np.clip(x_t, -1, 1) + 1) * 127.5
     assert np.abs(tile(strip, 0, 1, header=16)[..., 0] - expected).max() <= 0.51
-
-
-@pytest.mark.parametrize("num_points", [1, 3, 100])
-def test_the_loss_is_drawn(tmp_path: Path, num_points: int):
-    history = [{"step": step + 1, "loss": 1 / (step + 1), "other": "text"} for step in range(num_points)]
-    path = plot_loss(history, tmp_path / "new folder" / "loss.png")
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        assert image.size == (840, 480)
-        drawn = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    if num_points > 1:
-        assert (drawn == (0x27, 0x54, 0x8A)).all(axis=1).sum() > 100
-    assert [file.name for file in path.parent.iterdir()] == ["loss.png"]
 
 
 def test_generators_follow_the_number_of_the_picture():

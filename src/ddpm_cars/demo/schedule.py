@@ -1,6 +1,5 @@
 """The noise schedule of a model as numbers, and as drawings for the demo page."""
 
-from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -8,12 +7,12 @@ import numpy as np
 from ddpm_cars.demo.drawing import own_pipeline
 from ddpm_cars.demo.requests import OWN_SCHEDULER, num_timesteps_of, variance_choices, whole_number
 from ddpm_cars.diffusion.gaussian import posterior
+from ddpm_cars.figures.style import COLOURS, INK, figure_to_svg, make_figure
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
-_INK, _GRID_INK = "#5a5a5a", "#b0b0b0"
-
-_BLUE, _RED, _AMBER = "#4a86c5", "#d0566e", "#e0a04a"
+# Those that can be seen on light and on dark pages.
+_BLUE, _RED, _AMBER = COLOURS[3:6]
 
 # More marks than this run into a line.
 _MAX_MARKS = 100
@@ -73,7 +72,7 @@ def schedule_drawings(curves: dict[str, np.ndarray]) -> list[tuple[str, str]]:
         axes.plot(t, values, color=_BLUE, linewidth=1.8)
         if len(visited) <= _MAX_MARKS:
             axes.plot(visited, values[visited], "o", color=_RED, markersize=3.5)
-        drawings.append((caption, _to_svg(figure)))
+        drawings.append((caption, figure_to_svg(figure)))
     figure, axes = _axes(len(t), "log")
     for name, label, colour in (
         ("beta", "β, fixed_large", _RED),
@@ -84,34 +83,14 @@ def schedule_drawings(curves: dict[str, np.ndarray]) -> list[tuple[str, str]]:
             marker = "o" if len(visited) <= _MAX_MARKS else None
             axes.plot(visited[:-1], curves[name], color=colour, label=label, marker=marker, markersize=3)
     if axes.lines:
-        axes.legend(frameon=False, labelcolor=_INK, loc="lower right")
+        axes.legend(frameon=False, labelcolor=INK, loc="lower right")
     else:
-        axes.text(0.5, 0.5, "a single step adds no noise", color=_INK, ha="center", transform=axes.transAxes)
-    drawings.append(("Variance that a step adds", _to_svg(figure)))
+        axes.text(0.5, 0.5, "a single step adds no noise", color=INK, ha="center", transform=axes.transAxes)
+    drawings.append(("Variance that a step adds", figure_to_svg(figure)))
     return drawings
 
 
 def _axes(num_timesteps: int, scale: str) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6, 3.4), layout="constrained")
-    FigureCanvasSVG(figure)
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
+    figure, (axes,) = make_figure(size=(4.6, 3.4))
     axes.set(xlabel="t", yscale=scale, xlim=(-0.02 * num_timesteps, 1.02 * num_timesteps))
-    axes.tick_params(which="both", colors=_INK)
-    axes.xaxis.label.set_color(_INK)
-    axes.grid(color=_GRID_INK, alpha=0.35, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_GRID_INK)
     return figure, axes
-
-
-def _to_svg(figure: Any) -> str:
-    buffer = StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    # Without the head of a file, which is not allowed inside of a page.
-    text = buffer.getvalue()
-    return text[text.index("<svg") :].replace(_INK, "currentColor")

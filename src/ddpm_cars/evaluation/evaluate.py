@@ -1,6 +1,6 @@
-"""How good a model is: the likelihood of unseen images, the distance of drawn ones from real ones, what is copied.
+"""How good a model is: the likelihood of unseen images, the distance of generated ones from real ones, and copies.
 
-All of it goes to metrics.json, measurement by measurement: the same command goes on where it was interrupted.
+Every measurement goes to metrics.json as soon as it is made, and the same command goes on where it was interrupted.
 """
 
 import logging
@@ -22,19 +22,19 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.copies import look_for_copies
 from ddpm_cars.evaluation.features import load_extractor
 from ddpm_cars.evaluation.likelihood import bounds_to_measure, measure_bounds
-from ddpm_cars.evaluation.metrics_file import MetricsFile
-from ddpm_cars.evaluation.real_pictures import compared_pixels, features_path, load_real_pictures, mirrored
+from ddpm_cars.evaluation.metrics_file import MetricsFile, describe
+from ddpm_cars.evaluation.real_images import compared_pixels, features_path, load_real_images, mirrored
 from ddpm_cars.metrics.comparison import Comparison, Reference
 from ddpm_cars.metrics.records import measure
-from ddpm_cars.reports import text
-from ddpm_cars.reports import write as evaluation_pictures
-from ddpm_cars.runs.fingerprint import identity
+from ddpm_cars.reports.text import summary
+from ddpm_cars.reports.write import has_images, save_comparison, save_images, save_report
 from ddpm_cars.runs.load import load_pipeline
 from ddpm_cars.runs.pictures_of_run import check_held_out, with_pictures_of_run
+from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder
 from ddpm_cars.runtime.files import atomic_path, rounded
 from ddpm_cars.runtime.folders import prepare_folder
 from ddpm_cars.runtime.hardware import idle_cores_warnings
-from ddpm_cars.runtime.processes import Processes
+from ddpm_cars.runtime.processes import gathered, on_main
 from ddpm_cars.sampling.classes import class_names_of
 from ddpm_cars.sampling.generate import generate, move_for_inference
 from ddpm_cars.sampling.samplers import sampler_from_config
@@ -52,23 +52,23 @@ class Evaluation:
     Args:
         config: What to measure.
         name: Folder of the model, or its id on the Hub.
-        output_dir: Where the results go.
+        folder: Where the results go.
         run: Folder of the model whose training images are measured with, where `config` names none.
 
     Raises:
         UserError: If model, images, extractor and settings do not fit together.
     """
 
-    def __init__(self, config: EvaluateConfig, name: str, output_dir: Path, run: str):
+    def __init__(self, config: EvaluateConfig, name: str, folder: EvaluationFolder, run: str):
         self.name = name
-        self.output_dir = output_dir
+        self.folder = folder
         try:
             self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
         except ValueError as error:
             raise UserError(f"mixed_precision is {config.mixed_precision}: {error}") from error
         for warning in idle_cores_warnings(self.accelerator.device, self.accelerator.num_processes):
             logger.warning(warning)
-        self.team = Processes(self.accelerator)
+        self.is_main = self.accelerator.is_main_process
         self.pipeline = load_pipeline(name)
         # After the model: a mistyped folder has no config.yaml either.
         self.config = config = with_pictures_of_run(config, run)
@@ -77,11 +77,11 @@ class Evaluation:
         unet = self.pipeline.unet
         class_names = class_names_of(self.pipeline)
         with self.accelerator.local_main_process_first():
-            self.real = load_real_pictures(config, unet.config.sample_size, unet.config.in_channels, class_names)
+            self.real = load_real_images(config, unet.config.sample_size, unet.config.in_channels, class_names)
         check_held_out(config, name)
         self.extractor = load_extractor(config.extractor, config.extractor_weights, self.accelerator.device)
-        self.team.agreed(lambda: prepare_folder(output_dir))
-        self.metrics = MetricsFile(output_dir / "metrics.json", self._head(), self.team)
+        on_main(lambda: prepare_folder(folder.path))
+        self.metrics = MetricsFile(folder.metrics, describe(name, self.pipeline, config, self.real, self.extractor))
         move_for_inference(self.pipeline, self.accelerator.device)
         self.pipeline.unet = self.accelerator.prepare_model(unet.eval(), evaluation_mode=True)
         self.pipeline.set_progress_bar_config(disable=True)
@@ -98,47 +98,6 @@ class Evaluation:
             # Those that need a calibration are built when there is one.
             if name not in CALIBRATED_VARIANCES:
                 sampler_from_config(name, self.saved_config)
-
-    def _head(self) -> dict[str, Any]:
-        """Return what metrics.json says of the model, the images and the way of measuring."""
-        unet, config, real = self.pipeline.unet, self.config, self.real
-        source, held_out = Path(real.training.report["source"]).name, {}
-        others = f", without {config.validation_split}" if real.held_out is not None else ""
-        if real.held_out is not None:
-            held_out = {
-                "held_out_split": config.validation_split,
-                "num_held_out_images": len(real.held_out.images),
-                "held_out_sha256": real.held_out.sha256[:16],
-            }
-        return {
-            "model": {
-                "name": _public_name(self.name),
-                **identity(self.pipeline),
-                "resolution": unet.config.sample_size,
-                "num_channels": unet.config.in_channels,
-                "num_parameters": sum(p.numel() for p in unet.parameters()),
-                "num_train_timesteps": self.saved_config.num_train_timesteps,
-                "prediction_type": self.saved_config.prediction_type,
-                "scheduler": type(self.pipeline.scheduler).__name__,
-                "variance_type": self.saved_config.get("variance_type"),
-            },
-            "data": {
-                "source": source,
-                "split": config.split or f"all{others}",
-                "num_images": len(real.training.images),
-                "num_reference_images": len(real.order) - real.num_floor_images,
-                "pictures_sha256": real.training.sha256[:16],
-                "resize": config.resize,
-                **held_out,
-            },
-            "seed": config.seed,
-            "num_images": real.num_floor_images,
-            "mixed_precision": config.mixed_precision,
-            "extractor": {
-                name: getattr(self.extractor, name)
-                for name in ("name", "distance_name", "num_features", "resize", "fingerprint")
-            },
-        }
 
     def run(self) -> dict[str, Any]:
         """Measure what metrics.json does not hold yet, and write the report.
@@ -161,9 +120,7 @@ class Evaluation:
                 if self.metrics.sampler(name, steps) is None:
                     scheduler_config = self.calibrated_config if name in CALIBRATED_VARIANCES else self.saved_config
                     self._measure_sampler(name, sampler_from_config(name, scheduler_config), steps)
-        if self.team.is_main:
-            evaluation_pictures.save_report(self.metrics.values, Path(self.name), self.output_dir)
-        self.accelerator.wait_for_everyone()
+        on_main(lambda: save_report(self.metrics.values, RunFolder(self.name), self.folder))
         return self.metrics.values
 
     @cached_property
@@ -177,7 +134,7 @@ class Evaluation:
             training = self.real.training
             labels = None if training.labels is None else torch.from_numpy(training.labels[rows])
             samples = to_samples(training.images[rows])
-            calibrate(self.pipeline.unet, samples, scheduler, progress_bar=self.team.is_main, class_labels=labels)
+            calibrate(self.pipeline.unet, samples, scheduler, progress_bar=self.is_main, class_labels=labels)
         return scheduler.config
 
     def _measure_likelihood(self, held_out: Pictures, num_images: int) -> None:
@@ -190,27 +147,27 @@ class Evaluation:
         calibrated = self.calibrated_config
         with self.metrics.timed("likelihood"):
             self.metrics["likelihood"], self.metrics["eps_mse"] = measure_bounds(
-                unet, held_out, calibrated, keys, num_images, config.batch_size, config.seed, self.team
+                unet, held_out, calibrated, keys, num_images, config.batch_size, config.seed
             )
         self.metrics.save()
 
     def _features(self, images: np.ndarray, sha256: str) -> torch.Tensor:
         """Return the features of real images from the cache, or compute and keep them."""
         path = features_path(self.extractor, sha256, self.config.cache_dir)
-        if self.team.agreed(path.exists):
+        if on_main(path.exists):
             return load_file(path)["features"]
         with self.metrics.timed("features of real images"):
             features = self._shared_features(images)
-        if self.team.is_main:
+        if self.is_main:
             with atomic_path(path) as temporary:
                 save_file({"features": features}, temporary)
         return features
 
     def _shared_features(self, images: np.ndarray) -> torch.Tensor:
         def extract(rows: range) -> torch.Tensor:
-            return self.extractor(images[rows.start : rows.stop], progress_bar=self.team.is_main)
+            return self.extractor(images[rows.start : rows.stop], progress_bar=self.is_main)
 
-        return torch.cat(self.team.gathered(len(images), extract))
+        return torch.cat(gathered(len(images), extract))
 
     def _measure_floor(self) -> None:
         """Prepare the reference, and measure real images in place of drawn ones."""
@@ -232,7 +189,7 @@ class Evaluation:
             comparison = Comparison(self.reference, images, features, self.config.seed)
             return {key: rounded(value) for key, value in measure(comparison).items()}, rounded(comparison.power)
 
-        return self.team.agreed(compute)
+        return on_main(compute)
 
     def _draw(self, label: str, num_inference_steps: int) -> tuple[np.ndarray, float]:
         """Draw images, uint8 (N, H, W, C), and say how many seconds it took."""
@@ -248,13 +205,13 @@ class Evaluation:
                 class_labels=None if labels is None else labels.tolist(),
                 first_image=rows.start,
             )
-            text, hidden = f"drawing, {label}, {num_inference_steps} steps", not self.team.is_main
+            text, hidden = f"drawing, {label}, {num_inference_steps} steps", not self.is_main
             return np.stack([np.atleast_3d(image) for image in tqdm(drawn, text, len(rows), False, disable=hidden)])
 
         started = time.perf_counter()
         try:
             with self.metrics.timed("samples"):
-                images = np.concatenate(self.team.gathered(self.real.num_floor_images, draw))
+                images = np.concatenate(gathered(self.real.num_floor_images, draw))
         except ValueError as error:
             raise UserError(f"{label} with {num_inference_steps} steps: {error}") from error
         return images, time.perf_counter() - started
@@ -290,21 +247,24 @@ class Evaluation:
         label = scheduler.config.variance_type if ours else type(scheduler).__name__
         entry = self.metrics.sampler(label, num_inference_steps)
         asked = {"label": label, "num_inference_steps": num_inference_steps}
-        complete = self.team.agreed(lambda: evaluation_pictures.are_in(self.output_dir))
+        complete = on_main(lambda: has_images(self.folder))
         if entry is None or self.metrics.values.get("memorisation", {}).get("sampler") != asked or not complete:
             images, features = self._measure_sampler(label, scheduler, num_inference_steps)
             entry = self.metrics.sampler(label, num_inference_steps)
             with self.metrics.timed("copies"):
                 found, neighbours = self._look_for_copies(images, features)
             self.metrics["memorisation"] = {"sampler": asked, **found}
-            if self.team.is_main:
-                labels = None if self.real.labels is None else self.real.labels.tolist()
-                strip = denoising_strip(self.pipeline, 4, self.config.seed, num_inference_steps, class_labels=labels)
-                training_images = self.real.training.images
-                evaluation_pictures.save_pictures(images, training_images, neighbours, strip, self.output_dir)
+            on_main(lambda: self._save_images(images, neighbours, num_inference_steps))
         others = [other for other in self.metrics["samples"] if other is not entry]
         self.metrics["samples"] = [entry, *others]
         self.metrics.save()
+
+    def _save_images(
+        self, images: np.ndarray, neighbours: dict[str, tuple[np.ndarray, np.ndarray]], num_inference_steps: int
+    ) -> None:
+        labels = None if self.real.labels is None else self.real.labels.tolist()
+        strip = denoising_strip(self.pipeline, 4, self.config.seed, num_inference_steps, class_labels=labels)
+        save_images(images, self.real.training.images, neighbours, strip, self.folder)
 
     def _look_for_copies(
         self, images: np.ndarray, features: torch.Tensor
@@ -327,17 +287,14 @@ class Evaluation:
             drawn = {"features": features, "pixels": compared_pixels(images)}
             return look_for_copies(drawn, known, unseen or None)
 
-        found, neighbours = self.team.agreed(compute)
+        found, neighbours = on_main(compute)
         return {"num_training_images": len(training.images), **found}, neighbours
 
 
-def _public_name(name: str) -> str:
-    """Return the name of a model as others may read it: an id on the Hub, or a folder without what is above it."""
-    return Path(name).resolve().name if Path(name).is_dir() else name
-
-
-def _default_output_dir(name: str) -> Path:
-    return Path(name) / "evaluation" if Path(name).is_dir() else Path("evaluation") / name.replace("/", "--")
+def _folder_of(name: str) -> EvaluationFolder:
+    """Return where an evaluation of a model writes unless it is told otherwise."""
+    is_folder = Path(name).is_dir()
+    return RunFolder(name).evaluation if is_folder else EvaluationFolder(Path("evaluation") / name.replace("/", "--"))
 
 
 def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
@@ -355,25 +312,23 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
     if config.compare is not None:
         return _compare(config, *config.compare)
     name = str(config.pretrained_model_name_or_path)
-    output_dir = Path(config.output_dir) if config.output_dir else _default_output_dir(name)
-    metrics = Evaluation(config, name, output_dir, run=name).run()
-    return output_dir / "report.html", text.summary(metrics)
+    folder = EvaluationFolder(Path(config.output_dir)) if config.output_dir else _folder_of(name)
+    metrics = Evaluation(config, name, folder, run=name).run()
+    return folder.report, summary(metrics)
 
 
 def _compare(config: EvaluateConfig, first: str, second: str) -> tuple[Path, str]:
     """Measure two models, each into its own folder, and set them side by side."""
-    names, folders = (first, second), [_default_output_dir(name) for name in (first, second)]
-    if folders[0].resolve() == folders[1].resolve():
+    names, folders = (first, second), [_folder_of(name) for name in (first, second)]
+    if folders[0].path.resolve() == folders[1].path.resolve():
         raise UserError(f"compare names {first} twice; give two models")
     evaluations = [Evaluation(config, name, folder, run=first) for name, folder in zip(names, folders, strict=True)]
     sizes = [(e.pipeline.unet.config.sample_size, e.pipeline.unet.config.in_channels) for e in evaluations]
     if sizes[0] != sizes[1]:
         a, b = (f"{size} pixels with {channels} channels" for size, channels in sizes)
         raise UserError(f"{first} draws {a} and {second} {b}; only models of one size can be compared")
-    output_dir = Path(config.output_dir or "comparison")
-    team = evaluations[0].team
-    team.agreed(lambda: prepare_folder(output_dir))
+    output_folder = EvaluationFolder(Path(config.output_dir or "comparison"))
+    on_main(lambda: prepare_folder(output_folder.path))
     metrics = [evaluation.run() for evaluation in evaluations]
-    if team.is_main:
-        evaluation_pictures.save_comparison(metrics, folders, output_dir)
-    return output_dir / "report.html", "\n\n".join(map(text.summary, metrics))
+    on_main(lambda: save_comparison(metrics, folders, output_folder))
+    return output_folder.report, "\n\n".join(map(summary, metrics))

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 
 from ddpm_cars.data.pictures import Pictures, to_samples
 from ddpm_cars.diffusion.bound import Bound, Likelihood, variational_bounds
 from ddpm_cars.diffusion.chains import least_cost_timesteps
 from ddpm_cars.runtime.files import rounded
-from ddpm_cars.runtime.processes import Processes
+from ddpm_cars.runtime.processes import gathered
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
 Key = tuple[str, str, int]
@@ -57,7 +58,6 @@ def measure_bounds(
     num_images: int,
     batch_size: int,
     seed: int,
-    team: Processes,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Bound the likelihood of held-out images in one pass of the network, shared by the processes.
 
@@ -69,7 +69,6 @@ def measure_bounds(
         num_images: How many, at most as many as there are.
         batch_size: Images at a time and process.
         seed: Decides images and noise.
-        team: The processes.
 
     Returns:
         The entries "likelihood" and "eps_mse" of metrics.json.
@@ -87,10 +86,10 @@ def measure_bounds(
             indices=list(rows),
             batch_size=batch_size,
             seed=seed,
-            progress_bar=team.is_main,
+            progress_bar=PartialState().is_main_process,
         )
 
-    parts = team.gathered(num_images, measure)
+    parts = gathered(num_images, measure)
     bounds = [_bound_record(k, [part.bounds[name] for part in parts]) for name, k in zip(named, keys, strict=True)]
     eps_mse = np.concatenate([part.eps_mse for part in parts])
     return bounds, {

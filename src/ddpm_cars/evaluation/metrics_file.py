@@ -1,4 +1,4 @@
-"""metrics.json: everything that has been measured of a model, kept measurement by measurement."""
+"""metrics.json: everything that was measured of a model, kept measurement by measurement."""
 
 import json
 import logging
@@ -10,14 +10,75 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
+from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.errors import UserError
+from ddpm_cars.evaluation.features import Extractor
+from ddpm_cars.evaluation.real_images import RealImages
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.reports.wording import sampler_label
+from ddpm_cars.runs.fingerprint import identity
 from ddpm_cars.runtime.files import read_file, write_text
 from ddpm_cars.runtime.hardware import versions
-from ddpm_cars.runtime.processes import Processes
+from ddpm_cars.runtime.processes import on_main
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
+
+
+def describe(
+    name: str, pipeline: DDPMCarsPipeline, config: EvaluateConfig, real: RealImages, extractor: Extractor
+) -> dict[str, Any]:
+    """Return what metrics.json says of the model, the images and the way of measuring.
+
+    Args:
+        name: Folder of the model, or its id on the Hub.
+        pipeline: The model, with its saved scheduler.
+        config: What is measured.
+        real: What it is measured against.
+        extractor: What the features come from.
+    """
+    unet, saved, held_out = pipeline.unet, pipeline.scheduler.config, {}
+    others = ""
+    if real.held_out is not None:
+        others = f", without {config.validation_split}"
+        held_out = {
+            "held_out_split": config.validation_split,
+            "num_held_out_images": len(real.held_out.images),
+            "held_out_sha256": real.held_out.sha256[:16],
+        }
+    return {
+        "model": {
+            # As others may read it: without the folders above.
+            "name": Path(name).resolve().name if Path(name).is_dir() else name,
+            **identity(pipeline),
+            "resolution": unet.config.sample_size,
+            "num_channels": unet.config.in_channels,
+            "num_parameters": sum(p.numel() for p in unet.parameters()),
+            "num_train_timesteps": saved.num_train_timesteps,
+            "prediction_type": saved.prediction_type,
+            "scheduler": type(pipeline.scheduler).__name__,
+            "variance_type": saved.get("variance_type"),
+        },
+        "data": {
+            "source": Path(real.training.report["source"]).name,
+            "split": config.split or f"all{others}",
+            "num_images": len(real.training.images),
+            "num_reference_images": len(real.order) - real.num_floor_images,
+            "pictures_sha256": real.training.sha256[:16],
+            "resize": config.resize,
+            **held_out,
+        },
+        "seed": config.seed,
+        "num_images": real.num_floor_images,
+        "mixed_precision": config.mixed_precision,
+        "extractor": {
+            name: getattr(extractor, name)
+            for name in ("name", "distance_name", "num_features", "resize", "fingerprint")
+        },
+    }
 
 
 class MetricsFile:
@@ -26,7 +87,6 @@ class MetricsFile:
     Args:
         path: Of metrics.json.
         head: JSON values that say what is measured, of what and with what.
-        team: The processes, the first of which reads and writes.
 
     Raises:
         UserError: If the file cannot be read.
@@ -35,15 +95,14 @@ class MetricsFile:
         values: The metrics, JSON values.
     """
 
-    def __init__(self, path: Path, head: dict[str, Any], team: Processes):
+    def __init__(self, path: Path, head: dict[str, Any]):
         self.path = path
-        self.team = team
         head = json.loads(json.dumps({"format": FORMAT_VERSION, **head, "versions": versions()}))
-        known = team.agreed(lambda: read_file(path)) or {}
+        known = on_main(lambda: read_file(path)) or {}
         if not isinstance(known, dict):
             raise UserError(f"{path} holds no JSON object; mend or remove it")
         changed = [name for name in head if known.get(name) != head[name]]
-        if known and changed and team.is_main:
+        if known and changed and PartialState().is_main_process:
             logger.warning(f"{path} was measured with another {', '.join(changed)}, and is begun anew")
         begun = {"samples": [], "spectrum": {"generated": {}}, "cost": {"seconds": {}, "peak_memory_mib": 0}}
         self.values: dict[str, Any] = known if head.items() <= known.items() else {**head, **begun}
@@ -65,10 +124,9 @@ class MetricsFile:
 
     def put_sampler(self, entry: dict[str, Any], power: list[float]) -> None:
         """Add or replace the entry of a sampler, with the spectrum of what it has drawn."""
-        label, steps = entry["label"], entry["num_inference_steps"]
-        known = self.sampler(label, steps)
+        known = self.sampler(entry["label"], entry["num_inference_steps"])
         self["samples"] = [e for e in self["samples"] if e is not known] + [entry]
-        self["spectrum"]["generated"][f"{label}, {steps} steps"] = power
+        self["spectrum"]["generated"][sampler_label(entry)] = power
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -84,5 +142,4 @@ class MetricsFile:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak_mib = peak // 2**20 if sys.platform == "darwin" else peak // 2**10
         self["cost"]["peak_memory_mib"] = max(peak_mib, self["cost"]["peak_memory_mib"])
-        if self.team.is_main:
-            write_text(self.path, json.dumps(self.values, indent=1))
+        on_main(lambda: write_text(self.path, json.dumps(self.values, indent=1)))

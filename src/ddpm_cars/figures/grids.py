@@ -1,4 +1,4 @@
-"""Images of images, and of numbers: grids, strips and curves, written without a display."""
+"""Samples as images, and images in grids."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ddpm_cars.figures.style import FAINT
 from ddpm_cars.runtime.files import atomic_path
 
-_PAPER = (255, 255, 255)
-
-_INK = (90, 90, 90)
+_LINE_HEIGHT = 16
 
 
 def to_pil(samples: torch.Tensor) -> list[Image.Image]:
@@ -56,6 +55,7 @@ def make_grid(
     num_columns: int | None = None,
     labels: Sequence[str] | None = None,
     min_size: int = 96,
+    captions: Sequence[str] | None = None,
 ) -> Image.Image:
     """Lay images out in rows, with a hairline of white between them.
 
@@ -64,6 +64,7 @@ def make_grid(
         num_columns: How many to a row; None makes the grid about square.
         labels: Text above each column.
         min_size: Smaller images are enlarged by a whole factor until they are this wide, so that they can be seen.
+        captions: Text below each image.
 
     Returns:
         An RGB image.
@@ -72,14 +73,56 @@ def make_grid(
     rows = -(-len(images) // columns)
     factor = max(1, -(-min_size // images[0].width))
     width, height, gap = images[0].width * factor, images[0].height * factor, 2
-    header = 16 if labels else 0
-    grid = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap + header), _PAPER)
+    header, footer = (_LINE_HEIGHT if texts else 0 for texts in (labels, captions))
+    size = columns * (width + gap) + gap, header + rows * (height + footer + gap) + gap
+    grid = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(grid)
+
+    def write(text: str, column: int, y: float) -> None:
+        centre = gap + column * (width + gap) + width / 2
+        draw.text((centre, y), text, fill=FAINT, font=ImageFont.load_default(11), anchor="mm")
+
+    for column, label in enumerate(labels or ()):
+        write(label, column, header / 2 + 1)
     for i, image in enumerate(images):
         row, column = divmod(i, columns)
+        top = header + gap + row * (height + footer + gap)
         tile = image.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
-        grid.paste(tile, (gap + column * (width + gap), gap + header + row * (height + gap)))
-    draw = ImageDraw.Draw(grid)
-    for column, label in enumerate(labels or ()):
-        centre = gap + column * (width + gap) + width / 2
-        draw.text((centre, header / 2 + 1), label, fill=_INK, font=ImageFont.load_default(11), anchor="mm")
+        grid.paste(tile, (gap + column * (width + gap), top))
+        if captions:
+            write(captions[i], column, top + height + 7)
     return grid
+
+
+def neighbours_grid(
+    generated: Sequence[Image.Image],
+    neighbours: Sequence[Sequence[Image.Image]],
+    captions: Sequence[Sequence[str]] | None = None,
+) -> Image.Image:
+    """Lay out generated images, each with the training images that are nearest to it on its right.
+
+    Args:
+        generated: One or more, all of one size.
+        neighbours: For each the nearest ones, nearest first, as many for all and of the same size.
+        captions: For each of those what is written below, such as its distance.
+
+    Returns:
+        An RGB image; more than three generated images are in two columns.
+    """
+    num_neighbours = len(neighbours[0])
+    captions = captions or [[""] * num_neighbours] * len(generated)
+    ordinals = ["nearest", "2nd", "3rd", *(f"{i}th" for i in range(4, num_neighbours + 1))][:num_neighbours]
+    num_rows = -(-len(generated) // 2) if len(generated) > 3 else len(generated)
+    parts, gaps = [], []
+    for start in range(0, len(generated), num_rows):
+        rows = slice(start, start + num_rows)
+        parts.append(make_grid(generated[rows], 1, ["generated"], captions=[""] * len(generated[rows])))
+        tiles = [tile for row in neighbours[rows] for tile in row]
+        below = [caption for row in captions[rows] for caption in row]
+        parts.append(make_grid(tiles, num_neighbours, ordinals, captions=below))
+        gaps += [8, 28]
+    lefts = np.cumsum([0, *(part.width + gap for part, gap in zip(parts, gaps, strict=True))])
+    whole = Image.new("RGB", (int(lefts[-1]) - gaps[-1], parts[0].height), "white")
+    for part, left in zip(parts, lefts[:-1], strict=True):
+        whole.paste(part, (int(left), 0))
+    return whole

@@ -1,6 +1,7 @@
-"""TODO src/ddpm_cars/figures/style.py."""
+"""The one style of all plots: panels, lines, numbers on axes, and names at the ends of curves."""
 
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,58 +13,83 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK = "#2b2b2b"
+INK = "#2b2b2b"
 
-_FAINT = "#6b6b6b"
+FAINT = "#6b6b6b"
+
+_RULE = "#9a9a9a"
 
 # Told apart with every kind of colour vision, and dark enough to write with.
-_COLOURS = ("#27548a", "#7d1538", "#118866", "#3a98e8", "#cc66aa", "#99921a", "#775500")
+COLOURS = ("#27548a", "#7d1538", "#118866", "#3a98e8", "#cc66aa", "#99921a", "#775500")
 
-_MARKERS = "osD^vPX"
+MARKERS = "osD^vPX"
 
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (1.5, 1.5)))
 
 
-def _figure(num_panels: int, num_labels: int = 0) -> tuple["Figure", list["Axes"]]:
-    """Return panels side by side, high enough for so many names of curves."""
+def make_figure(
+    num_panels: int = 1, num_labels: int = 0, size: tuple[float, float] | None = None
+) -> tuple["Figure", list["Axes"]]:
+    """Return a figure with panels side by side.
+
+    Args:
+        num_panels: How many, 1 or 2.
+        num_labels: Names of curves that must fit beside a panel, one below the other.
+        size: Width and height in inches; None goes by the two numbers.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    size = (9.6 if num_panels == 2 else 7.2, max(3.6, 0.8 + 0.19 * num_labels))
+    size = size or (9.6 if num_panels == 2 else 7.2, max(3.6, 0.8 + 0.19 * num_labels))
     figure = Figure(figsize=size, dpi=180, layout="constrained")
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(1, num_panels, squeeze=False)[0])
     for axes in panels:
-        axes.grid(color="#ececec", linewidth=0.7)
+        axes.grid(color=_RULE, alpha=0.2, linewidth=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color("#9a9a9a")
-        axes.tick_params(which="both", color="#9a9a9a", labelcolor=_INK, labelsize="small")
+        axes.spines[["left", "bottom"]].set_color(_RULE)
+        axes.tick_params(which="both", color=_RULE, labelcolor=INK, labelsize="small")
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set(color=INK, fontsize="small")
     return figure, panels
 
 
-def _finish(figure: "Figure", path: str | Path) -> Path:
+def save_figure(figure: "Figure", path: str | Path) -> Path:
+    """Write a figure as a PNG file, with the titles of its panels on the left, and return `path`.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
     for axes in figure.axes:
-        axes.set_title(axes.get_title(), loc="left", fontsize="medium", color=_INK)
+        axes.set_title(axes.get_title(), loc="left", fontsize="medium", color=INK)
         axes.set_title("")
-        for label in (axes.xaxis.label, axes.yaxis.label):
-            label.set(color=_INK, fontsize="small")
     path = Path(path)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
     return path
 
 
-def _line_style(colour: int, dash: int = 0) -> dict[str, Any]:
+def figure_to_svg(figure: "Figure") -> str:
+    """Return a figure as an `<svg>` element, transparent, with the colour of the text around it in place of INK."""
+    buffer = StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    # The head of a file is not allowed inside of a page.
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor")
+
+
+def line_style(colour: int, dash: int = 0) -> dict[str, Any]:
+    """Return the options of a line by the numbers of its colour and its dashes, which start anew at their ends."""
     return {
-        "color": _COLOURS[colour % len(_COLOURS)],
+        "color": COLOURS[colour % len(COLOURS)],
         "linestyle": _DASHES[dash % len(_DASHES)],
         "linewidth": 1.6,
     }
 
 
-def _plain_numbers(axes: "Axes") -> None:
-    """Write 20 and 50 on a logarithmic axis, not powers of ten, and 2 and 5 only where there is room for them."""
+def plain_numbers(axes: "Axes") -> None:
+    """Write 20 and 50 on a logarithmic y axis, not powers of ten, and 2 and 5 only where there is room for them."""
     from matplotlib.ticker import LogLocator
 
     low, high = axes.get_ylim()
@@ -72,11 +98,18 @@ def _plain_numbers(axes: "Axes") -> None:
         set_formatter("{x:g}")
 
 
-def _label_ends(axes: "Axes", ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write the names of curves right of the axes, each with a hairline to the (x, y) where its curve ends."""
-    gap = min(0.065, 1 / len(ends))
+def label_ends(axes: "Axes", ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write the names of curves right of the axes, each with a hairline to the end of its curve.
+
+    Args:
+        axes: Where the curves are, with scales and limits set.
+        ends: For every curve x and y of its end, its name, and its colour; there may be none.
+    """
+    # The limits of axes are brought up to date when they are asked for.
+    axes.get_xlim(), axes.get_ylim()
     heights = [float(axes.transLimits.transform(axes.transScale.transform((x, y)))[1]) for x, y, _, _ in ends]
-    for (x, y, text, colour), height in zip(ends, _spread(heights, gap), strict=True):
+    gap = min(0.065, 1 / max(1, len(ends)))
+    for (x, y, text, colour), height in zip(ends, spread(heights, gap), strict=True):
         hairline = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2}
         axes.annotate(
             text, (x, y), (1.03, height), textcoords="axes fraction", color=colour, fontsize="small", va="center",
@@ -84,7 +117,7 @@ def _label_ends(axes: "Axes", ends: Sequence[tuple[float, float, str, str]]) -> 
         )  # fmt: skip
 
 
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
+def spread(heights: Sequence[float], gap: float) -> list[float]:
     """Move heights into 0 to 1, and as little as leaves `gap` between any two: neighbours spread about their mean."""
     order = np.argsort(heights, kind="stable")
     runs: list[list[float]] = []

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ddpm_cars.errors import RunError, UserError
@@ -43,23 +43,3 @@ def gathered(num_rows: int, work: Callable[[range], Any]) -> list[Any]:
     share = -(-num_rows // state.num_processes)
     rows = range(min(state.process_index * share, num_rows), min((state.process_index + 1) * share, num_rows))
     return [part for part in together(lambda: work(rows), here=len(rows) > 0) if part is not None]
-
-
-class Processes:
-    """All processes that Accelerate has started, each of which makes the same calls in the same order.
-
-    Args:
-        accelerator: Knows them.
-    """
-
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
-        self.is_main = accelerator.is_main_process
-
-    def gathered(self, num_rows: int, work: Callable[[range], Any]) -> list[Any]:
-        """Return what `gathered` returns."""
-        return gathered(num_rows, work)
-
-    def agreed(self, decide: Callable[[], Any]) -> Any:
-        """Return what `decide` returns on the main process, on all of them."""
-        return on_main(decide)

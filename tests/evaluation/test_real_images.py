@@ -11,9 +11,9 @@ import yaml
 
 from ddpm_cars.config.commands import CalibrateConfig, EvaluateConfig
 from ddpm_cars.errors import UserError
-from ddpm_cars.evaluation import real_pictures as references
+from ddpm_cars.evaluation import real_images as references
 from ddpm_cars.evaluation.features import load_extractor
-from ddpm_cars.evaluation.real_pictures import compared_pixels, features_path, load_real_pictures, mirrored
+from ddpm_cars.evaluation.real_images import compared_pixels, features_path, load_real_images, mirrored
 from ddpm_cars.runs.pictures_of_run import check_held_out, with_pictures_of_run
 from ddpm_cars.toy_cars.dataset import write_toy_cars
 
@@ -134,18 +134,18 @@ def test_without_a_word_on_pictures_there_is_one_line_that_asks_for_them(tmp_pat
 
 
 def test_floor_and_reference_are_different_pictures_and_held_out_ones_are_in_neither(config: EvaluateConfig):
-    real = load_real_pictures(config, 8, 3, ())
+    real = load_real_images(config, 8, 3, ())
     assert len(real.training.images) == 90
     assert len(real.held_out.images) == 8
     assert sorted(real.order.tolist()) == list(range(90))
     assert not set(real.held_out.digests.tolist()) & set(real.training.digests.tolist())
     assert real.labels is None
-    other = load_real_pictures(replace(config, seed=1), 8, 3, ())
+    other = load_real_images(replace(config, seed=1), 8, 3, ())
     assert other.order.tolist() != real.order.tolist()
 
 
 def test_without_a_held_out_split_all_pictures_are_training_pictures(config: EvaluateConfig):
-    real = load_real_pictures(replace(config, validation_split=None), 8, 1, ())
+    real = load_real_images(replace(config, validation_split=None), 8, 1, ())
     assert real.held_out is None
     assert real.training.images.shape == (98, 8, 8, 1)
 
@@ -157,47 +157,47 @@ def test_drawn_pictures_have_the_classes_of_real_ones(config: EvaluateConfig, tm
             path.rename(tmp_path / "classes" / name / f"{i}.png")
         (tmp_path / "classes" / name / "train").rmdir()
     folder = replace(config, train_data_dir=str(tmp_path / "classes"), validation_split=None)
-    real = load_real_pictures(folder, 8, 3, ("green", "red"))
+    real = load_real_images(folder, 8, 3, ("green", "red"))
     counts = np.bincount(real.labels)
     assert counts.sum() == 40
     assert 18 <= counts[1] <= 35
     np.testing.assert_array_equal(real.labels, real.training.labels[real.order[:40]])
     with pytest.raises(UserError, match=r"has the classes green, red, and the model has blue, red"):
-        load_real_pictures(folder, 8, 3, ("blue", "red"))
+        load_real_images(folder, 8, 3, ("blue", "red"))
 
 
 def test_too_few_pictures_are_named_with_the_number_that_would_do(config: EvaluateConfig):
     with pytest.raises(UserError, match=r"num_images is 46, which takes 92 .* has 90: lower num_images to 45"):
-        load_real_pictures(replace(config, num_images=46), 8, 3, ())
+        load_real_images(replace(config, num_images=46), 8, 3, ())
 
 
 @pytest.mark.parametrize(("split", "num_drawn"), [(None, 45), ("train[:81]", 40)])
 def test_half_of_the_pictures_are_drawn_where_no_number_is_given(
     config: EvaluateConfig, split: str | None, num_drawn: int
 ):
-    real = load_real_pictures(replace(config, split=split, num_images=None), 8, 3, ())
+    real = load_real_images(replace(config, split=split, num_images=None), 8, 3, ())
     assert real.num_floor_images == num_drawn
 
 
 def test_no_more_than_2000_are_drawn_unasked(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch):
     assert references._MAX_UNASKED_IMAGES == 2000
     monkeypatch.setattr(references, "_MAX_UNASKED_IMAGES", 41)
-    assert load_real_pictures(replace(config, num_images=None), 8, 3, ()).num_floor_images == 41
-    assert load_real_pictures(replace(config, num_images=43), 8, 3, ()).num_floor_images == 43
+    assert load_real_images(replace(config, num_images=None), 8, 3, ()).num_floor_images == 41
+    assert load_real_images(replace(config, num_images=43), 8, 3, ()).num_floor_images == 43
 
 
 @pytest.mark.parametrize("num_images", [40, 2000, None])
 def test_a_set_that_is_too_small_for_any_number_is_told_what_is_needed(config: EvaluateConfig, num_images: int | None):
     small = replace(config, split="train[:64]", num_images=num_images)
     with pytest.raises(UserError, match=r"has 64 images; an evaluation needs 80 or more") as failed:
-        load_real_pictures(small, 8, 3, ())
+        load_real_images(small, 8, 3, ())
     assert "lower" not in str(failed.value)
 
 
 def test_one_held_out_picture_is_too_few_for_an_error(config: EvaluateConfig, tmp_path: Path):
     write_toy_cars(tmp_path / "lone", 90, 1, 8)
     with pytest.raises(UserError, match=r"validation_split test of .*lone has 1 image; it takes 2 or more"):
-        load_real_pictures(replace(config, train_data_dir=str(tmp_path / "lone")), 8, 3, ())
+        load_real_images(replace(config, train_data_dir=str(tmp_path / "lone")), 8, 3, ())
 
 
 def test_features_are_kept_under_the_contents_of_pictures_and_extractor():

@@ -24,7 +24,7 @@ _MAX_UNASKED_IMAGES = 2000
 
 
 @dataclass(frozen=True, eq=False)
-class RealPictures:
+class RealImages:
     """What a model was trained on, and perhaps what it was not.
 
     Attributes:
@@ -45,9 +45,9 @@ class RealPictures:
         return None if self.training.labels is None else self.training.labels[self.order[: self.num_floor_images]]
 
 
-def load_real_pictures(
+def load_real_images(
     config: EvaluateConfig, resolution: int, num_channels: int, class_names: tuple[str, ...]
-) -> RealPictures:
+) -> RealImages:
     """Decode the images that `config` names, as `load_pictures` does.
 
     Args:
@@ -85,7 +85,7 @@ def load_real_pictures(
             split = config.validation_split
             raise UserError(f"validation_split {split} of {source} has 1 image; it takes 2 or more")
     order = np.random.default_rng(config.seed).permutation(n)
-    return RealPictures(training, held_out, order, num_images)
+    return RealImages(training, held_out, order, num_images)
 
 
 def features_path(extractor: Extractor, pictures_sha256: str, cache_dir: str | None) -> Path:
