@@ -3,27 +3,21 @@
 import shutil
 import tarfile
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from ddpm_cars.data.shards import Decoder, Shards, _class_names, measure, open_shards
+from ddpm_cars.data.shards import Shards, _class_names, open_shards
 from ddpm_cars.errors import UserError
 from tests.support.streaming_helpers import (
-    BAD,
     KINDS,
     NUM_IMAGES,
     SHARDS,
-    SIZE,
     add_file,
     declare_classes,
     make_config,
-    pixels,
     png,
     write_shard,
     write_shards,
@@ -42,16 +36,6 @@ def folder(tmp_path: Path, kind: str) -> Path:
 
 def open_folder(folder: Path, **changes: object) -> Shards:
     return open_shards(make_config(folder, **changes), changes.get("split", "train"))
-
-
-def decode(folder: Path, num_channels: int = 3, **changes: object) -> list:
-    """Read all rows, and return what decoding gives."""
-    shards = open_folder(folder, **changes)
-    rows, decoder = list(shards.every_row()), Decoder(make_config(folder, **changes), num_channels, shards)
-    for row in rows:
-        decoder(row)
-    assert {row.image for row in rows} == {None}
-    return [row.result for row in rows]
 
 
 def test_all_rows_are_there_in_the_order_of_names(folder: Path, kind: str):
@@ -78,30 +62,6 @@ def test_a_shard_is_read_from_every_row_on(folder: Path):
     rows = list(shards.rows(2))
     for i, row in enumerate(rows):
         assert list(shards.rows(2, row.number, row.seek)) == rows[i:]
-
-
-@pytest.mark.parametrize("num_channels", [1, 3])
-def test_pictures_are_brought_to_size_as_the_config_says(tmp_path: Path, kind: str, num_channels: int):
-    file = BytesIO()
-    image = Image.new("RGBA", (16, 8), (255, 0, 0, 255))
-    image.paste((0, 0, 0, 0), (8, 0, 16, 8))
-    image.save(file, "PNG")
-    write_shard(tmp_path / "wide", kind, 0, [file.getvalue()], [0])
-    [pixels] = decode(tmp_path / "wide", num_channels, resize="pad", background="blue")
-    assert pixels.shape == (SIZE, SIZE, num_channels)
-    red, blue = ([255, 0, 0], [0, 0, 255]) if num_channels == 3 else ([76], [29])
-    assert [pixels[0, 0].tolist(), pixels[4, 1].tolist(), pixels[4, 6].tolist()] == [blue, red, blue]
-
-
-def test_what_cannot_be_decoded_has_a_reason(tmp_path: Path, kind: str):
-    results = decode(write_shards(tmp_path / "data", kind, BAD, {9: None}))
-    reasons = {n: result for n, result in enumerate(results) if isinstance(result, str)}
-    assert set(reasons) == {*BAD, 9}
-    assert "not an image" in reasons[3]
-    assert reasons[8] == reasons[15] == "holds no image"
-    assert reasons[9] == "its class is None, not one of 22"
-    good = [n for n in range(NUM_IMAGES) if n not in reasons]
-    np.testing.assert_array_equal(np.stack([results[n] for n in good]), pixels(good))
 
 
 def cut(path: Path) -> None:
@@ -216,8 +176,6 @@ def test_what_does_not_fit_together_is_named(folder: Path, tmp_path: Path):
         with pytest.raises(UserError, match=words) as error:
             open_folder(place, **changes)
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="4 channels"):
-        Decoder(make_config(folder), 4, open_folder(folder))
 
 
 def test_archives_with_several_pictures_to_a_sample_need_a_choice(tmp_path: Path):
@@ -239,12 +197,3 @@ def test_the_only_column_of_pictures_needs_no_name(tmp_path: Path):
     assert [row.image for row in open_folder(path.parent, class_conditional=False).every_row()] == [png(7)]
     with pytest.raises(UserError, match="no column 'painting'"):
         open_folder(path.parent, class_conditional=False, image_column="painting")
-
-
-def test_costs_are_measured(folder: Path, tmp_path: Path, kind: str):
-    costs = measure(make_config(folder), 3, num_images=10)
-    assert costs["bytes_per_image"] == sum(len(png(n)) for n in range(10)) / 10
-    assert costs["decode_milliseconds_per_image"] > 0
-    write_shard(tmp_path / "hollow", kind, 0, [b""], [0])
-    with pytest.raises(UserError, match="hold no images"):
-        measure(make_config(tmp_path / "hollow"), 3)

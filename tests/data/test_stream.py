@@ -1,7 +1,6 @@
 """Batches out of shards: which rows they hold, where they go on, and what happens to what is bad."""
 
 import itertools
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ddpm_cars.data.stream import ShardStream, first_pictures
+from ddpm_cars.data.stream import ShardStream
 from ddpm_cars.errors import UserError
 from ddpm_cars.toy_cars.painting import draw_car
 from tests.support.streaming_helpers import (
@@ -366,28 +365,3 @@ def test_shards_without_rows_are_passed_over_and_only_such_are_an_error(open_str
     write_shard(tmp_path / "data", "parquet", 1, [png(0), png(1)], [0, 1])
     labels = [labels for _, labels in draw([open_stream(tmp_path / "data", 2)], range(4))]
     assert all(sorted(lane) == [0, 0, 1, 1] for lane in np.stack(labels).T.tolist())
-
-
-def test_the_first_pictures_of_a_split_come_in_the_order_of_the_files(folder: Path, kind: str):
-    write_shards(folder, kind, BAD)
-    for path in list(folder.iterdir()):
-        shutil.copy(path, path.with_name(path.name.replace("train", "test")))
-    config = make_config(folder, **LENIENT)
-    images, labels = first_pictures(config, 3, "test", 8)
-    assert labels.tolist() == [0, 1, 2, 4, 5, 6, 7, 9]
-    np.testing.assert_array_equal(images, pixels(labels))
-    assert first_pictures(make_config(folder, class_conditional=False, **LENIENT), 1, "test", 3)[1] is None
-    assert len(first_pictures(config, 3, "test", 100)[0]) == NUM_IMAGES - len(BAD)
-    with pytest.raises(UserError, match="1 of the first 4 images cannot be used"):
-        first_pictures(make_config(folder, max_bad_images_fraction=0.0), 3, "test", 8)
-    with pytest.raises(UserError, match="no split 'validation'"):
-        first_pictures(config, 3, "validation", 8)
-
-
-def test_the_first_pictures_have_the_classes_of_the_training_split(tmp_path: Path, kind: str):
-    folder = tmp_path / "data"
-    path = write_shard(folder, kind, 0, [png(0)], [2])
-    shutil.copy(path, folder / path.name.replace("train", "test"))
-    write_shard(folder, kind, 0, [png(0)], [1])
-    with pytest.raises(UserError, match="split test has the classes 0, 1, 2, and train has 0, 1; they must be"):
-        first_pictures(make_config(folder), 3, "test", 1)

@@ -1,129 +1,46 @@
-"""Shards of images: which ones a split has, what their columns are, and their rows from any one on.
+"""The shards of a split: their names, their columns, their classes and their rows.
 
-A shard is a Parquet file, whose images are bytes in a column, or a WebDataset archive, a tar in which the files of
-a sample lie side by side and differ in the suffix of their names, which is the column.
+A shard is a Parquet file or a WebDataset archive; `readers` knows the two formats.
 """
 
 import hashlib
-import itertools
 import json
 import os
 import re
-import tarfile
-import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from datasets.exceptions import DatasetNotFoundError
-from datasets.utils.file_utils import xopen
 from fsspec.core import url_to_fs
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.dataset import find_image_column
-from ddpm_cars.data.decoding import PictureError, decode_image, resize_image
+from ddpm_cars.data.readers import READERS, columns_of, shard_errors
 from ddpm_cars.errors import UserError
 
 _NUM_THREADS = 16
-
-# The share of bad images is one of at least so many.
-_MIN_READ = 1000
 
 _MAX_CLASSES = 100_000
 
 _TAR_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 
-_TAR_MEMBER = re.compile(r"((?:.*/|)[^./]+)[.]([^/]*)")
-
-_MAX_TAR_PADDING = 1 << 20
-
-
-def _parquet_rows(path: str, columns: Sequence[str], start: int) -> Iterator[tuple[int, list[Any]]]:
-    """Yield (number, values of the columns) of every row from `start` on; row groups before it are not read."""
-    # Without a buffer, a column of a whole row group is read at once.
-    with xopen(path, "rb") as raw, pq.ParquetFile(raw, buffer_size=1 << 20) as file:
-        missing = [column for column in columns if column not in file.schema_arrow.names]
-        if missing:
-            raise UserError(f"{path} has no column {missing[0]!r}; it has {file.schema_arrow.names}")
-        number = 0
-        for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group).num_rows
-            if number + size <= start:
-                number += size
-                continue
-            for batch in file.iter_batches(64, row_groups=[group], columns=[*columns], use_threads=False):
-                values = [batch.column(column) for column in columns]
-                values = [pc.struct_field(v, "bytes") if pa.types.is_struct(v.type) else v for v in values]
-                for i in range(max(start - number, 0), len(batch)):
-                    yield number + i, [value[i].as_py() for value in values]
-                number += len(batch)
-
-
-def _tar_samples(path: str, wanted: Sequence[str], start: int) -> Iterator[tuple[int, dict[str, bytes | None]]]:
-    """Yield (first byte, fields) of every sample from byte `start` on; only the `wanted` fields are read."""
-    key, begin = None, start
-    fields: dict[str, bytes | None] = {}
-    with xopen(path, "rb") as file:
-        file.seek(start)
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                # It remembers every member that it has seen.
-                tar.members = []  # type: ignore[attr-defined]
-                name = _TAR_MEMBER.fullmatch(member.name)
-                if name is None or not member.isreg() or os.path.basename(member.name).startswith("__"):
-                    continue
-                if name[1] != key:
-                    if fields:
-                        yield begin, fields
-                    key, begin, fields = name[1], member.offset, {}
-                if name[2] in fields:
-                    raise tarfile.ReadError(f"{member.name} is there twice")
-                fields[name[2]] = None
-                if name[2] in wanted:
-                    file.seek(member.offset_data)
-                    fields[name[2]] = file.read(member.size)
-            if fields:
-                yield begin, fields
-            # Damage is taken for the end, but behind the end are zeros only, and not many.
-            file.seek(tar.offset)
-            rest = file.read(_MAX_TAR_PADDING + 1)
-            if len(rest) > _MAX_TAR_PADDING or rest.strip(b"\0"):
-                raise tarfile.ReadError(f"at byte {tar.offset} no file begins")
-
-
-def _tar_rows(path: str, columns: Sequence[str], start: int) -> Iterator[tuple[int, list[Any]]]:
-    for begin, fields in _tar_samples(path, columns, start):
-        yield begin, [fields.get(column) for column in columns]
-
-
-_READERS = {"parquet": _parquet_rows, "webdataset": _tar_rows}
-
-
-@contextmanager
-def _reading(path: str) -> Iterator[None]:
-    """Name the shard in what goes wrong while it is read."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, tarfile.TarError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read: {reason}; replace or remove it") from error
-
 
 @dataclass
 class Row:
-    """A sample: the `number` it has in its shard, what a reader finds it by, and what decoding gave.
+    """A sample.
 
-    That is uint8 (H, W, C), or the reason why there are no pixels.
+    Attributes:
+        shard: Number of its shard.
+        number: Its number in the shard.
+        seek: The place from which a reader can read it.
+        image: The bytes of its image; None if it has none, or once it is decoded.
+        label: Its class; None without one.
+        result: What decoding gave: uint8 (H, W, C), or the reason why there are no pixels.
     """
 
     shard: int
@@ -136,7 +53,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Shards:
-    """The shards of a split, sorted by name, and what is read of them."""
+    """The shards of a split, sorted by name.
+
+    Attributes:
+        kind: A key of `READERS`.
+        paths: Where they are.
+        names: What they are called in messages and in the identity of a run.
+        fingerprint: The hash of dataset, split, and names and sizes of the shards.
+        image_column: The column of images.
+        label_column: The column of classes, None without classes.
+        class_names: The names of the classes; the digits where they have none, empty without classes.
+    """
 
     kind: str
     paths: tuple[str, ...]
@@ -147,11 +74,11 @@ class Shards:
     class_names: tuple[str, ...] = ()
 
     def _values(self, shard: int, columns: Sequence[str], seek: int = 0) -> Generator[tuple[int, list[Any]]]:
-        with _reading(self.paths[shard]):
-            yield from _READERS[self.kind](self.paths[shard], columns, seek)
+        with shard_errors(self.paths[shard]):
+            yield from READERS[self.kind](self.paths[shard], columns, seek)
 
     def rows(self, shard: int, number: int = 0, seek: int = 0) -> Generator[Row]:
-        """Yield the rows of a shard from one on, which has this `number` and `seek`.
+        """Yield the rows of a shard, beginning with the row that has this `number` and `seek`.
 
         Raises:
             UserError: If the shard cannot be read.
@@ -180,7 +107,7 @@ class Shards:
 
 
 def _as_label(value: Any) -> int | None:
-    # Parquet holds integers, an archive their digits.
+    # A Parquet file holds integers, and an archive holds their digits.
     try:
         return None if value is None else int(value)
     except ValueError:
@@ -202,7 +129,7 @@ def open_shards(config: TrainingConfig, split: str | None) -> Shards:
     except (DatasetNotFoundError, datasets.data_files.EmptyDatasetError, OSError, ValueError) as error:
         raise UserError(f"no shards can be read from {source}: {' '.join(str(error).split())}") from error
     kind = builder.name
-    if kind not in _READERS:
+    if kind not in READERS:
         raise UserError(
             f"{source} is read by {kind!r}; streaming reads Parquet files and WebDataset archives: drop "
             "--streaming, or pack the images into such shards"
@@ -211,12 +138,12 @@ def open_shards(config: TrainingConfig, split: str | None) -> Shards:
     if split not in files:
         raise UserError(f"{source} has no split {split!r}; streaming reads one of {[str(name) for name in files]}")
     paths = tuple(sorted(files[split]))
-    # On the Hub, what stands before the path names a commit, which may have left the shards as they were.
+    # On the Hub, a path begins with a commit, which may have left the shards as they were.
     names = [os.path.relpath(p, source) if local else re.sub("^hf://[^@]*@[^/]*/", "", p) for p in paths]
     sizes = [fs.size(inside) for fs, inside in map(url_to_fs, paths)]
     identity = [None if local else source, config.dataset_config_name, split, names, sizes]
     fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    columns = _columns_of(kind, paths[0])
+    columns = columns_of(kind, paths[0])
     shards = Shards(kind, paths, tuple(names), fingerprint, _find_image_column(config, kind, columns))
     if not config.class_conditional:
         return shards
@@ -224,16 +151,6 @@ def open_shards(config: TrainingConfig, split: str | None) -> Shards:
     declared = {**columns, **(builder.info.features or {})}[column]
     shards = replace(shards, label_column=column)
     return replace(shards, class_names=_class_names(shards, declared))
-
-
-def _columns_of(kind: str, path: str) -> dict[str, Any]:
-    """Return the columns of a shard with their types, of an archive without."""
-    with _reading(path):
-        if kind == "webdataset":
-            samples = itertools.islice(_tar_samples(path, (), 0), 5)
-            return {name: None for _, fields in samples for name in fields}
-        with xopen(path, "rb") as raw, pq.ParquetFile(raw) as file:
-            return dict(datasets.Features.from_arrow_schema(file.schema_arrow))
 
 
 def _find_image_column(config: TrainingConfig, kind: str, columns: dict[str, Any]) -> str:
@@ -262,7 +179,7 @@ def _find_label_column(config: TrainingConfig, kind: str, columns: dict[str, Any
 
 
 def _class_names(shards: Shards, declared: Any) -> tuple[str, ...]:
-    """Take the declared names; where classes are only numbers, all of them have to be looked at."""
+    """Return the declared names of the classes. If classes are only numbers, all of them have to be read."""
     column = shards.label_column
     if isinstance(declared, datasets.ClassLabel):
         return tuple(declared.names)
@@ -279,90 +196,3 @@ def _class_names(shards: Shards, declared: Any) -> tuple[str, ...]:
         span = f"numbers from {min(found)} to {max(found)}" if found else "no integers"
         raise UserError(f"column {column!r} holds {span}; classes are numbered from 0 to {_MAX_CLASSES - 1} at most")
     return tuple(str(number) for number in range(max(found) + 1))
-
-
-class Decoder:
-    """Turns what a row holds into pixels."""
-
-    def __init__(self, config: TrainingConfig, num_channels: int, shards: Shards):
-        if num_channels not in (1, 3):
-            raise UserError(f"the network takes {num_channels} channels; images can be given to one with 1 or 3")
-        self.config = config
-        self.mode = "RGB" if num_channels == 3 else "L"
-        self.shape = (config.resolution, config.resolution, num_channels)
-        self.num_classes = None if shards.label_column is None else len(shards.class_names)
-
-    def __call__(self, row: Row) -> None:
-        """Set the row's result and let go of its bytes."""
-        row.result, row.image = self._decode(row), None
-
-    def _decode(self, row: Row) -> np.ndarray | str:
-        if not row.image:
-            return "holds no image"
-        if self.num_classes is not None and (row.label is None or not 0 <= row.label < self.num_classes):
-            return f"its class is {row.label}, not one of {self.num_classes}"
-        config = self.config
-        try:
-            image = decode_image(row.image, self.mode, config.background)
-        except PictureError as error:
-            return str(error)
-        square = resize_image(image, config.resolution, config.resize, config.background)
-        return np.asarray(square).reshape(self.shape)
-
-
-class BadImages:
-    """What could not be used so far, each image once, and whether it is too much."""
-
-    def __init__(self, shards: Shards, max_fraction: float):
-        self.shards = shards
-        self.max_fraction = max_fraction
-        self.reasons: dict[str, str] = {}
-        self.num_read = self.num_bad = 0
-
-    def add(self, num_read: int, bad: Sequence[Row]) -> None:
-        """Count images that were read, of which some are bad.
-
-        Raises:
-            UserError: If the bad ones are more than the allowed share of all, or of 1000 while there are fewer.
-        """
-        self.num_read += num_read
-        self.num_bad += len(bad)
-        self.reasons.update((f"{self.shards.names[row.shard]}, row {row.number}", str(row.result)) for row in bad)
-        if self.num_bad > self.max_fraction * max(self.num_read, _MIN_READ):
-            first = "; ".join(f"{path} ({reason})" for path, reason in itertools.islice(self.reasons.items(), 5))
-            raise UserError(
-                f"{self.num_bad} of the first {self.num_read} images cannot be used, more than "
-                f"max_bad_images_fraction, {self.max_fraction}, allows: {first}; mend them or raise it"
-            )
-
-
-def measure(config: TrainingConfig, num_channels: int, num_images: int = 256) -> dict[str, float]:
-    """Measure what the first images of the split cost.
-
-    Args:
-        config: Names the data set, and how images become squares.
-        num_channels: 3 for colour, 1 for grey.
-        num_images: How many images are tried, at most.
-
-    Returns:
-        `bytes_per_image`, as stored, and `decode_milliseconds_per_image`, on one core.
-
-    Raises:
-        UserError: If there are no such shards, or they begin without an image.
-    """
-    shards = open_shards(replace(config, class_conditional=False), config.split)
-    decode = Decoder(config, num_channels, shards)
-    rows = list(itertools.islice(shards.every_row(), num_images))
-    num_bytes = sum(len(row.image or b"") for row in rows)
-    if num_bytes == 0:
-        raise UserError(
-            f"the first shards of {config.dataset_name} hold no images; where they hold paths, write them with the "
-            "bytes of the files instead"
-        )
-    start = time.perf_counter()
-    for row in rows:
-        decode(row)
-    return {
-        "bytes_per_image": num_bytes / len(rows),
-        "decode_milliseconds_per_image": 1000 * (time.perf_counter() - start) / len(rows),
-    }

@@ -1,16 +1,11 @@
-"""Images out of shards while a run trains, for data larger than a machine, from a position that resumes exactly.
+"""Images from shards while a run trains, for data larger than a machine, from a position that resumes exactly.
 
-The shards of a split are shuffled anew for every epoch, and the epochs, one behind another, are dealt like cards: of L
-lanes, lane l reads shards l, l + L, l + 2 L ... of that endless sequence, and fills the same rows of every global
-batch. A shard is read from front to back in windows of `shuffle_window_images` rows, each shuffled in itself. So a
-batch is a function of (seed, step, row) and of the data, however many processes and threads share the work, and a few
-numbers say where a lane stands.
+Lanes are read side by side, and each of them fills the same rows of every global batch. So a batch is a function of
+(seed, step, row) and of the data, however many processes and threads share the work.
 """
 
 import itertools
-import logging
-from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
@@ -18,106 +13,18 @@ import numpy as np
 import torch
 
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.data.shards import BadImages, Decoder, Row, Shards, open_shards
+from ddpm_cars.data.lanes import MAX_BARREN, Lane, Place
+from ddpm_cars.data.row_decoding import BadImages, Decoder
+from ddpm_cars.data.shards import Row, open_shards
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.hardware import num_cores
-
-logger = logging.getLogger(__name__)
 
 _PREFETCH_STEPS = 2
 
 _MAX_THREADS = 16
 
-# A start reads one window for every lane: enough lanes to mix well, and more only where a batch is large.
+# The first step reads one window for every lane. So many lanes mix well; more of them are for large batches only.
 _ENOUGH_LANES, _ROWS_OF_A_LANE = 16, 16
-
-# A lane that meets so many bad images, or shards without rows, one after another, gives up.
-_MAX_IN_A_ROW = 1000
-
-
-def _permutation(length: int, *entropy: int) -> np.ndarray:
-    # Without its length, entropy would be the same as with zeros behind it.
-    sequence = np.random.SeedSequence([len(entropy), *entropy])
-    return np.random.Generator(np.random.PCG64(sequence)).permutation(length)
-
-
-class _Place(NamedTuple):
-    """Where a lane stands: before the row that has this place.
-
-    `turn` is how many shards the lane had before this one; `row` and `seek` are the number of the first row of the
-    window and what a reader finds it by; `offset` is how many of the shuffled rows come before.
-    """
-
-    turn: int = 0
-    row: int = 0
-    seek: int = 0
-    offset: int = 0
-
-
-class _Lane:
-    """An endless sequence of rows.
-
-    Args:
-        shards: What there is to read.
-        config: Has the seed and the size of a window.
-        lane: Number of the lane.
-        num_lanes: How many there are.
-        place: Where to begin.
-    """
-
-    def __init__(self, shards: Shards, config: TrainingConfig, lane: int, num_lanes: int, place: _Place):
-        self.shards = shards
-        self.seed, self.window_size = config.seed, config.shuffle_window_images
-        self.lane, self.num_lanes = lane, num_lanes
-        self._rows: deque[tuple[_Place, Row]] = deque()
-        self._reading = self._read(place)
-
-    def _read(self, place: _Place) -> Generator[list[tuple[_Place, Row]]]:
-        """Read on by one row at a time, and yield the shuffled window that it completes, or nothing."""
-        num_shards, barren = len(self.shards.paths), 0
-        for turn in itertools.count(place.turn):
-            epoch, position = divmod(self.lane + turn * self.num_lanes, num_shards)
-            shard = int(_permutation(num_shards, self.seed, epoch)[position])
-            rows: list[Row] = []
-            barren += 1
-            for one in self.shards.rows(shard, place.row, place.seek):
-                barren = 0
-                rows.append(one)
-                if len(rows) == self.window_size:
-                    yield self._shuffle(turn, epoch, rows)[place.offset :]
-                    place, rows = _Place(), []
-                else:
-                    yield []
-            if rows:
-                yield self._shuffle(turn, epoch, rows)[place.offset :]
-            if barren == _MAX_IN_A_ROW:
-                raise UserError(f"{barren} shards in a row hold no rows, such as {self.shards.paths[shard]}")
-            place = _Place()
-
-    def _shuffle(self, turn: int, epoch: int, rows: Sequence[Row]) -> list[tuple[_Place, Row]]:
-        first = rows[0]
-        order = _permutation(len(rows), self.seed, epoch, first.shard, first.number)
-        return [(_Place(turn, first.number, first.seek, offset), rows[i]) for offset, i in enumerate(order)]
-
-    def peek(self, ahead: int) -> Row:
-        """Return the row that comes so many after the next one."""
-        while len(self._rows) <= ahead:
-            self._rows += next(self._reading)
-        return self._rows[ahead][1]
-
-    def advance(self, num_rows: int) -> _Place:
-        """Use up some rows and return the place that is reached."""
-        for _ in range(num_rows):
-            self.peek(0)
-            self._rows.popleft()
-            # Reading at the pace of use spares a standstill between windows, and holds one of them in memory, not two.
-            self._rows += next(self._reading)
-        self.peek(0)
-        return self._rows[0][0]
-
-    def close(self) -> None:
-        """Let go of the open shard."""
-        self._reading.close()
 
 
 class _Step(NamedTuple):
@@ -176,9 +83,9 @@ class ShardStream:
         self._decoders = ThreadPoolExecutor(min(num_cores(), _MAX_THREADS), "shards-decode")
         self._bad = BadImages(self._shards, config.max_bad_images_fraction)
         self._steps: dict[int, _Step] = {}
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[int, Lane] = {}
         self._next = (0, 0)
-        self._begin(0, dict.fromkeys(self._wanted, _Place()))
+        self._begin(0, dict.fromkeys(self._wanted, Place()))
 
     @property
     def bad_images(self) -> list[dict[str, str]]:
@@ -242,7 +149,7 @@ class ShardStream:
                 f"the state has lanes {sorted(places)} at steps {sorted(steps)}, but the run has {self.num_lanes} "
                 "lanes; resume with the shards and the global batch size it had, and from the states of all processes"
             )
-        self._begin(steps.pop(), {lane: _Place(**places[lane]) for lane in self._wanted})
+        self._begin(steps.pop(), {lane: Place(**places[lane]) for lane in self._wanted})
 
     def close(self) -> None:
         """End the threads and close the files; nothing can be drawn any more."""
@@ -254,13 +161,13 @@ class ShardStream:
         for lane in self._lanes.values():
             lane.close()
 
-    def _begin(self, step: int, places: dict[int, _Place]) -> None:
+    def _begin(self, step: int, places: dict[int, Place]) -> None:
         futures = [future for ahead in self._steps.values() for future in ahead.lanes.values()]
         wait([future for future in futures if not future.cancel()])
         for lane in self._lanes.values():
             lane.close()
         self._steps.clear()
-        self._lanes = {n: _Lane(self._shards, self.config, n, self.num_lanes, place) for n, place in places.items()}
+        self._lanes = {n: Lane(self._shards, self.config, n, self.num_lanes, place) for n, place in places.items()}
         self._places = places
         self._next = (step, 0)
 
@@ -284,7 +191,7 @@ class ShardStream:
 
     def _fill(
         self, lane: int, images: list[np.ndarray], labels: list[np.ndarray | None]
-    ) -> tuple[_Place, int, list[Row]]:
+    ) -> tuple[Place, int, list[Row]]:
         """Put a lane's rows of a step in their places; return where it stands, how many were read and the bad ones."""
         source, wanted = self._lanes[lane], self._wanted[lane]
         fresh = [row for row in (source.peek(ahead) for ahead, _, _ in wanted) if row.result is None]
@@ -297,9 +204,9 @@ class ShardStream:
                 targets[i] = row.label
         return source.advance(self._lane_sizes[lane]), len(fresh), [r for r in fresh if isinstance(r.result, str)]
 
-    def _good_row(self, source: _Lane, ahead: int, fresh: list[Row]) -> Row:
+    def _good_row(self, source: Lane, ahead: int, fresh: list[Row]) -> Row:
         """Return the row that comes so many after the next one, or the first good one behind it."""
-        for further in range(ahead, ahead + _MAX_IN_A_ROW):
+        for further in range(ahead, ahead + MAX_BARREN):
             row = source.peek(further)
             if row.result is None:
                 self._decode(row)
@@ -307,48 +214,6 @@ class ShardStream:
             if not isinstance(row.result, str):
                 return row
         raise UserError(
-            f"{_MAX_IN_A_ROW} images in a row cannot be used, such as row {row.number} of "
+            f"{MAX_BARREN} images in a row cannot be used, such as row {row.number} of "
             f"{self.shards[row.shard]}: {row.result}; mend them"
         )
-
-
-def first_pictures(
-    config: TrainingConfig, num_channels: int, split: str, n: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read the first good images of a split, in the order of its shards; the bad ones before them are logged.
-
-    Args:
-        config: Names the data set, whose `split` the classes are of, and how images become squares.
-        num_channels: 3 for colour, 1 for grey.
-        split: The split to read.
-        n: How many images, at most.
-
-    Returns:
-        uint8 (images, H, W, C), and the classes, int64 (images,), or None without `class_conditional`.
-
-    Raises:
-        UserError: If there is no such split, it has other classes, no image in it can be used, or too many cannot.
-    """
-    shards = open_shards(config, split)
-    known = open_shards(config, config.split).class_names if config.class_conditional else ()
-    if known[: len(shards.class_names)] != shards.class_names:
-        raise UserError(
-            f"split {split} has the classes {', '.join(shards.class_names)}, and {config.split} has "
-            f"{', '.join(known)}; they must be the same"
-        )
-    decode, bad = Decoder(config, num_channels, shards), BadImages(shards, config.max_bad_images_fraction)
-    images, labels = [], []
-    for row in shards.every_row():
-        decode(row)
-        if isinstance(row.result, np.ndarray):
-            bad.add(1, [])
-            images.append(row.result)
-            labels.append(row.label)
-        else:
-            logger.warning("left out: %s, row %d (%s)", shards.names[row.shard], row.number, row.result)
-            bad.add(1, [row])
-        if len(images) == n:
-            break
-    if not images:
-        raise UserError(f"split {split} of {config.dataset_name} holds no image that can be used")
-    return np.stack(images), np.array(labels, np.int64) if config.class_conditional else None

@@ -5,7 +5,7 @@ from pathlib import Path
 from diffusers import UNet2DModel
 from torch.distributed.tensor import DTensor
 
-from ddpm_cars.data.shards import measure
+from ddpm_cars.data.row_decoding import measure
 from ddpm_cars.training.memory import activation_bytes_per_image
 from ddpm_cars.training.prepare import Setup
 

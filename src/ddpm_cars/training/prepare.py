@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.pictures import Pictures, load_pictures
+from ddpm_cars.data.row_decoding import first_pictures
 from ddpm_cars.data.shards import open_shards
-from ddpm_cars.data.stream import ShardStream, first_pictures
+from ddpm_cars.data.stream import ShardStream
 from ddpm_cars.errors import RunError, UserError
 from ddpm_cars.networks.compiled_layers import replace_layers
 from ddpm_cars.networks.seeded_dropout import RowSeeds, seed_dropout
