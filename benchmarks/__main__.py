@@ -7,6 +7,7 @@ Times of different runs, also on one machine, say nothing beside each other; the
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -33,19 +34,21 @@ def positive(text: str) -> int:
     return value
 
 
-def read_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Measure ddpm_cars beside stock diffusers, alternately.")
+def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; None is that of the process."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description="Measure ddpm_cars beside stock diffusers, alternately."
+    )
     suites = parser.add_subparsers(dest="suite", metavar="SUITE", required=True)
     for name, suite in SUITES.items():
         summary = str(suite.__doc__).splitlines()[0]
         options = suites.add_parser(
             name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
-        options.add_argument("--repeats", type=positive, default=suite.NUM_REPEATS, help="figures per median")
-        options.add_argument("--output_dir", type=Path, default=Path("runs"), help="for the JSON and Markdown files")
+        options.add_argument("--repeats", type=positive, default=suite.NUM_REPEATS, help="repeats")
+        options.add_argument("--output_dir", type=Path, default=Path("runs"), help="where results go")
         suite.add_arguments(options)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main() -> None:

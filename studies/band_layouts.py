@@ -2,11 +2,12 @@
 
     python -m studies.band_layouts --pretrained_model_name_or_path DIR --train_data_dir DIR
 
-Printed is the squared distance between the noise that every mode should get at each of ten steps and the noise of its
+It prints the squared distance between the noise that every mode should get at each of ten steps and the noise of its
 band, averaged over the modes and summed over the steps.
 """
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.pictures import training_samples
 from ddpm_cars.diffusion.denoiser import x_0_error
 from ddpm_cars.diffusion.frequency_bands import Bands, band_edges
+from ddpm_cars.diffusion.gaussian import posterior
 from ddpm_cars.scheduling_ddpm_cars import band_index
 
 NUM_IMAGES = 1024
@@ -25,9 +27,8 @@ STEPS = range(100, 1000, 100)
 
 def ideal_std(x_0_variance: np.ndarray, t: int, s: int, alpha_bar: np.ndarray) -> np.ndarray:
     """Return sigma of the step t -> s for a variance of x_0 given x_t (arXiv:2201.06503, theorem 1)."""
-    beta = 1 - alpha_bar[t] / alpha_bar[s]
-    beta_tilde = (1 - alpha_bar[s]) / (1 - alpha_bar[t]) * beta
-    return np.sqrt(beta_tilde + alpha_bar[s] * (beta / (1 - alpha_bar[t])) ** 2 * x_0_variance)
+    x_0_weight, _, beta_tilde = posterior(alpha_bar[t], alpha_bar[s])
+    return np.sqrt(beta_tilde + x_0_weight**2 * x_0_variance)
 
 
 def layouts(size: int) -> dict[str, np.ndarray]:
@@ -45,12 +46,19 @@ def band_means(values: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.stack([(np.bincount(index.ravel(), v.ravel()) / np.maximum(counts, 1))[index] for v in values])
 
 
+def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; None is that of the process."""
+    parser = argparse.ArgumentParser(
+        "python -m studies.band_layouts", description="Compare band layouts for the variance spectral on a model."
+    )
+    parser.add_argument("--pretrained_model_name_or_path", required=True, help="folder of the model")
+    parser.add_argument("--train_data_dir", required=True, help="folder of the images that it was trained on")
+    return parser.parse_args(argv)
+
+
 def main() -> None:
     """Measure the error of every mode, and print a row per layout."""
-    parser = argparse.ArgumentParser(description="Compare band layouts for the variance spectral.")
-    parser.add_argument("--pretrained_model_name_or_path", required=True)
-    parser.add_argument("--train_data_dir", required=True)
-    arguments = parser.parse_args()
+    arguments = read_arguments()
     unet = DDPMCarsPipeline.from_pretrained(arguments.pretrained_model_name_or_path).unet
     size = unet.config.sample_size
     config = ImageConfig(train_data_dir=arguments.train_data_dir, resolution=size)

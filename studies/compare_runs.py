@@ -8,15 +8,18 @@ A difference is the norm of the difference divided by the norm of the first, ove
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from ddpm_cars.runs.run_folder import RunFolder
+
 
 def newest_common_step(run: Path, other: Path) -> str:
     """Return the name of the newest checkpoint that both runs have."""
-    names = [{path.name for path in (folder / "checkpoints").glob("step-*")} for folder in (run, other)]
+    names = [{path.name for path in RunFolder(folder).checkpoints.glob("step-*")} for folder in (run, other)]
     common = names[0] & names[1]
     if not common:
         raise SystemExit(f"{run} has {sorted(names[0])} and {other} has {sorted(names[1])}: no step is in both")
@@ -37,22 +40,29 @@ def tensor_distance(file: Path, other: Path) -> float:
 def loss_distance(run: Path, other: Path, step: int) -> float:
     """Return the largest relative difference of the losses that both logged up to a step."""
     losses = [
-        {record["step"]: record["loss"] for record in json.loads((folder / "loss.json").read_text())}
+        {record["step"]: record["loss"] for record in json.loads(RunFolder(folder).loss.read_text())}
         for folder in (run, other)
     ]
     common = [s for s in losses[0] if s in losses[1] and s <= step]
     return max((abs(losses[1][s] - losses[0][s]) / abs(losses[0][s]) for s in common), default=math.nan)
 
 
+def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; None is that of the process."""
+    parser = argparse.ArgumentParser(
+        "python -m studies.compare_runs", description="Say how far apart two runs are at the newest step of both."
+    )
+    parser.add_argument("run", type=Path, help="output folder of a run")
+    parser.add_argument("other", type=Path, help="output folder of another")
+    return parser.parse_args(argv)
+
+
 def main() -> None:
     """Compare and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("other", type=Path)
-    arguments = parser.parse_args()
+    arguments = read_arguments()
     step = newest_common_step(arguments.run, arguments.other)
     print(f"| {step} | relative difference |\n|---|---|")
-    folder, other = (run / "checkpoints" / step for run in (arguments.run, arguments.other))
+    folder, other = (RunFolder(run).checkpoints / step for run in (arguments.run, arguments.other))
     with torch.inference_mode():
         for file in sorted(folder.glob("*.safetensors")):
             print(f"| {file.stem} | {tensor_distance(file, other / file.name):.1e} |")

@@ -1,7 +1,11 @@
-"""Put a trained model into the package, in half precision and measured: python -m studies.embed_pretrained RUN"""
+"""Put a trained model into the package, in half precision and measured.
 
+python -m studies.embed_pretrained RUN
+"""
+
+import argparse
 import shutil
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +15,7 @@ from ddpm_cars.cli import commands as cli
 from ddpm_cars.publishing.card import make_card
 from ddpm_cars.publishing.files import content_of, model_files, run_files
 from ddpm_cars.runs.model_folder import open_model_folder
+from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.files import atomic_path
 
 NAME = "toy-cars-32"
@@ -32,12 +37,24 @@ def halve(run: Path, folder: Path) -> None:
     pipeline = open_model_folder(run).pipeline
     pipeline.unet.to(torch.float16)
     pipeline.save_pretrained(folder)
-    for name in ("config.yaml", "training.json", "samples.png"):
-        shutil.copyfile(run / name, folder / name)
+    named = RunFolder(run)
+    for path in (named.settings, named.facts, named.samples):
+        shutil.copyfile(path, folder / path.name)
 
 
-def main(run: Path) -> None:
+def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; None is that of the process."""
+    parser = argparse.ArgumentParser(
+        "python -m studies.embed_pretrained",
+        description="Replace the model inside the package by that of a run, in half precision and measured.",
+    )
+    parser.add_argument("run", type=Path, help="output folder of the run; the recipe pretrained makes one")
+    return parser.parse_args(argv)
+
+
+def main() -> None:
     """Measure the rounded model, and replace the one inside the package by it."""
+    run = read_arguments().run
     # It stays beside the run, so that the same command goes on with what is not measured yet.
     folder = run / NAME
     halve(run, folder)
@@ -57,4 +74,4 @@ def main(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -4,7 +4,7 @@
         --output_dir runs/recipe
 
 The file names the runs. Each is timed for some steps, trained for as many as fit into the minutes, and measured. What
-is done is kept: the same command goes on.
+is done is kept: the same command continues.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.pictures import load_pictures
 from ddpm_cars.runs.load import load_pipeline
+from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.files import write_text
 from ddpm_cars.training.validation import HeldOut
 
@@ -35,16 +37,18 @@ _NUM_PILOT_STEPS = 40
 _PILOT = f"--max_train_steps {_NUM_PILOT_STEPS} --logging_steps 5 --num_validation_images 2 --save_images_steps null"
 
 
-def read_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Train several recipes for the same time each, and measure them.")
-    parser.add_argument("runs", type=Path, help="YAML file that names them")
-    parser.add_argument("--minutes", type=float, required=True, help="of training, for every run")
+def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; None is that of the process."""
+    parser = argparse.ArgumentParser(
+        "python -m studies.equal_time", description="Train several recipes for the same time each, and measure them."
+    )
+    parser.add_argument("runs", type=Path, help="YAML file that names the runs, such as those in studies/recipes")
+    parser.add_argument("--minutes", type=float, required=True, help="minutes of training for every run")
     parser.add_argument("--train_data_dir", required=True, help="folder with the splits train and test")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--names", nargs="+", help="of the runs; all if not given")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the runs and what is known of them")
+    parser.add_argument("--names", nargs="+", help="names of the runs to train; default: all of the file")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, of one thread each if there are several")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def common_eps_mse(folder: Path, train_data_dir: str) -> float:
@@ -76,7 +80,7 @@ def common_eps_mse(folder: Path, train_data_dir: str) -> float:
 
 def batch_size_of(folder: Path) -> int:
     """Return how many images a step of the run in a folder takes."""
-    return int(yaml.safe_load((folder / "config.yaml").read_text())["train_batch_size"])
+    return int(RunFolder(folder).read_settings()["train_batch_size"])
 
 
 def spent(history: list[dict[str, Any]], batch_size: int) -> dict[str, float]:
@@ -120,7 +124,7 @@ class EqualTime:
         write_text(path, json.dumps(self.known(name) | values, indent=1))
 
     def call(self, folder: Path, *command: str) -> None:
-        """Run a script for the run in a folder, and say where its output is if it fails."""
+        """Run Python with a command for the run in a folder, and say where its output is if it fails."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         log = folder.with_name(f"{folder.name}.log")
         with log.open("a", encoding="utf-8") as file:
@@ -133,11 +137,11 @@ class EqualTime:
 
     def train(self, run: dict[str, Any], folder: Path, more: str) -> list[dict[str, Any]]:
         """Train a run into a folder, and return its log."""
-        texts = (run.get("train", "scripts/train.py"), self.spec["arguments"], run.get("arguments", ""), more)
+        texts = (run.get("train", "-m ddpm_cars train"), self.spec["arguments"], run.get("arguments", ""), more)
         command = [word for text in texts for word in text.split()]
         places = ["--train_data_dir", self.arguments.train_data_dir, "--output_dir", str(folder)]
         self.call(folder, *command, *places)
-        return json.loads((folder / "loss.json").read_text())
+        return json.loads(RunFolder(folder).loss.read_text())
 
     def pilot(self, run: dict[str, Any]) -> None:
         """Find how many seconds a step of a run takes."""
@@ -162,9 +166,9 @@ class EqualTime:
             self.record(name, eps_mse=common_eps_mse(folder, self.arguments.train_data_dir))
         if "evaluate" not in self.spec:
             return
-        model = ["scripts/evaluate.py", "--pretrained_model_name_or_path", str(folder), "--validation_split", "test"]
-        self.call(folder, *model, *self.spec["evaluate"].split())
-        metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
+        command = f"-m ddpm_cars evaluate {self.spec['evaluate']} --validation_split test".split()
+        self.call(folder, *command, "--pretrained_model_name_or_path", str(folder))
+        metrics = json.loads(RunFolder(folder).evaluation.metrics.read_text())
         bounds = {bound["variance_type"]: bound["bpd"] for bound in metrics.get("likelihood", [])}
         self.record(name, floor=metrics["floor"]["metrics"], bpd=bounds, **metrics["samples"][0]["metrics"])
 

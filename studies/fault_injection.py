@@ -16,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.toy_cars.dataset import write_toy_cars
 
 UNET = {
@@ -32,15 +34,18 @@ UNET = {
 }
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; None is that of the process."""
+    parser = argparse.ArgumentParser(
+        "python -m studies.fault_injection",
+        description="Kill a training run again and again, and compare its end with that of a run left alone.",
+    )
     parser.add_argument("--kills", type=int, default=20, help="how often the run is killed")
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps of the run")
     parser.add_argument("--checkpointing_steps", type=int, default=5, help="steps between checkpoints")
-    parser.add_argument("--seed", type=int, default=0, help="decides the moments")
-    parser.add_argument("--output_dir", type=Path, help="where the runs are kept; default is a temporary folder")
-    return parser.parse_args()
+    parser.add_argument("--seed", type=int, default=0, help="seed that decides the moments of the kills")
+    parser.add_argument("--output_dir", type=Path, help="where the runs are kept; default: a temporary folder")
+    return parser.parse_args(argv)
 
 
 def command(folder: Path, name: str, arguments: argparse.Namespace) -> list[str]:
@@ -65,7 +70,7 @@ def command(folder: Path, name: str, arguments: argparse.Namespace) -> list[str]
         "num_inference_steps": 2,
     }
     pairs = [text for key, value in settings.items() for text in (f"--{key}", str(value))]
-    return [sys.executable, str(Path(__file__).parents[1] / "scripts" / "train.py"), *pairs]
+    return [sys.executable, "-m", "ddpm_cars", "train", *pairs]
 
 
 def start(folder: Path, name: str, arguments: argparse.Namespace) -> subprocess.Popen:
@@ -108,7 +113,7 @@ def kill_once(
     folder: Path, arguments: argparse.Namespace, rng: random.Random, number: int, start_up_seconds: float
 ) -> str | None:
     """Continue the run, kill it, and return a row of the table; None if it ended before that."""
-    checkpoints = folder / "killed" / "checkpoints"
+    checkpoints = RunFolder(folder / "killed").checkpoints
     before = newest_step(checkpoints)
     # In shares of the run, so that a machine of any speed is caught at work; the last fifth is left over for that.
     step = int(0.8 * arguments.steps * rng.uniform(number, number + 0.8) / arguments.kills)
@@ -133,20 +138,21 @@ def kill_once(
 
 def fingerprints(run: Path) -> dict[str, str]:
     """Return hashes of all that must be equal: the tensors of the last checkpoint, the published model, the losses."""
-    last = max((run / "checkpoints").glob("step-*"))
-    files = [*sorted(last.glob("*.safetensors")), run / "unet" / "diffusion_pytorch_model.safetensors"]
+    named = RunFolder(run)
+    last = max(named.checkpoints.glob("step-*"))
+    files = [*sorted(last.glob("*.safetensors")), *sorted(named.unet.glob("*.safetensors"))]
     found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    history = json.loads((run / "loss.json").read_text())
+    history = json.loads(named.loss.read_text())
     for record in history:
         del record["images_per_second"]
     found["losses"] = hashlib.sha256(json.dumps(history).encode()).hexdigest()
-    found["held-out losses"] = hashlib.sha256((run / "validation.json").read_bytes()).hexdigest()
+    found["held-out losses"] = hashlib.sha256(named.validation.read_bytes()).hexdigest()
     return found
 
 
 def main() -> None:
     """Run the experiment."""
-    arguments = parse_arguments()
+    arguments = read_arguments()
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.output_dir or Path(temporary)
@@ -155,7 +161,7 @@ def main() -> None:
         (folder / "unet.json").write_text(json.dumps(UNET))
         began = time.perf_counter()
         alone = start(folder, "alone", arguments)
-        while newest_step(folder / "alone" / "checkpoints") == 0 and alone.poll() is None:
+        while newest_step(RunFolder(folder / "alone").checkpoints) == 0 and alone.poll() is None:
             time.sleep(0.01)
         start_up_seconds = time.perf_counter() - began
         if alone.wait():

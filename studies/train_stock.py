@@ -1,6 +1,8 @@
-"""Train with the loop of diffusers' example instead of ours: python -m studies.train_stock, flags as scripts/train.py.
+"""Train with the loop of diffusers' example instead of ours; the flags are those of `ddpm-cars train`.
 
-It leaves a stock `DDPMPipeline`, from the averaged weights with --use_ema, its loss and its settings in --output_dir.
+    python -m studies.train_stock --train_data_dir DIR --max_train_steps 1000 --output_dir DIR
+
+It leaves in --output_dir a stock `DDPMPipeline`, of the averaged weights with --use_ema, its loss and its settings.
 """
 
 import itertools
@@ -16,15 +18,16 @@ from tqdm import tqdm
 from benchmarks.stock_loops import StockTraining
 from ddpm_cars.cli.parser import parse
 from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.files import write_text
 
 
 def main() -> None:
     """Train for --max_train_steps and save."""
-    config, parser = parse(TrainingConfig)
+    config, parser = parse(TrainingConfig, prog="python -m studies.train_stock")
     if config.max_train_steps is None:
-        parser.error("max_train_steps is null; say how many steps to train")
-    stock, folder = StockTraining(config), Path(config.output_dir)
+        parser.error("max_train_steps is unset; say how many steps to train")
+    stock, folder = StockTraining(config), RunFolder(Path(config.output_dir))
     history, losses, since = [], [], time.perf_counter()
     # Of a loader every iteration is another epoch in another order.
     batches = itertools.chain.from_iterable(itertools.repeat(stock.loader))
@@ -37,9 +40,9 @@ def main() -> None:
     unet = stock.accelerator.unwrap_model(stock.model)
     if stock.average is not None:
         stock.average.copy_to(unet.parameters())
-    DDPMPipeline(unet, stock.noise_scheduler).save_pretrained(folder)
-    write_text(folder / "loss.json", json.dumps(history, indent=1))
-    write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+    DDPMPipeline(unet, stock.noise_scheduler).save_pretrained(folder.path)
+    write_text(folder.loss, json.dumps(history, indent=1))
+    write_text(folder.settings, yaml.safe_dump(asdict(config), sort_keys=False))
 
 
 if __name__ == "__main__":

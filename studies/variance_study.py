@@ -10,6 +10,7 @@ import itertools
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,20 +33,24 @@ from ddpm_cars.scheduling_ddpm_cars import dct_matrix
 SAMPLERS = ("fixed_small", "analytic", "spectral", "ddim")
 
 
-def read_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Compare the variances of the reverse step on one trained model.")
-    parser.add_argument("--pretrained_model_name_or_path", required=True)
-    parser.add_argument("--train_data_dir", required=True)
+def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; None is that of the process."""
+    parser = argparse.ArgumentParser(
+        "python -m studies.variance_study",
+        description="Compare the variances of the reverse step on one trained model.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--pretrained_model_name_or_path", required=True, help="folder of the model")
+    parser.add_argument("--train_data_dir", required=True, help="folder of the images that it was trained on")
     parser.add_argument("--output", type=Path, required=True, help="JSON file; what it holds is not measured again")
-    parser.add_argument("--num_inference_steps", type=int, nargs="+", default=[10, 20, 50, 100])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--num_images", type=int, default=2000, help="per figure")
-    parser.add_argument("--batch_size", type=int, default=250)
-    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)
+    parser.add_argument("--num_inference_steps", type=int, nargs="+", default=[10, 20, 50, 100], help="steps")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a figure each")
+    parser.add_argument("--num_images", type=int, default=2000, help="images per figure")
+    parser.add_argument("--batch_size", type=int, default=250, help="images at a time")
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS, help="rows of the table")
     parser.add_argument("--bf16", action="store_true", help="run the UNet in bfloat16")
     parser.add_argument("--compile", action="store_true", help="compile the UNet")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def spectrum(images: np.ndarray) -> np.ndarray:
