@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddpm_cars.toy_cars import dataset
-from ddpm_cars.toy_cars import designs as toy_car_shapes
+from ddpm_cars.toy_cars import dataset, designs, shapes
 from ddpm_cars.toy_cars import painting as toy_cars
 from ddpm_cars.toy_cars.dataset import write_toy_cars
 from ddpm_cars.toy_cars.painting import draw_car
@@ -92,13 +91,13 @@ def test_seeds_draw_different_pictures_of_every_body_type():
     assert len({picture.tobytes() for picture in pictures}) == 150
     # Each pixel of the middle, where the car is, changes much from image to image.
     assert pictures[:, 6:10, 4:12].std(axis=0).mean() > 35
-    scenes = [toy_car_shapes.make_scene(seed) for seed in range(400)]
-    assert {scene.profile for scene in scenes} == set(toy_car_shapes.PROFILES.values())
-    assert {scene.backdrop for scene in scenes} == set(toy_car_shapes.BACKDROPS)
-    assert {scene.paint for scene in scenes} == set(toy_car_shapes.PAINTS)
+    scenes = [designs.make_scene(seed) for seed in range(400)]
+    assert {scene.profile for scene in scenes} == set(designs.PROFILES.values())
+    assert {scene.backdrop for scene in scenes} == set(designs.BACKDROPS)
+    assert {scene.paint for scene in scenes} == set(designs.PAINTS)
 
 
-def place_in_picture(scene: toy_car_shapes.Scene, side: int, x: float, y: float) -> tuple[int, int]:
+def place_in_picture(scene: designs.Scene, side: int, x: float, y: float) -> tuple[int, int]:
     """Column and row of a point of the car, in percent of its length, in a square image."""
     left, ground = scene.offset
     return (
@@ -110,15 +109,15 @@ def place_in_picture(scene: toy_car_shapes.Scene, side: int, x: float, y: float)
 @pytest.mark.parametrize("seed", range(40))
 def test_the_car_stands_in_the_picture_on_dark_tyres(seed):
     side = 128
-    scene = toy_car_shapes.make_scene(seed)
+    scene = designs.make_scene(seed)
     picture = pixels(draw_car(seed, side))
     radius = scene.profile.wheel_radius
-    for wheel in toy_car_shapes.WHEELS:
+    for wheel in designs.WHEELS:
         column, row = place_in_picture(scene, side, wheel, 0.15 * radius)
         assert picture[row - 1 : row + 1, column].max() < 90, "no tyre"
     # The flank, between the wheels, has the hue of the paint: it is a shade of it.
     column, row = place_in_picture(scene, side, 46, 13.5)
-    colors = [scene.paint, toy_car_shapes.mix(scene.paint, toy_car_shapes.NIGHT, 0.6)]
+    colors = [scene.paint, shapes.mix(scene.paint, designs.NIGHT, 0.6)]
     low, high = np.min(colors, axis=0) - 12, np.max(colors, axis=0) + 12
     assert np.all((low <= picture[row, column]) & (picture[row, column] <= high)), "no flank"
     # Bumpers and roof keep clear of the border.
@@ -127,12 +126,12 @@ def test_the_car_stands_in_the_picture_on_dark_tyres(seed):
     assert place_in_picture(scene, side, 50, 52 * scene.stretch)[1] >= 2
 
 
-@pytest.mark.parametrize("name", sorted(set(toy_car_shapes.PROFILES) - {"roadster"}))
+@pytest.mark.parametrize("name", sorted(set(designs.PROFILES) - {"roadster"}))
 def test_the_windows_lie_inside_the_body(name):
     canvas = toy_cars._Canvas(Image.new("RGB", (400, 400)), 4, (0, 399))
-    profile = toy_car_shapes.PROFILES[name]
+    profile = designs.PROFILES[name]
     body, glass = (
-        np.asarray(canvas.mask(toy_car_shapes.rounded(toy_car_shapes.read_points(table)))) > 0
+        np.asarray(canvas.mask(shapes.rounded(shapes.read_points(table)))) > 0
         for table in (profile.body, profile.glass)
     )
     assert glass.sum() > 0.07 * body.sum()
@@ -150,7 +149,7 @@ def test_the_set_is_two_folders_of_pictures(tmp_path):
     assert {(picture.format, picture.mode, picture.size) for picture in pictures} == {("PNG", "RGB", (16, 16))}
     assert len({picture.tobytes() for picture in pictures}) == 9
     assert json.loads((folder / "toy_cars.json").read_text()) == {
-        "renderer_version": toy_cars._RENDERER_VERSION,
+        "renderer_version": toy_cars.RENDERER_VERSION,
         "num_train_images": 6,
         "num_test_images": 3,
         "resolution": 16,

@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/toy_cars/dataset.py."""
+"""The toy data set: many toy cars in a folder, split into train and test."""
 
 import json
 import math
@@ -10,11 +10,11 @@ from pathlib import Path
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from ddpm_cars.toy_cars.painting import _MIN_SIDE, _RENDERER_VERSION, draw_car
+from ddpm_cars.toy_cars.painting import MIN_SIDE, RENDERER_VERSION, draw_car
 
 _MARKER_NAME = "toy_cars.json"
 
-# Stands in every written file, so that nobody's own images are overwritten.
+# Every written file holds this text, by which images of other people are recognised and not overwritten.
 _SIGNATURE = "ddpm_cars toy cars"
 
 
@@ -46,20 +46,20 @@ def write_toy_cars(
     for name, value, low, high in (
         ("num_train_images", num_train_images, 0, 100_000),
         ("num_test_images", num_test_images, 0, 100_000),
-        ("resolution", resolution, _MIN_SIDE, math.inf),
+        ("resolution", resolution, MIN_SIDE, math.inf),
         ("seed", seed, 0, math.inf),
     ):
         if not low <= value <= high:
             raise ValueError(f"{name} is {value}; write_toy_cars needs a value from {low} to {high}")
     folder = Path(output_dir)
     contents = {
-        "renderer_version": _RENDERER_VERSION,
+        "renderer_version": RENDERER_VERSION,
         "num_train_images": num_train_images,
         "num_test_images": num_test_images,
         "resolution": resolution,
         "seed": seed,
     }
-    # Even scenes train and odd ones test, each seed owning a block of its own.
+    # Even scenes are for training and odd ones for testing. Every seed has a block of scenes of its own.
     scene_seeds = {
         f"{split}/{index:05d}.png": (seed << 32) + 2 * index + odd
         for odd, (split, count) in enumerate((("train", num_train_images), ("test", num_test_images)))
@@ -80,7 +80,7 @@ def write_toy_cars(
 
 
 def _is_complete(folder: Path, contents: dict[str, int], names: Collection[str]) -> bool:
-    """Tell whether the folder holds the whole set; raise if it holds anything but images of this set."""
+    """Return whether the folder holds the whole set; raise an error if it holds anything but images of this set."""
     cure = "delete the folder or choose another one"
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose a folder for the toy cars")
@@ -90,7 +90,7 @@ def _is_complete(folder: Path, contents: dict[str, int], names: Collection[str])
         raise FileExistsError(f"{folder} holds other toy cars: {found}, not {contents}; {cure}")
     missing = set(names)
     for path in sorted(folder.rglob("*")):
-        # Unfinished files are passed over: another process may be writing the same set right now.
+        # Unfinished files do not count: another process may be writing the same set right now.
         if path.is_dir() or path == marker or path.match(".*.tmp"):
             continue
         name = path.relative_to(folder).as_posix()
@@ -108,7 +108,7 @@ def _read_marker(marker: Path) -> object:
 
 
 def _replace_file(path: Path, content: bytes, durable: bool = False) -> None:
-    """Write a file under a name of this process's own and move it into place, so none is seen half done."""
+    """Write a file under a name that only this process uses, and move it into place when it is complete."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("wb") as file:

@@ -17,22 +17,17 @@ from ddpm_cars.toy_cars.designs import (
     TAIL_LAMP,
     WHEELS,
     WHITE,
-    Color,
     Scene,
-    Shape,
-    box,
-    ellipse,
     make_scene,
-    mix,
-    read_colors,
-    read_points,
     skyline,
 )
+from ddpm_cars.toy_cars.shapes import Color, Shape, box, ellipse, mix, read_colors, read_points
 
-# Raise it whenever the pixels change.
-_RENDERER_VERSION = 1
+RENDERER_VERSION = 1
+"""Raise it when the pixels change."""
 
-_MIN_SIDE = 8
+MIN_SIDE = 8
+"""The shortest side of an image in pixels."""
 
 
 def _band(line: Shape, depth: float) -> Shape:
@@ -214,8 +209,8 @@ def draw_car(seed: int, height: int = 64, width: int | None = None) -> Image.Ima
     """
     width = height if width is None else width
     for name, side in (("height", height), ("width", width)):
-        if side < _MIN_SIDE:
-            raise ValueError(f"{name} is {side}; draw_car needs at least {_MIN_SIDE}")
+        if side < MIN_SIDE:
+            raise ValueError(f"{name} is {side}; draw_car needs at least {MIN_SIDE}")
     if seed < 0:
         raise ValueError(f"seed is {seed}; draw_car needs a seed of at least 0")
     scene = make_scene(seed)
