@@ -121,7 +121,7 @@ def test_the_loss_has_a_band_of_two_standard_errors(axes: Axes):
     corners = {(float(x), round(float(y), 9)) for x, y in band.get_paths()[0].vertices}
     for t, mean, error in zip(*EPS_MSE.values(), strict=True):
         assert {(t, round(mean - 2 * error, 9)), (t, round(mean + 2 * error, 9))} <= corners
-    assert set(labels(axes)) == {"guessing 0", "model"}
+    assert set(labels(axes)) == {"predicting 0", "model"}
 
 
 def test_spectra_are_drawn_beside_the_real_one(axes: Axes):

@@ -14,22 +14,25 @@ _NUM_NEAREST = 6
 
 
 def look_for_copies(
-    drawn: Mapping[str, torch.Tensor], training: Mapping[str, torch.Tensor], unseen: Mapping[str, torch.Tensor] | None
+    generated: Mapping[str, torch.Tensor],
+    training: Mapping[str, torch.Tensor],
+    unseen: Mapping[str, torch.Tensor] | None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Find the training images that are nearest to generated ones, and tell copies from likenesses.
 
     Args:
-        drawn: By space ("features", "pixels"), (N, D), floating point, on the CPU.
+        generated: By space ("features", "pixels"), (N, D), floating point, on the CPU.
         training: Likewise, (M, D), M 6 or more.
-        unseen: Likewise, (L, D), real images that training has not seen; None tells no copies from likenesses.
+        unseen: Likewise, (L, D), real images that training has not seen; without them, only neighbours are found.
 
     Returns:
-        By space, the share of near copies, what is expected of a model that copies nothing, and the distance that
-        makes one, empty without `unseen`; and distances (N, 6), ascending, with indices (N, 6) into `training`.
+        Two mappings by space. The first has the share of near copies, the share that a model without copies is
+        expected to have, and the distance up to which an image counts as one; it is empty without `unseen`. The second
+        has the distances to the nearest training images, ascending, and their indices into `training`, both (N, 6).
     """
     found: dict[str, Any] = {}
     neighbours = {}
-    for space, vectors in drawn.items():
+    for space, vectors in generated.items():
         if unseen is None:
             distances, indices = nearest(vectors, training[space], _NUM_NEAREST)
         else:

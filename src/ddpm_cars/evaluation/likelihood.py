@@ -21,12 +21,12 @@ _LEAST_COST = "least cost"
 
 
 def bounds_to_measure(config: Any, likelihood_steps: Sequence[int]) -> list[Key]:
-    """Return which bounds are measured of a model, for every variance that it can sample with.
+    """Return which bounds are measured, for every variance that a model can sample with.
 
     Args:
-        config: Of its scheduler.
-        likelihood_steps: Lengths of chains, evenly spaced as the config says and least-cost, besides that of all
-            timesteps.
+        config: The config of its scheduler.
+        likelihood_steps: Lengths of further chains besides the one of all timesteps. Each is measured evenly spaced,
+            as the config says, and least-cost.
     """
     kinds = ["fixed_small", "fixed_large", "analytic"]
     if config.get("variance_type") == "learned_range":
@@ -42,7 +42,7 @@ def _scheduler_of(key: Key, config: Any) -> DDPMCarsScheduler:
     kind, chain, steps = key
     scheduler = DDPMCarsScheduler.from_config(config, variance_type=kind)
     if chain == _LEAST_COST:
-        # What a step costs is priced by the best variance, and the chain is then the same for all of them.
+        # The best variance prices the steps of every variance, so that all of them have the same chain.
         priced = DDPMCarsScheduler.from_config(config, variance_type="analytic")
         scheduler.set_timesteps(timesteps=least_cost_timesteps(priced, steps))
     else:
@@ -59,16 +59,16 @@ def measure_bounds(
     batch_size: int,
     seed: int,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Bound the likelihood of held-out images in one pass of the network, shared by the processes.
+    """Bound the likelihood of held-out images in one pass of the network, which the processes share.
 
     Args:
         unet: The network.
-        held_out: The images, `num_images` of which are chosen by the seed, since folders are often sorted.
-        config: Of a scheduler with a calibration.
+        held_out: The images. The seed chooses `num_images` of them, because folders are often sorted.
+        config: The config of a scheduler with a calibration.
         keys: What `bounds_to_measure` returns.
-        num_images: How many, at most as many as there are.
-        batch_size: Images at a time and process.
-        seed: Decides images and noise.
+        num_images: How many images to measure, at most as many as there are.
+        batch_size: Images at a time in each process.
+        seed: Chooses the images and the noise.
 
     Returns:
         The entries "likelihood" and "eps_mse" of metrics.json.

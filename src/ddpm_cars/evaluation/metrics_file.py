@@ -82,11 +82,11 @@ def describe(
 
 
 class MetricsFile:
-    """The metrics of one model; those on the disk are kept if they were measured of the same with the same.
+    """The metrics of one model. Those on the disk are kept if the same was measured in the same way.
 
     Args:
-        path: Of metrics.json.
-        head: JSON values that say what is measured, of what and with what.
+        path: Path of metrics.json.
+        head: What `describe` returns.
 
     Raises:
         UserError: If the file cannot be read.
@@ -123,7 +123,7 @@ class MetricsFile:
         return next((e for e in entries if (e["label"], e["num_inference_steps"]) == wanted), None)
 
     def put_sampler(self, entry: dict[str, Any], power: list[float]) -> None:
-        """Add or replace the entry of a sampler, with the spectrum of what it has drawn."""
+        """Add or replace the entry of a sampler, with the spectrum of its images."""
         known = self.sampler(entry["label"], entry["num_inference_steps"])
         self["samples"] = [e for e in self["samples"] if e is not known] + [entry]
         self["spectrum"]["generated"][sampler_label(entry)] = power

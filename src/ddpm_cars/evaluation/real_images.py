@@ -14,12 +14,12 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.features import Extractor
 from ddpm_cars.runs.pictures_of_run import check_classes
 
-# Where pixels are compared, larger images are brought to this size: what is copied shows there too.
+# Larger images are reduced to this size before their pixels are compared: copies can still be recognised.
 _COMPARED_SIZE = 32
 
 _NUM_ROWS_AT_A_TIME = 1024
 
-# Distances between as many drawn images and real ones are told well enough from their error.
+# With as many images of both kinds, the error of a distance is small enough.
 _MAX_UNASKED_IMAGES = 2000
 
 
@@ -29,9 +29,10 @@ class RealImages:
 
     Attributes:
         training: Every training image.
-        held_out: Every image that was kept out, or None.
+        held_out: Every image that was kept out of training, or None.
         order: int64 (N,), the training images in the order of a seed.
-        num_floor_images: How many of the first of `order` take the place of drawn ones; the others are the reference.
+        num_floor_images: How many images at the start of `order` take the place of generated ones; the others are the
+            reference.
     """
 
     training: Pictures
@@ -41,7 +42,7 @@ class RealImages:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """Return the classes of as many real images as are drawn: drawn ones have these, in this order."""
+        """The classes of as many real images as are generated; the generated ones have the same, in this order."""
         return None if self.training.labels is None else self.training.labels[self.order[: self.num_floor_images]]
 
 
@@ -51,10 +52,10 @@ def load_real_images(
     """Decode the images that `config` names, as `load_pictures` does.
 
     Args:
-        config: Names them, and says how many are drawn or leaves that open.
-        resolution: Height and width of what the model draws.
-        num_channels: Of it, 1 or 3.
-        class_names: Its classes; empty without.
+        config: Names the images, and may say how many images are generated.
+        resolution: Height and width of what the model generates.
+        num_channels: Channels of what the model generates, 1 or 3.
+        class_names: Classes of the model; empty if it has none.
 
     Raises:
         UserError: As `load_pictures`, and if there are too few images or other classes.
@@ -68,13 +69,13 @@ def load_real_images(
     if n < 2 * MIN_EVALUATION_IMAGES:
         raise UserError(
             f"{source} has {n} images; an evaluation needs {2 * MIN_EVALUATION_IMAGES} or more, half of them to "
-            "compare with and half in place of drawn ones"
+            "compare with and half in place of generated ones"
         )
     num_images = config.num_images or min(n // 2, _MAX_UNASKED_IMAGES)
     if n < 2 * num_images:
         raise UserError(
             f"num_images is {num_images}, which takes {2 * num_images} real images, half of them to "
-            f"compare with and half in place of drawn ones; {source} has {n}: lower num_images to {n // 2} or less"
+            f"compare with and half in place of generated ones; {source} has {n}: lower num_images to {n // 2} or less"
         )
     check_classes(training, class_names)
     held_out = None
@@ -108,7 +109,7 @@ def compared_pixels(images: np.ndarray) -> torch.Tensor:
     size = min(images.shape[1], _COMPARED_SIZE), min(images.shape[2], _COMPARED_SIZE)
     parts = []
     for start in range(0, len(images), _NUM_ROWS_AT_A_TIME):
-        # A copy, because kept images cannot be written to, which torch warns of.
+        # A copy, because cached images are read-only, which torch warns about.
         x = torch.from_numpy(images[start : start + _NUM_ROWS_AT_A_TIME].copy()).permute(0, 3, 1, 2).float()
         parts.append(torch.nn.functional.adaptive_avg_pool2d(x, size).flatten(1))
     vectors = torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Who is near to whom: whether samples are like real images, cover them, or copy them."""
+"""Nearest neighbours: whether generated images are like real ones, cover them, or copy them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ import torch
 # 64 MiB of float64 for each of the two blocks of vectors and for the distances between them.
 _BLOCK_VALUES = 2**23
 
-# Ranked by a formula that cancels where distances are small, and measured directly afterwards.
+# Candidates are ranked by a formula that cancels where distances are small, and then measured directly.
 _NUM_SPARE = 4
 
-# What rounding may make of |x|^2 + |y|^2 - 2 x . y, relative to its terms.
+# The relative error that rounding may leave in |x|^2 + |y|^2 - 2 x . y.
 _ROUNDING = 1e-12
 
 
@@ -105,7 +105,7 @@ def _num_inside(points: torch.Tensor, centres: torch.Tensor, radii: torch.Tensor
 def precision_recall_density_coverage(
     real: torch.Tensor, generated: torch.Tensor, num_neighbours: int = 5
 ) -> dict[str, float]:
-    """Tell whether generated images are like real ones, and whether all real ones are met.
+    """Measure whether generated images are like real ones, and whether they cover all real ones.
 
     With closed balls that reach to the k-th nearest neighbour in the same set: precision is the share of generated
     images in a ball of a real one, recall the share of real ones in a ball of a generated one (Kynkäänniemi et al.
@@ -161,10 +161,10 @@ def near_copies(
     quantile: float = 0.01,
     num_neighbours: int = 3,
 ) -> NearCopies:
-    """Count the generated images that are suspiciously near to one that the model was trained on.
+    """Count the generated images that are suspiciously near to a training image.
 
-    How near is suspicious, real images tell that were not trained on: the threshold is a low quantile of their
-    distances to the nearest training image. A model that copies nothing stays within it about as often as they do.
+    Real images that were not used in training show how near is suspicious: the threshold is a low quantile of their
+    distances to the nearest training image. A model that copies nothing is within it about as often as they are.
 
     Args:
         generated: (N, D), floating point, on the CPU: features, or pixels.

@@ -1,4 +1,4 @@
-"""What a set of images is like as a whole: its contrast, and its power at every spatial frequency."""
+"""The contrast of a set of images, and its power at every spatial frequency."""
 
 import numpy as np
 import torch
@@ -22,13 +22,13 @@ def contrast(images: np.ndarray) -> float:
 
 
 def radial_spectrum(images: np.ndarray, num_bands: int = 24) -> tuple[np.ndarray, np.ndarray]:
-    """Return the variance of the lightness in radial bands of the 2-D DCT, the mean over the modes of each.
+    """Return the variance of the lightness in radial bands of the 2-D DCT: the mean over the modes of each band.
 
-    The DCT rather than the Fourier transform, because images do not continue at the opposite edge.
+    The DCT is taken rather than the Fourier transform because images do not continue at the opposite edge.
 
     Args:
         images: uint8 (N, H, W, C), N 2 or more; lightness is the mean of the channels, in grey levels.
-        num_bands: How many at most, as in `calibration.band_edges`.
+        num_bands: The largest number of bands, as in `frequency_bands.band_edges`.
 
     Returns:
         The mean frequency of every band, from 0 (the mean of an image) to nearly 1 (the diagonal's finest pattern),

@@ -94,7 +94,7 @@ def draw_terms(axes: "Axes", likelihood: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(timesteps[-1:], bpd[-1:], marker="D", markersize=6, linestyle="none", zorder=3, **edge)
     where = (likelihood[0]["terms"]["timesteps"][-1], likelihood[0]["terms"]["bpd"][-1])
     axes.annotate("decoder", where, (9, 0), textcoords="offset points", fontsize="small", color=FAINT, va="center")
-    axes.set(title="the term of a step", xlabel="timestep t", ylabel="bits per dimension", yscale="log")
+    axes.set(title="bits of each step", xlabel="timestep t", ylabel="bits per dimension", yscale="log")
     plain_numbers(axes)
     _timestep_axis(axes)
 
@@ -107,7 +107,7 @@ def draw_sums(axes: "Axes", likelihood: Sequence[Mapping[str, Any]]) -> None:
         sums = np.cumsum(bound["terms"]["bpd"][::-1])
         axes.plot(timesteps, sums, **style)
         ends.append((timesteps[-1], float(sums[-1]), f"{bound_label(bound)}: {sums[-1]:.2f}", style["color"]))
-    axes.set(title="the terms of all steps up to t, added up", xlabel="timestep t", ylabel="bits per dimension")
+    axes.set(title="bits of all steps up to t, added up", xlabel="timestep t", ylabel="bits per dimension")
     totals = [total for _, total, *_ in ends]
     if max(totals) > 3 * min(totals):
         # One that is far off would press the others together.
@@ -133,7 +133,7 @@ def draw_eps_mse(axes: "Axes", eps_mse: Mapping[str, Any]) -> None:
     axes.set(xlabel="timestep t", ylabel="mean squared error of the noise", yscale="log")
     plain_numbers(axes)
     _timestep_axis(axes)
-    label_ends(axes, [(timesteps[-1], 1, "guessing 0", FAINT), (timesteps[-1], mean[-1], "model", COLOURS[0])])
+    label_ends(axes, [(timesteps[-1], 1, "predicting 0", FAINT), (timesteps[-1], mean[-1], "model", COLOURS[0])])
 
 
 def draw_power(axes: "Axes", spectrum: Mapping[str, Any]) -> None:
@@ -158,7 +158,7 @@ def draw_power_ratio(axes: "Axes", spectrum: Mapping[str, Any]) -> None:
     axes.axhline(1, color=INK, linewidth=2.2, zorder=1.9)
     ends = [(radius[-1], 1.0, "real images", INK)]
     for name, style in _sampler_styles(spectrum["generated"]).items():
-        # What is further off than the axis reaches is drawn at its edge.
+        # Values beyond the axis are drawn at its edge.
         ratio = np.clip(np.maximum(spectrum["generated"][name], _LEAST_POWER) / real, 1 / _MOST_RATIO, _MOST_RATIO)
         axes.plot(radius, ratio, **style)
         ends.append((radius[-1], float(ratio[-1]), name, style["color"]))
