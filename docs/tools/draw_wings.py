@@ -26,7 +26,7 @@ def read_table() -> dict[str, set[str]]:
     sys.path.insert(0, str(ROOT))
     from tests.test_architecture import MAY_IMPORT
 
-    table = {wing: set(others) for wing, others in MAY_IMPORT.items() if wing != "__init__"}
+    table = {wing: set(others) for wing, others in sorted(MAY_IMPORT.items()) if wing != "__init__"}
     return {**table, "cli": {*table} - {"cli"}}
 
 
