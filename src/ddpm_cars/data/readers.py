@@ -21,7 +21,6 @@ from datasets.utils.file_utils import xopen
 from ddpm_cars.errors import UserError
 
 _TAR_MEMBER = re.compile(r"((?:.*/|)[^./]+)[.]([^/]*)")
-
 _MAX_TAR_PADDING = 1 << 20
 
 

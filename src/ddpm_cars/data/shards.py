@@ -24,9 +24,7 @@ from ddpm_cars.data.readers import READERS, columns_of, shard_errors
 from ddpm_cars.errors import UserError
 
 _NUM_THREADS = 16
-
 _MAX_CLASSES = 100_000
-
 _TAR_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 
 

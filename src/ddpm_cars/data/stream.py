@@ -20,7 +20,6 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.hardware import num_cores
 
 _PREFETCH_STEPS = 2
-
 _MAX_THREADS = 16
 
 # The first step reads one window for every lane. So many lanes mix well; more of them are for large batches only.

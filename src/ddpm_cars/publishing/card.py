@@ -1,4 +1,4 @@
-"""The model card: model_card.md filled in from a model's own files. What they do not say is left out."""
+"""The model card: model_card.md filled in from the files of a model. What they do not say is left out."""
 
 import hashlib
 import json
@@ -20,9 +20,7 @@ from ddpm_cars.runs.public_settings import dataset_id
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES
 
 _TASK = "unconditional-image-generation"
-
 _PRECISIONS = {"no": "float32", "fp16": "float16 mixed with float32", "bf16": "bfloat16 mixed with float32"}
-
 _SEAL = re.compile(r"\n<!-- generated: ([0-9a-f]{16}); an edited card is not overwritten -->\n?\Z")
 
 
@@ -33,10 +31,10 @@ def make_card(
 
     Args:
         folder: The model.
-        name: Of the model.
-        repo_id: Where it is published, OWNER/NAME; None for the model inside the package.
-        model_license: As the Hub spells it; None says nothing of one.
-        data_license: Of the training images, in words; None likewise.
+        name: The name of the model.
+        repo_id: The repository where it is published, OWNER/NAME; None for the model inside the package.
+        model_license: The licence of the model in the Hub's spelling; None leaves it out.
+        data_license: The licence of the training images in words; None leaves it out.
 
     Raises:
         UserError: If the template is missing.
@@ -58,7 +56,7 @@ def make_card(
         has_samples=folder.files.samples.is_file(),
         has_loss=folder.files.loss_plot.is_file(),
         class_argument=f"class_labels={json.dumps(classes[0])}" if classes else "",
-        # Stock draws 1000 steps unless it is told otherwise, whatever the model has.
+        # The stock pipeline takes 1000 steps by default, whatever the model was trained with.
         stock_argument="" if T >= 1000 else f"num_inference_steps={T}",
         stock_difference=_stock_difference(folder),
         data=_data(folder, data_license),
@@ -70,7 +68,7 @@ def make_card(
 
 
 def find_template() -> Path:
-    """Return the path of model_card.md: beside the package's modules where it is installed, else in the checkout."""
+    """Return the path of model_card.md: in the installed package, or else in the checkout."""
     package = Path(__file__).parents[1]
     for folder in (package, package.parents[1]):
         if (folder / "model_card.md").is_file():
@@ -85,7 +83,7 @@ def seal(text: str) -> str:
 
 
 def is_untouched(text: str) -> bool:
-    """Return whether a card is as `seal` has left it; one that was never sealed is not."""
+    """Return whether a card is as `seal` has left it; a card that was never sealed is not."""
     # Editors and the Hub may change the ends of lines.
     text = text.replace("\r\n", "\n")
     found = _SEAL.search(text)
@@ -112,7 +110,7 @@ def _metadata(folder: ModelFolder, name: str, model_license: str | None) -> Mode
 
 
 def eval_results(folder: ModelFolder) -> list[EvalResult]:
-    """Return the figures of the saved sampler and of the held-out images, as a card's metadata has them."""
+    """Return the figures of the saved sampler and of the held-out images for the metadata of a card."""
     metrics = folder.metrics
     if metrics is None or not metrics["samples"]:
         return []

@@ -15,9 +15,8 @@ from ddpm_cars.runs.model_folder import ModelFolder
 from ddpm_cars.runs.public_settings import dataset_id, public_settings
 from ddpm_cars.runs.saved_pipeline import WEIGHTS
 
-# Paths in the repository, with the file or the content that goes there.
 Files = dict[str, Path | bytes]
-
+"""Paths in the repository, each with the file or the content that goes there."""
 CARD = "README.md"
 
 
@@ -43,13 +42,13 @@ def model_files(folder: ModelFolder) -> Files:
 
 
 def _json(text: str) -> bytes:
-    # diffusers notes where a component was loaded from, which is a path of this machine.
+    # diffusers notes the path on this machine from which a component was loaded.
     values = {name: value for name, value in json.loads(text).items() if name != "_name_or_path"}
     return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 
 def run_files(folder: ModelFolder) -> Files:
-    """Return what the run and the evaluation have left for others; there may be nothing."""
+    """Return what the run and the evaluation have written for others, perhaps nothing."""
     there = folder.files
     whole = (there.samples, there.loss_plot, there.loss, there.validation, there.facts)
     files: Files = {path.name: path for path in whole if path.is_file()}
@@ -70,12 +69,12 @@ def run_files(folder: ModelFolder) -> Files:
 
 
 def collect(config: PushConfig, folder: ModelFolder, repo_id: str) -> Files:
-    """Return everything that is published, with the card.
+    """Return all files of the repository, with the card.
 
     Args:
         config: What to publish.
         folder: The model.
-        repo_id: Where it goes, OWNER/NAME.
+        repo_id: The repository, OWNER/NAME.
     """
     settings = folder.settings or {}
     model_license = config.model_license or settings.get("model_license")

@@ -1,4 +1,4 @@
-"""Publishing a model, or the demo with it: one commit with everything that others need, and nothing else."""
+"""Publishing a model, or a demo of it, on the Hub: one commit with everything that others need, and nothing else."""
 
 import json
 import time
@@ -24,10 +24,10 @@ from ddpm_cars.publishing.card import is_untouched
 from ddpm_cars.publishing.files import CARD, Files, collect, content_of
 from ddpm_cars.runs.model_folder import ModelFolder, open_model_folder
 
-# Between the tries of a push; the client repeats some requests by itself, but not the commit.
+# A push waits so long between tries. The client repeats some requests by itself, but not the commit.
 _WAITS_SECONDS = (1, 4)
 
-# What an earlier push may have left that would be loaded in place of, or beside, what is published now.
+# Files of an earlier push that begin so are deleted: they would be loaded in place of what is published now.
 _OWN_FOLDERS = ("unet/diffusion_pytorch_model", "model/", "ddpm_cars/")
 
 
@@ -36,11 +36,11 @@ class Published:
     """What a push has done.
 
     Attributes:
-        url: Of the repository.
-        commit: Its newest commit.
-        is_new: Whether this push has made it; a push of what is there already does not.
-        kept_card: Whether the card on the Hub was left as somebody has edited it.
-        stale_metrics: Path of an evaluation that was left out, because it is of other weights or another calibration.
+        url: The address of the repository.
+        commit: The newest commit of the repository.
+        is_new: Whether this push has made that commit; it makes none if nothing has changed.
+        kept_card: Whether the card on the Hub was kept because somebody has edited it.
+        stale_metrics: Path of an evaluation that was left out because it is of other weights or another calibration.
     """
 
     url: str
@@ -51,10 +51,10 @@ class Published:
 
 
 def check_access(repo_id: str) -> str | None:
-    """Find out before a long run whether there is a token that the Hub knows.
+    """Check before a long run whether there is a token that the Hub accepts.
 
     Returns:
-        What is wrong with a Hub that may be there when the run is over; None if it answers.
+        Why the Hub does not answer, which may be over when the run is; None if it answers.
 
     Raises:
         UserError: If there is no token, or the Hub refuses it.
@@ -71,16 +71,16 @@ def check_access(repo_id: str) -> str | None:
 
 
 def push(config: PushConfig) -> Published:
-    """Publish a folder on the Hub, in one commit; what is there already makes none.
+    """Publish a folder on the Hub in one commit, or in none if nothing has changed.
 
-    What may pass, such as an error of the server, is tried three times.
+    A failure that may pass, such as an error of the server, is tried three times.
 
     Args:
-        config: What and where.
+        config: What to publish and where.
 
     Raises:
-        UserError: If there is nothing that can be published, or the name is none for a repository.
-        PublishError: If the Hub could not be reached or refused; it has a repository without the commit at most.
+        UserError: If the folder holds no model, or the name cannot be that of a repository.
+        PublishError: If the Hub cannot be reached or refuses. At most a repository without the commit is left there.
     """
     folder = open_model_folder(config.folder)
     for seconds in _WAITS_SECONDS:
@@ -107,7 +107,7 @@ def _may_pass(error: BaseException | None) -> bool:
 
 def _retry_after_seconds(error: BaseException | None) -> float:
     text = "" if not _status(error) else error.response.headers.get("Retry-After", "")  # type: ignore[union-attr]
-    # A date, its other form, is not worth more than the usual wait; neither is more than a minute.
+    # Its other form, a date, gets the usual wait. No wait is longer than a minute.
     return min(60.0, float(text)) if text.isdecimal() else 0.0
 
 
@@ -117,7 +117,7 @@ def _push_once(config: PushConfig, folder: ModelFolder) -> Published:
         owner = "" if "/" in config.repo_id else f"{api.whoami()['name']}/"
         repo_id = owner + config.repo_id
         files = collect(config, folder, repo_id)
-        # None leaves a new repository as the owner's settings have it.
+        # With None, the settings of the owner decide whether a new repository is private.
         url = api.create_repo(
             repo_id,
             repo_type=kind,
@@ -178,11 +178,11 @@ def _status(error: BaseException | None) -> int:
 
 @contextmanager
 def _explained(folder: str, repo_id: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into an error of one line, and let everything else pass."""
+    """Turn errors of the Hub's client into errors of one line; other errors pass."""
     try:
         yield
     except Exception as error:
-        # The client wraps what goes wrong while it uploads.
+        # The client wraps errors that occur while it uploads.
         cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ is not None else error
         explained = _in_words(cause, repo_id, f"; {folder} is unharmed, and the same command tries again")
         if explained is None:
@@ -200,7 +200,7 @@ def _in_words(error: BaseException, repo_id: str, again: str) -> Exception | Non
         return PublishError(f"the Hub is switched off by HF_HUB_OFFLINE; unset it{again}")
     if isinstance(error, HfHubHTTPError):
         return PublishError(_refusal(error, repo_id) + again)
-    # A gateway that answers with a page instead of JSON is no Hub.
+    # A gateway may answer in place of the Hub, with a page instead of JSON.
     if isinstance(error, HTTPError | ConnectionError | TimeoutError | json.JSONDecodeError):
         return PublishError(f"the Hub cannot be reached ({said}){again}")
     return None
@@ -209,11 +209,11 @@ def _in_words(error: BaseException, repo_id: str, again: str) -> Exception | Non
 def _refusal(error: HfHubHTTPError, repo_id: str) -> str:
     status, said = _status(error), " ".join((error.server_message or "").split())
     cures: Mapping[int, Any] = {
-        401: "it does not accept the token; run `hf auth login`, or set HF_TOKEN to one that may write",
+        401: "the token is not accepted; run `hf auth login`, or set HF_TOKEN to one that may write",
         403: f"the token may not write to {repo_id}; take one that may, or another repo_id",
         404: f"there is no {repo_id} that the token may see",
         412: "somebody has changed the repository at the same time",
-        429: "it has had too many requests; wait a while",
+        429: "there were too many requests; wait a while",
     }
     reason = cures.get(status, "an error of its own" if status >= 500 else "see what it says")
     return f"the Hub answers {status}: {reason}{f' ({said})' if said else ''}"

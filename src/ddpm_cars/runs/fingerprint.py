@@ -10,7 +10,7 @@ from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 
 
 def weights_sha256(network: nn.Module, prefix: str = "") -> str:
-    """Return the hash of a prefix, and of the names and bytes of all weights and buffers, in hexadecimal digits."""
+    """Return the SHA-256 of a prefix and of the names and bytes of all weights and buffers, in hexadecimal digits."""
     digest = hashlib.sha256(prefix.encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
@@ -19,10 +19,10 @@ def weights_sha256(network: nn.Module, prefix: str = "") -> str:
 
 
 def identity(pipeline: DDPMCarsPipeline) -> dict[str, str]:
-    """Return what images are told by: hashes of the weights, and of the class and all settings of the sampler.
+    """Return hashes of what images depend on: the weights, and the class and all settings of the scheduler.
 
     Args:
-        pipeline: With a scheduler of any class.
+        pipeline: A pipeline with a scheduler of any class.
     """
     settings = json.loads(pipeline.scheduler.to_json_string())
     settings.pop("_diffusers_version")

@@ -36,7 +36,7 @@ def load_pipeline(name: str) -> DDPMCarsPipeline:
 
 
 def _why_not_from_hub(error: Exception) -> str:
-    """Return in a few words what diffusers tells in several sentences about its own arguments."""
+    """Return in a few words what diffusers says in several sentences about its own arguments."""
     cause = error.__cause__
     if isinstance(error, ValueError):
         return "its ids are NAME or OWNER/NAME"

@@ -17,11 +17,11 @@ Config = TypeVar("Config", bound=PicturesOfRunConfig)
 
 
 def with_pictures_of_run(config: Config, name: str) -> Config:
-    """Take from the config.yaml in the folder of a trained model what `config` does not say of the images.
+    """Fill in what `config` does not say about the images from the run that has trained a model.
 
     Args:
-        config: What the command line says. Where it names images, only how they become squares is taken, and
-            which of them were held out if they are those of the run.
+        config: The settings of the command. If they name images, only two things are taken from the run: how images
+            become squares, and which of them were held out, if the images are those of the run.
         name: Folder of the model.
 
     Raises:
@@ -38,7 +38,7 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
                 "and validation_split"
             )
         names = {*settings_with(TrainingConfig, "from_run")}
-        # What the command line says, it means; only where null is the default can it be told that it does.
+        # A setting of the command wins. It is known to be set only if its default is None.
         names -= {f.name for f in fields(config) if f.default is None and getattr(config, f.name) is not None}
     elif config.split is None and config.validation_split is None and _are_of_run(config, run):
         names.add("validation_split")
@@ -46,7 +46,7 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
 
 
 def _are_of_run(config: PicturesOfRunConfig, run: Mapping[str, Any]) -> bool:
-    """Return whether settings name the images of a run, however the place is written."""
+    """Return whether settings name the images of a run, however their paths are written."""
 
     def place(name: Any) -> Any:
         return Path(name).resolve() if name is not None and Path(name).exists() else name
@@ -56,16 +56,16 @@ def _are_of_run(config: PicturesOfRunConfig, run: Mapping[str, Any]) -> bool:
 
 
 def _splits(text: str | None) -> set[str] | None:
-    """Return the splits in text such as "train[:9]+test", of which slices count as all; None is all of them."""
+    """Return the splits in text such as "train[:9]+test", a slice as the whole split; None stands for all splits."""
     return None if text is None else {part.partition("[")[0].strip() for part in text.split("+")}
 
 
 def check_held_out(config: EvaluateConfig, name: str) -> None:
-    """See that a model has not seen the split that is to tell what it makes of unseen images.
+    """Check that a model was not trained on the split that stands for unseen images.
 
     Args:
-        config: Its images are named.
-        name: Folder of the model; without a config.yaml in it nothing is known, and nothing raised.
+        config: The settings of the evaluation, which name its images.
+        name: Folder of the model. If it has no settings of a run, nothing is checked.
 
     Raises:
         UserError: If the run behind the model was trained on `validation_split` of the same images.
@@ -83,11 +83,11 @@ def check_held_out(config: EvaluateConfig, name: str) -> None:
 
 
 def check_classes(pictures: Pictures, class_names: tuple[str, ...]) -> None:
-    """See that images have the classes of a model.
+    """Check that images have the classes of a model.
 
     Args:
-        pictures: Loaded with labels.
-        class_names: Those of the model; empty if it has none.
+        pictures: The images, loaded with labels.
+        class_names: The classes of the model; empty if it has none.
 
     Raises:
         UserError: If they differ.

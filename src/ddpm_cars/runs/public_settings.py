@@ -9,16 +9,16 @@ from ddpm_cars.config.training import TrainCommandConfig
 
 
 def dataset_id(settings: Mapping[str, Any]) -> str | None:
-    """Return the dataset's id on the Hub; None for images of this machine."""
+    """Return the id of the dataset on the Hub, None for images of this machine."""
     name = settings.get("dataset_name")
     return None if name is None or Path(name).expanduser().exists() else str(name)
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run that others can use, with the last part only of paths.
+    """Return the settings of a run that others can use. Of paths on this machine, only the last part is kept.
 
     Args:
-        settings: Those of a `TrainingConfig`.
+        settings: The settings of a `TrainingConfig`.
     """
     private = settings_with(TrainCommandConfig, "private")
     public = {name: value for name, value in settings.items() if name not in private}

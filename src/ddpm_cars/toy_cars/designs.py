@@ -12,19 +12,12 @@ import numpy as np
 from ddpm_cars.toy_cars.shapes import Color, Shape, mix, read_colors, read_points, rounded
 
 WHITE: Color = (255, 255, 255)
-
 NIGHT: Color = (26, 28, 44)
-
 RUBBER: Color = (38, 39, 48)
-
 PLASTIC: Color = (54, 56, 66)
-
 LAMP: Color = (255, 248, 222)
-
 TAIL_LAMP: Color = (214, 44, 50)
-
 GLASS: tuple[Color, ...] = ((58, 78, 108), (108, 140, 168), (172, 200, 216))
-
 WHEELS = (19.3, 79.7)  # x of the hubs
 
 

@@ -6,9 +6,7 @@ from functools import cache
 import numpy as np
 
 Color = tuple[int, int, int]
-
 Shape = np.ndarray  # a closed outline, (points, 2)
-
 _CIRCLE: Shape = np.array([(math.cos(k * math.pi / 24), math.sin(k * math.pi / 24)) for k in range(48)])
 
 
