@@ -16,7 +16,7 @@ from ddpm_cars.config import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*/recipes/*.yaml"))]
-PAGES += sorted((ROOT / "src/ddpm_cars/recipes").glob("*.yaml"))
+PAGES += sorted(ROOT.glob("studies/*.md")) + sorted((ROOT / "src/ddpm_cars/recipes").glob("*.yaml"))
 PLACES = ("scripts/", "studies/", "benchmarks/", "tests/", "docs/", "src/")
 
 
