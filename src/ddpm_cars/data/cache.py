@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import datasets
 import numpy as np
 from tqdm import tqdm
 
@@ -61,6 +62,11 @@ class Decoded:
     def good_rows(self) -> np.ndarray:
         """Return the positions in the source of the images that could be decoded, int64 (N,)."""
         return np.delete(np.arange(len(self.images) + len(self.bad)), list(self.bad))
+
+
+def cache_folder(cache_dir: str | None) -> Path:
+    """Return the folder of this package in a cache, None for the cache of `datasets`."""
+    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "ddpm_cars"
 
 
 def decode_once(source: Source, path: Path, config: ImageConfig, num_channels: int) -> Decoded:

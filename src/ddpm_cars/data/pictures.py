@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 
 from ddpm_cars.config.pictures import ImageConfig
-from ddpm_cars.data.cache import DECODER_VERSION, Decoded, decode_once
+from ddpm_cars.data.cache import DECODER_VERSION, Decoded, cache_folder, decode_once
 from ddpm_cars.data.dataset import find_in_dataset
 from ddpm_cars.data.decoding import image_mode
 from ddpm_cars.data.folder import find_in_folder
@@ -105,8 +104,7 @@ def load_pictures(
     _check_number(source.size, source.place, min_images)
     settings = [config.resolution, config.resize, config.background, config.split, label_column, excluded_split]
     key = json.dumps([DECODER_VERSION, source.fingerprint, source.size, num_channels, *settings])
-    cache_dir = Path(config.cache_dir or datasets.config.HF_DATASETS_CACHE) / "ddpm_cars"
-    path = cache_dir / hashlib.sha256(key.encode()).hexdigest()[:32]
+    path = cache_folder(config.cache_dir) / hashlib.sha256(key.encode()).hexdigest()[:32]
     decoded = decode_once(source, path, config, num_channels)
     report = _make_report(source, decoded)
     if report_path is not None:

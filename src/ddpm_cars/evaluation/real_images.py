@@ -4,11 +4,11 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
 
 from ddpm_cars.config.commands import MIN_EVALUATION_IMAGES, EvaluateConfig
+from ddpm_cars.data.cache import cache_folder
 from ddpm_cars.data.pictures import Pictures, load_pictures
 from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.features import Extractor
@@ -98,7 +98,7 @@ def features_path(extractor: Extractor, pictures_sha256: str, cache_dir: str | N
         cache_dir: Where they are kept; None is the cache of `datasets`.
     """
     key = hashlib.sha256(f"{extractor.name} {extractor.fingerprint} {pictures_sha256}".encode()).hexdigest()[:32]
-    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "ddpm_cars" / f"features-{key}.safetensors"
+    return cache_folder(cache_dir) / f"features-{key}.safetensors"
 
 
 def compared_pixels(images: np.ndarray) -> torch.Tensor:

@@ -19,6 +19,9 @@ from ddpm_cars.runs.model_folder import ModelFolder
 from ddpm_cars.runs.public_settings import dataset_id
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES
 
+CARD = "README.md"
+"""The name of a card in its repository."""
+
 _TASK = "unconditional-image-generation"
 _PRECISIONS = {"no": "float32", "fp16": "float16 mixed with float32", "bf16": "bfloat16 mixed with float32"}
 _SEAL = re.compile(r"\n<!-- generated: ([0-9a-f]{16}); an edited card is not overwritten -->\n?\Z")

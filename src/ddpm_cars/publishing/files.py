@@ -9,7 +9,7 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from ddpm_cars.config.commands import PushConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import one_file_source
-from ddpm_cars.publishing.card import eval_results, make_card
+from ddpm_cars.publishing.card import CARD, eval_results, make_card
 from ddpm_cars.publishing.space import space_files
 from ddpm_cars.runs.model_folder import ModelFolder
 from ddpm_cars.runs.public_settings import dataset_id, public_settings
@@ -17,7 +17,6 @@ from ddpm_cars.runs.saved_pipeline import WEIGHTS
 
 Files = dict[str, Path | bytes]
 """Paths in the repository, each with the file or the content that goes there."""
-CARD = "README.md"
 
 
 def model_files(folder: ModelFolder) -> Files:

@@ -20,8 +20,8 @@ from huggingface_hub.errors import (
 
 from ddpm_cars.config.commands import PushConfig
 from ddpm_cars.errors import PublishError, UserError
-from ddpm_cars.publishing.card import is_untouched
-from ddpm_cars.publishing.files import CARD, Files, collect, content_of
+from ddpm_cars.publishing.card import CARD, is_untouched
+from ddpm_cars.publishing.files import Files, collect, content_of
 from ddpm_cars.runs.model_folder import ModelFolder, open_model_folder
 
 # A push waits so long between tries. The client repeats some requests by itself, but not the commit.

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import SpaceCardData
 
 import ddpm_cars
-from ddpm_cars.publishing.card import seal
+from ddpm_cars.publishing.card import CARD, seal
 
 _APP = '''"""The demo of the model in model/; the package beside it has the page."""
 
@@ -39,7 +39,7 @@ def space_files(model: dict[str, Path | bytes], repo_id: str, model_license: str
     """
     package = Path(str(ddpm_cars.__file__)).parent
     return {
-        "README.md": _readme(repo_id.split("/")[-1], model_license).encode(),
+        CARD: _readme(repo_id.split("/")[-1], model_license).encode(),
         "app.py": _APP.encode(),
         "requirements.txt": ("\n".join(_REQUIREMENTS) + "\n").encode(),
         **{f"ddpm_cars/{path.relative_to(package).as_posix()}": path for path in sorted(package.rglob("*.py"))},
