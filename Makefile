@@ -1,4 +1,5 @@
-# make demo: draw toy cars, train on them, sample. make test: everything that has to hold. Both set themselves up.
+# make demo draws toy cars, trains on them and samples. make test checks everything that has to hold. Both install what
+# they need.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,28 +10,27 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo app test lint docs clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python scripts/draw_toy_cars.py --output_dir $(DEMO)/toy-cars --resolution 32
-	$(BIN)/python scripts/show.py --train_data_dir $(DEMO)/toy-cars --resolution 32 --output_dir $(DEMO)
-	$(BIN)/python scripts/train.py --config src/ddpm_cars/recipes/toy.yaml --train_data_dir $(DEMO)/toy-cars \
-		--output_dir $(DEMO)/model
-	$(BIN)/python scripts/sample.py --pretrained_model_name_or_path $(DEMO)/model --num_inference_steps 100 \
+	$(BIN)/ddpm-cars toy-cars --output_dir $(DEMO)/toy-cars --resolution 32
+	$(BIN)/ddpm-cars show --train_data_dir $(DEMO)/toy-cars --resolution 32 --output_dir $(DEMO)
+	$(BIN)/ddpm-cars train --config toy --train_data_dir $(DEMO)/toy-cars --output_dir $(DEMO)/model
+	$(BIN)/ddpm-cars sample --pretrained_model_name_or_path $(DEMO)/model --num_inference_steps 100 \
 		--num_images 36 --batch_size 36 --strip --output_dir $(DEMO)/samples --overwrite_output_dir
-	$(BIN)/python scripts/sample.py --pretrained_model_name_or_path src/ddpm_cars/pretrained \
+	$(BIN)/ddpm-cars sample --pretrained_model_name_or_path src/ddpm_cars/pretrained \
 		--num_inference_steps 100 --num_images 36 --batch_size 36 --output_dir $(DEMO)/finished --overwrite_output_dir
 	@echo
 	@echo "What it learned from:   $(DEMO)/dataset.png"
-	@echo "How images drown:     $(DEMO)/noising.png"
+	@echo "How images drown:       $(DEMO)/noising.png"
 	@echo "How the loss fell:      $(DEMO)/model/loss.png"
-	@echo "What it draws now:      $(DEMO)/samples/grid.png"
+	@echo "What it samples now:    $(DEMO)/samples/grid.png"
 	@echo "How it gets there:      $(DEMO)/samples/denoising.png"
 	@echo "What hours would give:  $(DEMO)/finished/grid.png"
 
-# A page in the browser, with the model inside the package.
+# A page in the browser that samples from the model inside the package.
 app: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[demo]"
-	$(BIN)/python scripts/demo.py
+	$(BIN)/ddpm-cars demo
 
-# Two processes of one thread each: runs of several processes would only get in each other's way with more.
+# Two processes of one thread each, because some tests start several processes themselves.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 

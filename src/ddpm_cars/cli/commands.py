@@ -17,7 +17,7 @@ from ddpm_cars.config.commands import (
     ShowConfig,
     ToyCarsConfig,
 )
-from ddpm_cars.config.training import TrainCommandConfig, TrainingConfig
+from ddpm_cars.config.training import TrainCommandConfig
 from ddpm_cars.errors import PublishError, RunError, RunStopped, UserError
 from ddpm_cars.runtime.console import each_warning_once, is_main_process, warn
 
@@ -42,11 +42,6 @@ class Command:
     def sentence(self) -> str:
         """What it does."""
         return str(self.config_class.__doc__).partition("\n")[0]
-
-    @property
-    def takes_recipes(self) -> bool:
-        """Whether the recipes, which hold settings of training, are for it."""
-        return issubclass(self.config_class, TrainingConfig)
 
 
 def run_command(name: str, argv: Sequence[str] | None, prog: str | None = None) -> None:

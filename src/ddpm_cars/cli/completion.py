@@ -9,6 +9,7 @@ import shtab
 
 from ddpm_cars.cli.commands import COMMANDS, Command
 from ddpm_cars.cli.recipes import recipe_names
+from ddpm_cars.config.training import TrainingConfig
 
 SHELLS = tuple(shtab.SUPPORTED_SHELLS)
 
@@ -21,12 +22,15 @@ def completion_script(prog: str, shell: str) -> str:
     commands = parser.add_subparsers()
     for name, command in COMMANDS.items():
         _add_settings(commands.add_parser(name, help=command.sentence), command)
-    return shtab.complete(parser, shell)
+    recipes = f'_config_files() {{ compgen -W "{" ".join(recipe_names())}" -- "$1"; compgen -f -- "$1"; }}'
+    return shtab.complete(parser, shell, preamble={"bash": recipes})
 
 
 def _add_settings(parser: argparse.ArgumentParser, command: Command) -> None:
-    config = parser.add_argument("--config", choices=recipe_names() if command.takes_recipes else None)
+    config = parser.add_argument("--config")
     config.complete = shtab.FILE  # type: ignore[attr-defined]
+    if issubclass(command.config_class, TrainingConfig):
+        config.complete = {**shtab.FILE, "bash": "_config_files"}  # type: ignore[attr-defined]
     parser.add_argument("--print_config", action="store_true")
     for field in fields(command.config_class):
         is_flag = not command.positional or field.default is not MISSING
@@ -36,7 +40,8 @@ def _add_settings(parser: argparse.ArgumentParser, command: Command) -> None:
         action = parser.add_argument(
             f"--{field.name}" if is_flag else field.name, nargs=nargs, choices=choices or None
         )
-        if not choices and str in _parts(field.type):
+        # After a list that completes files, bash would offer no flag.
+        if not choices and not is_list and str in _parts(field.type):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
 
 

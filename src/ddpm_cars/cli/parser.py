@@ -49,8 +49,7 @@ def parse(
     arguments = spell_out_switches(sys.argv[1:] if argv is None else argv, _switches(config_class))
     arguments = gather_lists(arguments, _lists(config_class))
     try:
-        if issubclass(config_class, TrainingConfig):
-            arguments = with_paths_of_recipes(arguments)
+        arguments = with_paths_of_recipes(arguments, issubclass(config_class, TrainingConfig))
         values = parser.parse_args(arguments).as_dict()
         values.pop("config")
         if "model_config" in values:

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The command and its settings; None is the command line of the process.
     """
-    is_module = Path(sys.argv[0]).name == "__main__.py"
+    is_module = Path(sys.argv[0]).parts[-2:] == ("ddpm_cars", "__main__.py")
     prog = "python -m ddpm_cars" if is_module else _PROGRAM
     name, *rest = [*(sys.argv[1:] if argv is None else argv)] or [""]
     if name in COMMANDS:

@@ -15,40 +15,41 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
-def with_paths_of_recipes(argv: Iterable[str]) -> list[str]:
-    """Return a command line in which every `--config` has a path: `--config cars64` names a recipe.
+def with_paths_of_recipes(argv: Iterable[str], is_training: bool) -> list[str]:
+    """Return a command line in which every `--config` has the path of a file.
+
+    Args:
+        argv: The command line, in which `--config cars64` may name a recipe.
+        is_training: Whether it is one of training, whose settings the recipes hold.
 
     Raises:
-        UserError: If what follows is neither a file nor the name of a recipe.
+        UserError: If what follows `--config` is neither a file nor the name of a recipe.
     """
     found: list[str] = []
     for argument in argv:
         flag, equals, value = argument.partition("=")
         if found and found[-1] == "--config":
-            found[-1:] = ["--config", find_recipe(argument)]
+            found.append(_find(argument, is_training))
         elif flag == "--config" and equals:
-            found.append(f"--config={find_recipe(value)}")
+            found += [flag, _find(value, is_training)]
         else:
             found.append(argument)
     return found
 
 
-def find_recipe(name: str) -> str:
-    """Return the path of a file of settings: `name` itself if there is such a file, otherwise the recipe of that name.
-
-    Raises:
-        UserError: If there is neither.
-    """
+def _find(name: str, is_training: bool) -> str:
     if Path(name).is_file():
         return name
     names, stem = recipe_names(), Path(name).stem
+    if not is_training:
+        raise UserError(f"--config {name} is not a file" + ("; recipes are for training" if stem in names else ""))
     if name in names:
         return str(_FOLDER / f"{name}.yaml")
     if stem in names:
         raise UserError(f"--config {name} is not a file; give --config {stem}, the recipe of that name")
     similar = difflib.get_close_matches(stem, names, n=1)
-    hint = f"did you mean {similar[0]}? " if similar else ""
-    raise UserError(f"--config {name} is neither a file nor a recipe; {hint}The recipes are {', '.join(names)}")
+    hint = f" (did you mean {similar[0]}?)" if similar else ""
+    raise UserError(f"--config {name} is neither a file nor a recipe{hint}; the recipes are {', '.join(names)}")
 
 
 def find_network(name: str | None) -> str | None:

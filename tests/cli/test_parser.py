@@ -1,0 +1,142 @@
+"""Settings are read from command lines and files."""
+
+import contextlib
+import io
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ddpm_cars.cli.parser import parse
+from ddpm_cars.config.commands import (
+    CalibrateConfig,
+    DemoConfig,
+    EvaluateConfig,
+    PushConfig,
+    SampleConfig,
+    ShowConfig,
+    ToyCarsConfig,
+)
+from ddpm_cars.config.training import TrainCommandConfig, TrainingConfig
+
+PICTURES = ["--train_data_dir", "pictures"]
+CONFIGS = {
+    TrainingConfig: PICTURES,
+    ShowConfig: PICTURES,
+    SampleConfig: ["--pretrained_model_name_or_path", "model"],
+    CalibrateConfig: [*PICTURES, "--pretrained_model_name_or_path", "model"],
+    ToyCarsConfig: [],
+}
+
+
+def test_flags_set_their_fields_and_the_rest_keep_their_defaults():
+    argv = [*PICTURES, "--learning_rate", "3e-5", "--preset=tiny", "--max_train_steps", "7", "--max_grad_norm=null"]
+    config, _ = parse(TrainingConfig, argv)
+    expected = TrainingConfig(
+        train_data_dir="pictures", learning_rate=3e-5, preset="tiny", max_train_steps=7, max_grad_norm=None
+    )
+    assert config == expected
+    assert isinstance(config.learning_rate, float)
+
+
+def test_flags_after_a_file_win_and_later_files_too(tmp_path: Path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second file.yaml"
+    first.write_text("train_data_dir: here\nseed: 1\nlearning_rate: 1e-3\nuse_ema: false\nlogger: null\n")
+    second.write_text("seed: 2\nresize: pad\n")
+    config, _ = parse(TrainingConfig, ["--config", str(first), "--config", str(second), "--learning_rate", "0.5"])
+    assert config == TrainingConfig(
+        train_data_dir="here", seed=2, learning_rate=0.5, use_ema=False, resize="pad", logger=None
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "use_ema", "random_flip"),
+    [
+        ([], True, True),
+        (["--use_ema"], True, True),
+        (["--use_ema", "false"], False, True),
+        (["--use_ema=false"], False, True),
+        (["--use_ema", "false", "--use_ema"], True, True),
+        (["--random_flip", "false", "--use_ema", "--seed", "3"], True, False),
+        (["--use_ema", "false", "--random_flip", "--seed=3"], False, True),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_switches_work_alone_and_with_a_value(argv: list[str], use_ema: bool, random_flip: bool):
+    config, _ = parse(TrainingConfig, [*PICTURES, *argv])
+    assert (config.use_ema, config.random_flip) == (use_ema, random_flip)
+
+
+def test_a_switch_alone_turns_on_what_is_off_by_default(tmp_path: Path):
+    assert parse(SampleConfig, ["--pretrained_model_name_or_path", "model", "--strip"])[0].strip is True
+    (tmp_path / "c.yaml").write_text("use_ema: false\n")
+    argv = [*PICTURES, "--config", str(tmp_path / "c.yaml")]
+    assert parse(TrainingConfig, argv)[0].use_ema is False
+    assert parse(TrainingConfig, [*argv, "--use_ema"])[0].use_ema is True
+
+
+@pytest.mark.parametrize(
+    ("config_class", "hints"),
+    [
+        (
+            SampleConfig,
+            "A switch may stand alone; it means true. A list takes several words, one after the other. "
+            "null means that a setting is unset.",
+        ),
+        (
+            EvaluateConfig,
+            "A list takes several words, one after the other. null means that a setting is unset.",
+        ),
+        (ToyCarsConfig, ""),
+    ],
+)
+def test_help_ends_with_how_to_write_what_is_there(config_class: type, hints: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        parse(config_class, ["--help"])
+    last = " ".join(capsys.readouterr().out.strip().split("\n\n")[-1].split())
+    assert last == hints if hints else "--seed" in last
+
+
+@pytest.mark.parametrize("config_class", [*CONFIGS, TrainCommandConfig, EvaluateConfig, DemoConfig, PushConfig])
+def test_every_field_has_a_sentence_of_help(config_class: type, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        parse(config_class, ["--help"])
+    assert stop.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split()).partition("options:")[2]
+    starts = {}
+    for field in fields(config_class):
+        assert f" --{field.name} " in printed, field.name
+        starts[field.name] = printed.index(f" --{field.name} ")
+    ends = sorted([*starts.values(), len(printed)])
+    for name, start in starts.items():
+        entry = printed[start : ends[ends.index(start) + 1]]
+        _, _, sentence = entry.removeprefix(f" --{name} ").partition(" ")
+        sentence = sentence.partition("(type:")[0].partition("(required")[0].strip()
+        assert sentence.endswith("."), (name, entry)
+        assert len(sentence.split()) >= 1, (name, entry)
+        assert sentence[0].isupper(), (name, entry)
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_printed_settings_load_back(config_class: type, tmp_path: Path):
+    text = "output_dir" if "output_dir" in {field.name for field in fields(config_class)} else "split"
+    argv = [*CONFIGS[config_class], "--seed", "5", f"--{text}", "a b: ü"]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
+        parse(config_class, [*argv, "--print_config"])
+    assert stop.value.code == 0
+    path = tmp_path / "printed.yaml"
+    path.write_text(printed.getvalue(), encoding="utf-8")
+    config, _ = parse(config_class, argv)
+    assert parse(config_class, ["--config", str(path)])[0] == config
+    assert yaml.safe_load(printed.getvalue())[text] == "a b: ü"
+    assert set(yaml.safe_load(printed.getvalue())) == set(asdict(config))
+
+
+@pytest.mark.parametrize("text", ["no", "No", "false", "'no'"])
+def test_no_is_a_precision_in_a_file_too(text: str, tmp_path: Path):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"mixed_precision: {text}\nuse_ema: no\n")
+    config, _ = parse(TrainingConfig, [*PICTURES, "--config", str(path)])
+    assert (config.mixed_precision, config.use_ema) == ("no", False)
