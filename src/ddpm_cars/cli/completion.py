@@ -23,7 +23,7 @@ def completion_script(prog: str, shell: str) -> str:
     for name, command in COMMANDS.items():
         _add_settings(commands.add_parser(name, help=command.sentence), command)
     recipes = f'_config_files() {{ compgen -W "{" ".join(recipe_names())}" -- "$1"; compgen -f -- "$1"; }}'
-    return shtab.complete(parser, shell, preamble={"bash": recipes})
+    return shtab.complete(parser, shell, preamble=recipes if shell == "bash" else "")
 
 
 def _add_settings(parser: argparse.ArgumentParser, command: Command) -> None:
