@@ -20,9 +20,7 @@ from ddpm_cars.runtime.files import atomic_path
 
 NAME = "toy-cars-32"
 MODEL_LICENSE = "apache-2.0"
-DATA_LICENSE = (
-    "Apache-2.0; the images are drawn by this project (ddpm_cars.toy_cars), and the model is free to use"
-)
+DATA_LICENSE = "Apache-2.0; the images are drawn by this project (ddpm_cars.toy_cars), and the model is free to use"
 # Of 20,000 drawings a tenth is enough to compare with.
 MEASURE = (
     *"--split train[:2000] --validation_split test --num_images 400 --num_inference_steps 100".split(),
