@@ -1,20 +1,17 @@
 """Which real images a model is measured against."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
-from ddpm_cars.config.commands import CalibrateConfig, EvaluateConfig
+from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation import real_images as references
 from ddpm_cars.evaluation.features import load_extractor
 from ddpm_cars.evaluation.real_images import compared_pixels, features_path, load_real_images, mirrored
-from ddpm_cars.runs.pictures_of_run import check_held_out, with_pictures_of_run
 from ddpm_cars.toy_cars.dataset import write_toy_cars
 
 
@@ -34,103 +31,6 @@ def config(cars: Path, tmp_path: Path) -> EvaluateConfig:
         resize="squash",
         background="white",
     )
-
-
-def test_a_run_says_which_pictures_it_was_trained_on(tmp_path: Path):
-    settings = {
-        "dataset_name": "someone/photographs",
-        "split": None,
-        "validation_split": "test",
-        "resize": "crop",
-        "label_column": "kind",
-        "cache_dir": "there",
-        "seed": 5,
-        "mixed_precision": "bf16",
-    }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    asked = EvaluateConfig(pretrained_model_name_or_path=str(tmp_path))
-    got = with_pictures_of_run(asked, str(tmp_path))
-    names = ("dataset_name", "split", "validation_split", "resize", "label_column", "cache_dir")
-    assert {name: getattr(got, name) for name in names} == {name: settings[name] for name in names}
-    # Only the images are taken from there.
-    assert (got.seed, got.mixed_precision) == (0, "no")
-    named = replace(asked, validation_split="validation", cache_dir="here", split="train[:9]")
-    other = with_pictures_of_run(named, str(tmp_path))
-    assert (other.validation_split, other.cache_dir, other.split) == ("validation", "here", "train[:9]")
-
-
-@pytest.mark.parametrize(
-    ("run", "seen"),
-    [
-        ({"train_data_dir": "cars", "split": None, "validation_split": None}, True),
-        ({"train_data_dir": "cars", "split": "test", "validation_split": None}, True),
-        ({"train_data_dir": "cars", "split": None, "validation_split": "dev"}, True),
-        ({"train_data_dir": "cars", "split": "train+test", "validation_split": None}, True),
-        ({"train_data_dir": "cars", "split": "train[:9] + test[50%:]", "validation_split": None}, True),
-        ({"train_data_dir": "cars", "split": "train+dev", "validation_split": None}, False),
-        ({"train_data_dir": "cars", "split": None, "validation_split": "test"}, False),
-        ({"train_data_dir": "cars", "split": "train", "validation_split": None}, False),
-        ({"train_data_dir": "vans", "split": None, "validation_split": None}, False),
-        (None, False),
-    ],
-)
-def test_a_split_that_the_model_was_trained_on_is_not_held_out(
-    tmp_path: Path, run: dict | None, seen: bool, monkeypatch: pytest.MonkeyPatch
-):
-    if run is not None:
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
-    config = EvaluateConfig(pretrained_model_name_or_path="x", train_data_dir="cars", validation_split="test")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "cars").mkdir()
-    for place in ("cars", "cars/", "./cars", str(tmp_path / "cars")):
-        config = replace(config, train_data_dir=place)
-        with pytest.raises(UserError, match=r"test, which .* was trained on") if seen else nullcontext():
-            check_held_out(config, str(tmp_path))
-    check_held_out(replace(config, validation_split=None), str(tmp_path))
-
-
-def test_pictures_that_are_named_count_more_than_those_of_the_run(config: EvaluateConfig, tmp_path: Path):
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"dataset_name": "someone/photographs", "split": "dev"}))
-    assert with_pictures_of_run(config, str(tmp_path)) == config
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, {"train_data_dir": "cars", "validation_split": "test", "resize": "crop", "background": "#102030"}),
-        ({"train_data_dir": "vans"}, {"train_data_dir": "vans", "validation_split": None, "resize": "crop"}),
-        # The same images, written otherwise, have the same split held out.
-        ({"train_data_dir": "./cars/"}, {"train_data_dir": "./cars/", "validation_split": "test"}),
-        ({"train_data_dir": "cars", "split": "train"}, {"validation_split": None, "split": "train"}),
-        ({"train_data_dir": "vans", "resize": "squash"}, {"resize": "squash", "background": "#102030"}),
-        ({"resize": "pad", "background": "black"}, {"resize": "pad", "background": "black", "train_data_dir": "cars"}),
-    ],
-)
-@pytest.mark.parametrize("command", [CalibrateConfig, EvaluateConfig])
-def test_pictures_are_prepared_as_the_run_did_but_for_what_is_given(
-    command: type, given: dict, expected: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "cars").mkdir()
-    run = {"train_data_dir": "cars", "validation_split": "test", "resize": "crop", "background": "#102030", "seed": 5}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
-    asked = command(pretrained_model_name_or_path=str(tmp_path), **given)
-    got = with_pictures_of_run(asked, str(tmp_path))
-    assert {name: getattr(got, name) for name in expected} == expected
-    assert got.seed == 0
-
-
-def test_pictures_of_a_model_without_a_run_are_squashed_on_white(tmp_path: Path):
-    asked = CalibrateConfig(pretrained_model_name_or_path="x", train_data_dir="vans")
-    got = with_pictures_of_run(asked, str(tmp_path))
-    assert (got.resize, got.background) == ("squash", "white")
-    with pytest.raises(UserError, match="background is whitish"):
-        with_pictures_of_run(replace(asked, background="whitish"), str(tmp_path))
-
-
-def test_without_a_word_on_pictures_there_is_one_line_that_asks_for_them(tmp_path: Path):
-    with pytest.raises(UserError, match=r"no config.yaml .* give train_data_dir or dataset_name"):
-        with_pictures_of_run(EvaluateConfig(pretrained_model_name_or_path="x/y"), str(tmp_path))
 
 
 def test_floor_and_reference_are_different_pictures_and_held_out_ones_are_in_neither(config: EvaluateConfig):

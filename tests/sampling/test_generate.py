@@ -14,7 +14,6 @@ from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.cli import commands as cli
 from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.errors import UserError
-from ddpm_cars.runs.load import load_pipeline
 from ddpm_cars.sampling.generate import generate, move_for_inference
 from ddpm_cars.sampling.samplers import make_scheduler, sampler_from_config
 from ddpm_cars.sampling.strips import denoising_strip, forward_noising_strip
@@ -155,26 +154,6 @@ def test_other_schedulers_are_refused_with_the_choices(name: str):
 def test_a_variance_that_has_to_be_measured_first_names_the_command(name: str):
     with pytest.raises(UserError, match=rf"variance_type is {name}.*calibrate.py --variance_type {name}"):
         sampler_from_config(name, DDPMCarsScheduler().config)
-
-
-def test_a_name_that_is_neither_folder_nor_model_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("runs/nosuch", "nosuch", str(tmp_path / "a" / "b")):
-        with pytest.raises(UserError, match=rf"^there is no folder {name}, and .* Hub \(.+\)$") as failed:
-            load_pipeline(name)
-        assert "stacktrace" not in str(failed.value)
-        assert "local_files_only" not in str(failed.value)
-        assert len(str(failed.value)) < 250
-
-
-def test_a_folder_without_a_pipeline_is_told_from_an_unfinished_run(tmp_path: Path):
-    with pytest.raises(UserError, match=r"holds no saved pipeline: there is no model_index.json$"):
-        load_pipeline(str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(
-        UserError, match=r"is a run that has not finished .*same training command continues it, .* ends it there$"
-    ):
-        load_pipeline(str(tmp_path))
 
 
 @pytest.mark.parametrize("command", ["evaluate", "sample"])
