@@ -160,7 +160,7 @@ def test_the_same_command_again_measures_nothing(runs: Runs, whole: dict):
     assert again["cost"]["seconds"] == whole["cost"]["seconds"]
 
 
-def test_what_has_changed_is_measured_again_and_nothing_old_is_shown(runs: Runs, caplog: pytest.LogCaptureFixture):
+def test_what_has_changed_is_measured_again_and_nothing_old_is_shown(runs: Runs):
     left = shutil.ignore_patterns("checkpoints", "evaluation")
     model = Path(shutil.copytree(runs.folder / "good", runs.folder / "calibrated", ignore=left))
     settings = {"pretrained_model_name_or_path": "calibrated", "num_inference_steps": 100}
@@ -176,22 +176,20 @@ def test_what_has_changed_is_measured_again_and_nothing_old_is_shown(runs: Runs,
     assert open_model_folder(model).stale_metrics == model / "evaluation" / "metrics.json"
     pushed = runs.run(SCRIPTS / "push_to_hub.py", "calibrated", "me/cars", "--dry_run")
     assert "was measured with other weights or another calibration and is left out; evaluate again" in pushed.stderr
-    evaluate(runs, **settings)
+    run = evaluate(runs, **settings)
     after = metrics_in(model / "evaluation")
     assert after["samples"][0]["metrics"] != before["samples"][0]["metrics"]
-    assert "was measured with another model, and is begun anew" in caplog.text
+    assert "was measured with another model, and is begun anew" in run.stderr
     assert not (model / "evaluation" / "quality.png").exists()
     assert open_model_folder(model).metrics == after
 
 
-def test_two_models_are_set_side_by_side(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
+def test_two_models_are_set_side_by_side(runs: Runs, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
     run = evaluate(runs, compare="good poor", output_dir="pair")
     assert "report: pair/report.html" in run.stdout
-    assert caplog.text.count("accelerate launch uses one of 6 cores") == 1
+    assert run.stderr.count("accelerate launch uses one of 6 cores") == 1
     comparison = json.loads((runs.folder / "pair" / "comparison.json").read_text())
     assert [model["name"] for model in comparison["models"]] == ["good", "poor"]
     # The second model takes more bits, by far more than the error.

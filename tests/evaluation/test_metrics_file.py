@@ -19,7 +19,7 @@ def sampler(label: str, steps: int, distance: float) -> dict:
     return {"label": label, "num_inference_steps": steps, "metrics": {"frechet_distance": distance}}
 
 
-def test_what_was_saved_is_known_to_the_next_call(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_what_was_saved_is_known_to_the_next_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "new folder" / "metrics.json"
     metrics = MetricsFile(path, HEAD)
     assert not path.exists()
@@ -33,7 +33,7 @@ def test_what_was_saved_is_known_to_the_next_call(tmp_path: Path, caplog: pytest
     assert again.sampler("fixed_small", 20) is None
     assert again["cost"]["peak_memory_mib"] > 50
     assert again["versions"] == versions()
-    assert "begun anew" not in caplog.text
+    assert "begun anew" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,15 @@ def test_what_was_saved_is_known_to_the_next_call(tmp_path: Path, caplog: pytest
         {**HEAD, "precision": "bf16"},
     ],
 )
-def test_metrics_of_something_else_are_not_kept(tmp_path: Path, head: dict, caplog: pytest.LogCaptureFixture):
+def test_metrics_of_something_else_are_not_kept(tmp_path: Path, head: dict, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "metrics.json"
     metrics = MetricsFile(path, HEAD)
     metrics.put_sampler(sampler("fixed_small", 10, 3.0), [1.0])
     metrics.save()
     assert MetricsFile(path, head)["samples"] == []
     changed = [name for name in HEAD if head[name] != HEAD[name]]
-    assert [f"another {name}, and is begun anew" in caplog.text for name in changed] == [True] * len(changed)
+    told = capsys.readouterr().err
+    assert [f"another {name}, and is begun anew" in told for name in changed] == [True] * len(changed)
     # Nothing is lost before there is something to put in its place.
     assert json.loads(path.read_text())["samples"]
 

@@ -3,7 +3,6 @@
 Every measurement goes to metrics.json as soon as it is made, and the same command goes on where it was interrupted.
 """
 
-import logging
 import time
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +30,7 @@ from ddpm_cars.reports.write import has_images, save_comparison, save_images, sa
 from ddpm_cars.runs.load import load_pipeline
 from ddpm_cars.runs.pictures_of_run import check_held_out, with_pictures_of_run
 from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder
+from ddpm_cars.runtime.console import warn
 from ddpm_cars.runtime.files import atomic_path, rounded
 from ddpm_cars.runtime.folders import prepare_folder
 from ddpm_cars.runtime.hardware import idle_cores_warnings
@@ -41,8 +41,6 @@ from ddpm_cars.sampling.samplers import sampler_from_config
 from ddpm_cars.sampling.strips import denoising_strip
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
 
-logger = logging.getLogger(__name__)
-
 _NUM_CALIBRATION_IMAGES = 2048
 
 
@@ -50,6 +48,7 @@ class Evaluation:
     """One model and the images that it is measured with, in as many processes as Accelerate has started.
 
     Args:
+        accelerator: The processes, and where the network runs.
         config: What to measure.
         name: Folder of the model, or its id on the Hub.
         folder: Where the results go.
@@ -59,15 +58,12 @@ class Evaluation:
         UserError: If model, images, extractor and settings do not fit together.
     """
 
-    def __init__(self, config: EvaluateConfig, name: str, folder: EvaluationFolder, run: str):
+    def __init__(
+        self, accelerator: Accelerator, config: EvaluateConfig, name: str, folder: EvaluationFolder, run: str
+    ):
         self.name = name
         self.folder = folder
-        try:
-            self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
-        except ValueError as error:
-            raise UserError(f"mixed_precision is {config.mixed_precision}: {error}") from error
-        for warning in idle_cores_warnings(self.accelerator.device, self.accelerator.num_processes):
-            logger.warning(warning)
+        self.accelerator = accelerator
         self.is_main = self.accelerator.is_main_process
         self.pipeline = load_pipeline(name)
         # After the model: a mistyped folder has no config.yaml either.
@@ -311,20 +307,28 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
     Raises:
         UserError: If models, images, extractor and settings do not fit together.
     """
+    try:
+        accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    except ValueError as error:
+        raise UserError(f"mixed_precision is {config.mixed_precision}: {error}") from error
+    for warning in idle_cores_warnings(accelerator.device, accelerator.num_processes):
+        warn(warning)
     if config.compare is not None:
-        return _compare(config, *config.compare)
+        return _compare(accelerator, config, *config.compare)
     name = str(config.pretrained_model_name_or_path)
     folder = EvaluationFolder(Path(config.output_dir)) if config.output_dir else _folder_of(name)
-    metrics = Evaluation(config, name, folder, run=name).run()
+    metrics = Evaluation(accelerator, config, name, folder, run=name).run()
     return folder.report, summary(metrics)
 
 
-def _compare(config: EvaluateConfig, first: str, second: str) -> tuple[Path, str]:
+def _compare(accelerator: Accelerator, config: EvaluateConfig, first: str, second: str) -> tuple[Path, str]:
     """Measure two models, each into its own folder, and set them side by side."""
     names, folders = (first, second), [_folder_of(name) for name in (first, second)]
     if folders[0].path.resolve() == folders[1].path.resolve():
         raise UserError(f"compare names {first} twice; give two models")
-    evaluations = [Evaluation(config, name, folder, run=first) for name, folder in zip(names, folders, strict=True)]
+    evaluations = [
+        Evaluation(accelerator, config, name, folder, run=first) for name, folder in zip(names, folders, strict=True)
+    ]
     sizes = [(e.pipeline.unet.config.sample_size, e.pipeline.unet.config.in_channels) for e in evaluations]
     if sizes[0] != sizes[1]:
         a, b = (f"{size} pixels with {channels} channels" for size, channels in sizes)

@@ -1,7 +1,6 @@
 """metrics.json: everything that was measured of a model, kept measurement by measurement."""
 
 import json
-import logging
 import resource
 import sys
 import time
@@ -10,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.features import Extractor
@@ -19,11 +16,10 @@ from ddpm_cars.evaluation.real_images import RealImages
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.reports.wording import sampler_label
 from ddpm_cars.runs.fingerprint import identity
+from ddpm_cars.runtime.console import warn
 from ddpm_cars.runtime.files import read_file, write_text
 from ddpm_cars.runtime.hardware import versions
 from ddpm_cars.runtime.processes import on_main
-
-logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 
@@ -102,8 +98,8 @@ class MetricsFile:
         if not isinstance(known, dict):
             raise UserError(f"{path} holds no JSON object; mend or remove it")
         changed = [name for name in head if known.get(name) != head[name]]
-        if known and changed and PartialState().is_main_process:
-            logger.warning(f"{path} was measured with another {', '.join(changed)}, and is begun anew")
+        if known and changed:
+            warn(f"{path} was measured with another {', '.join(changed)}, and is begun anew")
         begun = {"samples": [], "spectrum": {"generated": {}}, "cost": {"seconds": {}, "peak_memory_mib": 0}}
         self.values: dict[str, Any] = known if head.items() <= known.items() else {**head, **begun}
 
