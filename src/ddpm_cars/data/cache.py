@@ -39,8 +39,8 @@ _AHEAD = 16
 # This is how many images of a cache are compared with their files before it is believed.
 _NUM_COMPARED = 16
 
-# Gives the pixels of image i and the digest of its file, or says why it cannot be decoded.
 Decode = Callable[[int], tuple[bytes, int] | str]
+"""Returns the pixels of image i and the digest of its file, or the reason why it cannot be decoded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +182,7 @@ def _decode_all(source: Source, folder: Path, shape: tuple[int, ...], decode: De
 
 @contextmanager
 def _in_order(decode: Decode, positions: Sequence[int]) -> Iterator[Iterator[tuple[bytes, int] | str]]:
-    """Give the results for some positions in turn, with only a few decoded ahead: memory holds, stopping is quick."""
+    """Yield the results for some positions in turn. Few are decoded ahead, for little memory and quick stops."""
 
     def results(pool: ThreadPoolExecutor) -> Iterator[tuple[bytes, int] | str]:
         waiting: deque[Future] = deque()
@@ -193,8 +193,8 @@ def _in_order(decode: Decode, positions: Sequence[int]) -> Iterator[Iterator[tup
         while waiting:
             yield waiting.popleft().result()
 
-    # Filters of warnings are shared by all threads, so they are changed once around all of them. What Pillow warns of,
-    # such as damaged EXIF, leaves the pixels as they are.
+    # Filters of warnings are shared by all threads, so they are changed once around all of them. Pillow warns of
+    # things, such as damaged EXIF, that leave the pixels as they are.
     with warnings.catch_warnings(), ThreadPoolExecutor(_NUM_THREADS) as pool:
         warnings.simplefilter("ignore")
         yield results(pool)

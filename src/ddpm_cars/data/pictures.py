@@ -25,7 +25,7 @@ def find_pictures(config: ImageConfig, label_column: str | None = None, excluded
     """Find the images of `config` without decoding them.
 
     Args:
-        config: Names the folder or dataset, and the split; without a split all of them are joined.
+        config: The folder or dataset, and the split. Without a split, all of them are joined.
         label_column: Column with the classes, None for no classes; see `load_pictures`.
         excluded_split: Split that is not joined where `config.split` is None.
 
@@ -51,13 +51,13 @@ class Pictures:
     Attributes:
         images: A read-only memory map, uint8 (N, height, width, channels).
         labels: int64 (N,), the class of each; None without classes.
-        class_names: The classes, of every split; empty without.
-        digests: uint64 (N,), of the bytes of the files; copies have the same, also in another split.
-        sha256: Of all pixels and labels in order, in hexadecimal digits: the identity of the training data.
-        report: What became of every file: "source", "num_images" (N), "num_listed" (with bad ones), "bad_images" (a
-            "path" and a "reason" each), "duplicates" (lists of paths of files with the same bytes, all of which are
-            kept), "not_listed" (images that are in no split or of a kind that is not read) and "ignored_suffixes"
-            (how many files are no images, by suffix).
+        class_names: The classes of every split; empty without classes.
+        digests: uint64 (N,), of the bytes of the files. Copies have the same digest, also in another split.
+        sha256: The hash of all pixels and labels in order, in hexadecimal digits. It identifies the training data.
+        report: What became of every file: "source", "num_images" (N), "num_listed" (with the bad ones), "bad_images"
+            (each with "path" and "reason"), "duplicates" (lists of paths of files with the same bytes, all of which
+            are kept), "not_listed" (images in no split or of a kind that is not read) and "ignored_suffixes" (the
+            number of other files, by suffix).
     """
 
     images: np.ndarray
@@ -83,12 +83,12 @@ def load_pictures(
     on stderr says so.
 
     Args:
-        config: Names the images, the resolution and how to reach it, and how many may be bad.
+        config: The settings: the images, their resolution and how to reach it, and how many may be bad.
         num_channels: 3 for colour, 1 for grey.
         label_column: Column with the classes: a ClassLabel, integers or strings. For train_data_dir any name means
             the names of the folders that hold the images. None is no classes.
         excluded_split: Split that is not joined where `config.split` is None.
-        report_path: Where the report is written as JSON; of several processes one should give it.
+        report_path: Where the report is written as JSON. Only one of several processes gives it.
         min_images: How many images a batch needs.
 
     Returns:

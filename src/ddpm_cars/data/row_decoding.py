@@ -67,7 +67,7 @@ class BadImages:
         self.num_read = self.num_bad = 0
 
     def add(self, num_read: int, bad: Sequence[Row]) -> None:
-        """Count images that were read, of which some are bad.
+        """Count images that were read, and note the bad ones among them.
 
         Raises:
             UserError: If the bad ones are more than the allowed fraction of all, or of 1000 while there are fewer.
@@ -87,9 +87,9 @@ def measure(config: TrainingConfig, num_channels: int, num_images: int = 256) ->
     """Measure what the first images of the split cost in storage and time.
 
     Args:
-        config: Names the data set, and how images become squares.
+        config: The settings: the dataset, and how images become squares.
         num_channels: 3 for colour, 1 for grey.
-        num_images: How many images are tried, at most.
+        num_images: The largest number of images to try.
 
     Returns:
         `bytes_per_image`, as stored, and `decode_milliseconds_per_image`, on one core.
@@ -118,13 +118,13 @@ def measure(config: TrainingConfig, num_channels: int, num_images: int = 256) ->
 def first_pictures(
     config: TrainingConfig, num_channels: int, split: str, n: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read the first good images of a split, in the order of its shards; the bad ones before them are logged.
+    """Read the first good images of a split, in the order of its shards, and log the bad ones before them.
 
     Args:
-        config: Names the data set, whose `split` the classes are of, and how images become squares.
+        config: The settings: the dataset, the split that has the classes, and how images become squares.
         num_channels: 3 for colour, 1 for grey.
         split: The split to read.
-        n: How many images, at most.
+        n: The largest number of images to return.
 
     Returns:
         uint8 (images, H, W, C), and the classes, int64 (images,), or None without `class_conditional`.

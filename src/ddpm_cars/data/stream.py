@@ -27,7 +27,7 @@ _ENOUGH_LANES, _ROWS_OF_A_LANE = 16, 16
 
 
 class _Step(NamedTuple):
-    """A step in the making: arrays by micro step, and by lane what is still to be waited for."""
+    """A step that is being prepared: its arrays by micro step, and the tasks that fill them by lane."""
 
     images: list[np.ndarray]
     labels: list[np.ndarray | None]
@@ -35,27 +35,27 @@ class _Step(NamedTuple):
 
 
 class ShardStream:
-    """The images of a run's batches, read from shards ahead of their use.
+    """The images of the batches of a run, read from shards ahead of their use.
 
     Row r of a global batch of B comes from lane r * num_lanes // B. An image that cannot be used is recorded, and its
-    row shows the next good one of the lane, which also comes in its own turn: so places are counts of rows, whatever
-    is bad, and a process needs to decode no rows but its own.
+    row shows the next good image of the lane, which also comes in its own turn. So places are counts of rows, whatever
+    is bad, and a process decodes only its own rows.
 
     Args:
-        config: Names the data set, how images become squares, the window and the seed.
+        config: The settings: the dataset, how images become squares, the window and the seed.
         num_channels: 3 for colour, 1 for grey.
         global_batch_size: Rows of a step over all processes and micro steps.
-        rows: Of the global batch, those of this process, for each micro step.
+        rows: The rows of the global batch that this process fills, for each micro step.
 
     Attributes:
-        num_lanes: Shards that are read side by side: one for every 16 rows of a batch, or 16 if that is more, but not
-            more than there are shards or rows.
+        num_lanes: How many shards are read side by side: one for every 16 rows of a batch, or 16 if that is more, but
+            not more than there are shards or rows.
         shards: The names of the shards.
         class_names: The classes; the digits where they have no names, empty without `class_conditional`.
-        fingerprint: sha256 of data set, split, and names and sizes of the shards. A place is worth nothing elsewhere.
+        fingerprint: The hash of dataset, split, and names and sizes of the shards. Places are valid for it alone.
 
     Raises:
-        UserError: If there are no such shards, or they do not hold what the config says.
+        UserError: If there are no such shards, or they do not hold what the settings say.
     """
 
     def __init__(self, config: TrainingConfig, num_channels: int, global_batch_size: int, rows: Sequence[range]):
@@ -70,13 +70,13 @@ class ShardStream:
         first_rows = [owners.index(lane) for lane in range(L)]
         self._lane_sizes = [owners.count(lane) for lane in range(L)]
         self._micro_sizes = [len(part) for part in rows]
-        # By lane, of each row that is wanted: how far it is from the lane's first row, and where it belongs.
+        # For every row that this process fills, by lane: its distance from the first row of the lane, and its place.
         self._wanted: dict[int, list[tuple[int, int, int]]] = {}
         for micro_step, part in enumerate(rows):
             for i, row in enumerate(part):
                 lane = owners[row]
                 self._wanted.setdefault(lane, []).append((row - first_rows[lane], micro_step, i))
-        # A lane always has the same thread: it has no locks.
+        # A lane always has the same thread, because it has no locks.
         num_threads = min(len(self._wanted), _MAX_THREADS)
         self._threads = [ThreadPoolExecutor(1, f"shards-{i}") for i in range(num_threads)]
         self._decoders = ThreadPoolExecutor(min(num_cores(), _MAX_THREADS), "shards-decode")
@@ -88,11 +88,11 @@ class ShardStream:
 
     @property
     def bad_images(self) -> list[dict[str, str]]:
-        """Images that this object met in steps already drawn and could not use: {"path", "reason"}, each once."""
+        """Images in the steps drawn so far that could not be used: {"path", "reason"}, each once."""
         return [{"path": path, "reason": reason} for path, reason in self._bad.reasons.items()]
 
     def batch(self, step: int, micro_step: int) -> tuple[torch.Tensor, np.ndarray | None]:
-        """Return this process's images of a micro step, each of which is asked for once and in order.
+        """Return the images of a micro step. Micro steps are asked for in order, each of them once.
 
         Args:
             step: The optimiser step.
@@ -102,8 +102,8 @@ class ShardStream:
             uint8 (rows, H, W, C), and the classes, int64 (rows,), or None without `class_conditional`.
 
         Raises:
-            UserError: If a shard cannot be read, or too many images are bad; then the threads have ended.
-            ValueError: If it is not the turn of this micro step.
+            UserError: If a shard cannot be read, or too many images are bad. The threads have ended then.
+            ValueError: If another micro step comes next.
         """
         if (step, micro_step) != self._next:
             raise ValueError(f"step {step}, micro step {micro_step} is asked for, but {self._next} comes next")
@@ -121,10 +121,10 @@ class ShardStream:
         """Return where the lanes of this process stand, for JSON.
 
         Args:
-            step: The step that comes next, nothing of which may have been drawn.
+            step: The step that comes next. Nothing of it has been drawn.
 
         Returns:
-            {"lanes": {number of the lane: place}}; the lanes of all processes together are what a run goes on from.
+            {"lanes": {number of the lane: place}}. A run goes on from the lanes of all processes together.
 
         Raises:
             ValueError: If another step comes next.
@@ -136,10 +136,10 @@ class ShardStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, of any number of processes but of all of their lanes.
+        """Go on from a state that holds the lanes of all processes, whatever their number was.
 
         Raises:
-            UserError: If it is of other lanes, or its lanes do not stand at the same step.
+            UserError: If it has other lanes, or its lanes do not stand at the same step.
         """
         places = {int(lane): dict(place) for lane, place in state["lanes"].items()}
         steps = {place.pop("step") for place in places.values()}
@@ -151,7 +151,7 @@ class ShardStream:
         self._begin(steps.pop(), {lane: Place(**places[lane]) for lane in self._wanted})
 
     def close(self) -> None:
-        """End the threads and close the files; nothing can be drawn any more."""
+        """End the threads and close the files. Nothing can be drawn afterwards."""
         for thread in self._threads:
             thread.shutdown(wait=False, cancel_futures=True)
         for thread in self._threads:
@@ -174,7 +174,7 @@ class ShardStream:
         for ahead in range(step, step + 1 + _PREFETCH_STEPS):
             if ahead not in self._steps:
                 self._steps[ahead] = self._start()
-        # Whatever the threads did meanwhile, what is told comes in the order of steps and lanes.
+        # Bad images are reported in the order of steps and lanes, whatever the threads did meanwhile.
         done = self._steps.pop(step)
         for lane, future in sorted(done.lanes.items()):
             self._places[lane], num_read, bad = future.result()
@@ -191,7 +191,7 @@ class ShardStream:
     def _fill(
         self, lane: int, images: list[np.ndarray], labels: list[np.ndarray | None]
     ) -> tuple[Place, int, list[Row]]:
-        """Put a lane's rows of a step in their places; return where it stands, how many were read and the bad ones."""
+        """Fill the rows of a step that come from a lane; return its place, how many rows were read and the bad ones."""
         source, wanted = self._lanes[lane], self._wanted[lane]
         fresh = [row for row in (source.peek(ahead) for ahead, _, _ in wanted) if row.result is None]
         for future in [self._decoders.submit(self._decode, row) for row in fresh]:
@@ -204,7 +204,7 @@ class ShardStream:
         return source.advance(self._lane_sizes[lane]), len(fresh), [r for r in fresh if isinstance(r.result, str)]
 
     def _good_row(self, source: Lane, ahead: int, fresh: list[Row]) -> Row:
-        """Return the row that comes so many after the next one, or the first good one behind it."""
+        """Return the row that is so many places behind the next one, or the first good row after it."""
         for further in range(ahead, ahead + MAX_BARREN):
             row = source.peek(further)
             if row.result is None:

@@ -1,4 +1,4 @@
-"""Layers of a UNet in operators whose gradients a compiler can join with what stands before and behind them."""
+"""Layers of a UNet in operators whose gradients a compiler can fuse with those of their neighbours."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from diffusers.models.upsampling import Upsample2D
 
 
 class CompiledGroupNorm(torch.nn.GroupNorm):
-    """`torch.nn.GroupNorm`, written anew for when it is compiled for training.
+    """`torch.nn.GroupNorm` in other operators, which are used only when it is compiled.
 
-    PyTorch's own operator is made for contiguous tensors: compiled, with gradients, activations are stored in float32
-    around it and go back and forth between two orders. Here they are read where they lie, once for the moments of
-    every channel, which those of its group follow from, and once to be scaled.
+    PyTorch's own operator is made for contiguous tensors. When it is compiled with gradients, activations are stored
+    in float32 around it and converted between two memory formats. Here they are read in place: once for the moments of
+    every channel, from which those of the groups follow, and once to be scaled.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -39,26 +39,26 @@ class CompiledGroupNorm(torch.nn.GroupNorm):
 
 
 class CompiledUpsample2D(Upsample2D):
-    """Diffusers' upsampling to twice the size, written anew for when it is compiled for training.
+    """Diffusers' upsampling to twice the size in other operators, which are used only when it is compiled.
 
-    The gradient of interpolation is compiled to sums into a buffer of zeros, one number at a time; the compiler of
-    torch 2.13 lets a CPU read that buffer before they are in it. The gradient of repetition is a sum of four.
+    The gradient of interpolation is compiled to sums into a buffer of zeros, one number at a time, and the compiler of
+    torch 2.13 lets a CPU read that buffer before the sums are complete. The gradient of repetition is a sum of four.
     """
 
     def forward(
         self, hidden_states: torch.Tensor, output_size: tuple[int, int] | None = None, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Return every pixel four times, behind a convolution if there is one.
+        """Repeat every pixel four times, and apply the convolution if there is one.
 
         Args:
             hidden_states: (batch, channels, height, width), floating-point.
-            output_size: Another size than twice the height and width, which diffusers' own layer takes.
-            args: For diffusers, which ignores them.
-            kwargs: Likewise.
+            output_size: Another size than twice the height and width, for which diffusers' own operators are used.
+            args: Ignored, as in diffusers.
+            kwargs: Ignored, as in diffusers.
         """
         if not torch.compiler.is_compiling() or output_size is not None:
             return super().forward(hidden_states, output_size, *args, **kwargs)
-        # Channels last, as convolutions want it.
+        # Channels come last, as convolutions read them.
         x = hidden_states.permute(0, 2, 3, 1)
         batch_size, height, width, num_channels = x.shape
         x = x[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
@@ -69,7 +69,7 @@ class CompiledUpsample2D(Upsample2D):
 
 
 def replace_layers(network: torch.nn.Module) -> None:
-    """Make the layers of a network those of this module, where they are of the classes that these replace."""
+    """Give the layers of a network the classes of this module, where there is one for them."""
     for module in network.modules():
         if type(module) is torch.nn.GroupNorm and module.affine:
             module.__class__ = CompiledGroupNorm

@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""UNets by name, or from a file of arguments. This is the only module that knows how a network is built."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ _PLAIN, _ATTENTION = ("DownBlock2D", "UpBlock2D"), ("AttnDownBlock2D", "AttnUpBl
 
 
 def _levels(*attention: bool) -> dict[str, tuple[str, ...]]:
-    """Name the blocks of a UNet, from the finest level down; True marks a level with self-attention."""
+    """Return the names of the blocks of a UNet, from the finest level down; True marks a level with self-attention."""
     blocks = [_ATTENTION if a else _PLAIN for a in attention]
     return {
         "down_block_types": tuple(down for down, _ in blocks),
@@ -50,7 +50,7 @@ def create_unet(
         resolution: Height and width of its images, a multiple of 2 for every level below the first.
         model_config: Path of a JSON file with arguments of `UNet2DModel`, instead of the preset.
         learn_variance: Whether half of the output channels hold the variance (Nichol & Dhariwal 2021, eq. 15).
-        overrides: Further arguments of `UNet2DModel`, which win.
+        overrides: Further arguments of `UNet2DModel`, which take precedence.
 
     Returns:
         The network in float32.
