@@ -59,7 +59,8 @@ def test_fixed_large_log_equals_fixed_large():
 def test_trailing_gives_n_descending_timesteps_in_range(T: int):
     scheduler = DDPMCarsScheduler(num_train_timesteps=T, timestep_spacing="trailing")
     for n in range(1, T + 1):
-        chosen = scheduler._spaced_timesteps(n)
+        scheduler.set_timesteps(n)
+        chosen = scheduler.timesteps.numpy()
         assert len(chosen) == n
         assert np.issubdtype(chosen.dtype, np.integer)
         assert np.all(np.diff(chosen) < 0)
@@ -364,11 +365,12 @@ def test_timesteps_between_noise_levels_are_refused(method: str):
 
 
 def test_thresholding_of_float64_is_float64():
-    scheduler = DDPMCarsScheduler(thresholding=True, sample_max_value=10.0)
+    scheduler = DDPMCarsScheduler(prediction_type="sample", thresholding=True, sample_max_value=10.0)
     x = 3 * randn(2, 3, 4, 4, dtype=torch.float64)
     images = x.numpy()
     q = np.quantile(np.abs(images), 0.995, axis=(1, 2, 3), keepdims=True)
-    np.testing.assert_allclose(scheduler._threshold_sample(x), np.clip(images, -q, q) / q, rtol=1e-14)
+    x_0_hat = scheduler.predict_original_sample(x, 500, x)
+    np.testing.assert_allclose(x_0_hat, np.clip(images, -q, q) / q, rtol=1e-14)
 
 
 def test_noise_levels_that_a_trainer_assigns_are_used():

@@ -1,0 +1,152 @@
+"""Noise schedules: how much noise every timestep of the forward process adds, in float64.
+
+Equation numbers without a source refer to Ho et al. 2020, https://arxiv.org/abs/2006.11239.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"]
+# These end at the same alpha_bar at any T.
+SCHEDULES_OF_ANY_T = ("squaredcos_cap_v2", "laplace")
+# Where alpha_bar_T exceeds this, N(0, I) is visibly not where the forward process ends.
+MAX_TERMINAL_ALPHA_BAR = 0.01
+
+
+def make_betas(beta_schedule: str, beta_start: float, beta_end: float, num_train_timesteps: int) -> np.ndarray:
+    """Compute the betas of a named schedule, which are those of diffusers' `DDPMScheduler`.
+
+    Args:
+        beta_schedule: One of `BetaSchedule`.
+        beta_start: The first beta, in (0, 1); "squaredcos_cap_v2" and "laplace" ignore it.
+        beta_end: The last beta, likewise.
+        num_train_timesteps: T, 1 or more.
+
+    Returns:
+        float64 (T,).
+
+    Raises:
+        NotImplementedError: If `beta_schedule` is unknown.
+    """
+    if beta_schedule == "linear":
+        return np.linspace(beta_start, beta_end, num_train_timesteps)
+    if beta_schedule == "scaled_linear":
+        return np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps) ** 2
+    if beta_schedule == "squaredcos_cap_v2":
+        return _betas_from_alpha_bar(num_train_timesteps, _cosine_alpha_bar)
+    if beta_schedule == "laplace":
+        return _betas_from_alpha_bar(num_train_timesteps, _laplace_alpha_bar)
+    if beta_schedule == "sigmoid":
+        return beta_start + (beta_end - beta_start) / (1 + np.exp(-np.linspace(-6, 6, num_train_timesteps)))
+    raise NotImplementedError(f"beta_schedule is {beta_schedule!r}; choose one of {get_args(BetaSchedule)}")
+
+
+def _betas_from_alpha_bar(num_train_timesteps: int, alpha_bar: Callable[[float], float]) -> np.ndarray:
+    """beta_i = min(1 - alpha_bar((i + 1) / T) / alpha_bar(i / T), 0.999), Nichol & Dhariwal 2021, section 3.2."""
+    u = [i / num_train_timesteps for i in range(num_train_timesteps + 1)]
+    return np.array([min(1 - alpha_bar(b) / alpha_bar(a), 0.999) for a, b in itertools.pairwise(u)])
+
+
+def _cosine_alpha_bar(u: float) -> float:
+    return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+def _laplace_alpha_bar(u: float) -> float:
+    log_snr = -0.5 * math.copysign(1, 0.5 - u) * math.log(1 - 2 * abs(0.5 - u) + 1e-6)
+    return math.sqrt(1 / (1 + math.exp(-log_snr)))
+
+
+def scaled_betas(beta_schedule: str, beta_start: float, beta_end: float, num_train_timesteps: int) -> np.ndarray:
+    """Compute betas that end as near to pure noise as those of 1000 timesteps: multiplied by 1000 / T.
+
+    Args:
+        beta_schedule: As in `make_betas`, and so are the others. Schedules that end alike at any T are not scaled.
+        beta_start: Likewise.
+        beta_end: Likewise.
+        num_train_timesteps: Likewise.
+
+    Returns:
+        float64 (T,).
+
+    Raises:
+        NotImplementedError: If `beta_schedule` is unknown.
+        ValueError: If a beta would be 1 or more.
+    """
+    betas = make_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
+    if beta_schedule in SCHEDULES_OF_ANY_T:
+        return betas
+    betas = betas * (1000 / num_train_timesteps)
+    if betas.max() >= 1:
+        raise ValueError(
+            f"scale_betas_for_timesteps with {num_train_timesteps} timesteps makes a beta of {betas.max():.4g}, which "
+            f"must be below 1: set num_train_timesteps above {1000 * beta_end:.4g}, or choose another beta_schedule."
+        )
+    return betas
+
+
+def are_scaled_betas(betas: Any, config: Mapping[str, Any]) -> bool:
+    """Tell whether betas are those that `scaled_betas` makes of the other settings of a config.
+
+    Args:
+        betas: Numbers, or None.
+        config: The settings of a scheduler, of which any may be missing.
+    """
+    names = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
+    if betas is None or not config.get("scale_betas_for_timesteps") or not set(names) <= config.keys():
+        return False
+    return np.array_equal(betas, scaled_betas(*(config[name] for name in names)))
+
+
+def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
+    """Shift and scale sqrt(alpha_bar) so that it ends at 0 (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
+
+    Args:
+        betas: float64 (T,).
+
+    Returns:
+        float64 (T,), of which the last is 1.
+    """
+    root = np.sqrt(np.cumprod(1 - betas))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    alpha_bar = root**2
+    return 1 - np.concatenate([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+
+
+def mistakes_in_noise_schedule(config: Mapping[str, Any], betas: np.ndarray) -> Iterator[str]:
+    """Yield a sentence for everything about a noise schedule that sampling survives but that is probably a mistake.
+
+    Args:
+        config: The settings of a scheduler.
+        betas: The betas that it computes with, float64 (T,).
+    """
+    T, alpha_bar_T = len(betas), float(np.cumprod(1 - betas)[-1])
+    if config["num_train_timesteps"] != T:
+        named_T = config["num_train_timesteps"]
+        yield f"trained_betas has {T} values and num_train_timesteps is {named_T}: set it to {T}."
+    # Zero terminal SNR makes the last beta 1. NaN is not in order either.
+    if not (betas.min() > 0 and betas[:-1].max(initial=0) < 1 and betas[-1] <= 1):
+        yield (
+            f"The betas run from {betas.min():.4g} to {betas.max():.4g}, but must be inside (0, 1): sampling will "
+            "give NaN. Check beta_start, beta_end and trained_betas."
+        )
+    elif alpha_bar_T > MAX_TERMINAL_ALPHA_BAR and config.get("_init_noise") is None:
+        scales = config["trained_betas"] is None and config["beta_schedule"] not in SCHEDULES_OF_ANY_T
+        cure = "rescale_betas_zero_snr=True and v_prediction"
+        if scales:
+            fits = betas.max() * 1000 < T
+            cure = "scale_betas_for_timesteps=True" if fits else "beta_schedule='squaredcos_cap_v2'"
+        yield (
+            f"With these {T} timesteps alpha_bar_T is {alpha_bar_T:.3g}, a signal-to-noise ratio of "
+            f"{alpha_bar_T / (1 - alpha_bar_T):.3g}: noising does not end in N(0, I), where sampling starts, so "
+            f"samples turn grey. Train with {cure}; for a model that is already trained, "
+            "ddpm_cars.fit_init_noise measures the noise to start from."
+        )
+    elif alpha_bar_T == 0 and config["prediction_type"] == "epsilon":
+        yield (
+            "At zero terminal SNR (rescale_betas_zero_snr) x_T holds nothing of x_0, so a model that predicts "
+            "epsilon cannot take the first step: use prediction_type 'v_prediction' or 'sample'."
+        )

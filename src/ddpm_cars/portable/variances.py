@@ -1,0 +1,214 @@
+"""The variance of the reverse step: the posterior, the kinds there are, and what a calibration says of them.
+
+Equation numbers without a source refer to Ho et al. 2020, https://arxiv.org/abs/2006.11239. In the paper's symbols,
+`alpha_bar_t` is the product of `1 - beta` up to t and s the timestep that follows t in the sampling chain (t - 1 when
+all T are used).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+VarianceType = Literal[
+    "fixed_small",
+    "fixed_small_log",
+    "fixed_large",
+    "fixed_large_log",
+    "learned",
+    "learned_range",
+    "analytic",
+    "spectral",
+]
+LEARNED_VARIANCES = ("learned", "learned_range")
+CALIBRATED_VARIANCES = ("analytic", "spectral")
+
+
+class Posterior(NamedTuple):
+    """q(x_s | x_t, x_0) = N(x_0_weight x_0 + x_t_weight x_t, beta_tilde), and the variance of x_t given x_s.
+
+    Attributes:
+        x_0_weight: sqrt(alpha_bar_s) beta / (1 - alpha_bar_t).
+        x_t_weight: sqrt(alpha_bar_t / alpha_bar_s) (1 - alpha_bar_s) / (1 - alpha_bar_t).
+        beta: 1 - alpha_bar_t / alpha_bar_s.
+        beta_tilde: (1 - alpha_bar_s) / (1 - alpha_bar_t) beta.
+    """
+
+    x_0_weight: Any
+    x_t_weight: Any
+    beta: Any
+    beta_tilde: Any
+
+
+def posterior(alpha_bar_t: Any, alpha_bar_s: Any) -> Posterior:
+    """Compute what q(x_s | x_t, x_0) is made of (eq. 7, for a step from t to any s).
+
+    Args:
+        alpha_bar_t: In [0, 1), float64 of any shape.
+        alpha_bar_s: In (alpha_bar_t, 1], of a shape that broadcasts with it; 1 for x_0 itself.
+
+    Returns:
+        Four arrays of the shape that both broadcast to.
+    """
+    alpha = alpha_bar_t / alpha_bar_s
+    beta = 1 - alpha
+    return Posterior(
+        x_0_weight=np.sqrt(alpha_bar_s) * beta / (1 - alpha_bar_t),
+        x_t_weight=np.sqrt(alpha) * (1 - alpha_bar_s) / (1 - alpha_bar_t),
+        beta=beta,
+        beta_tilde=(1 - alpha_bar_s) / (1 - alpha_bar_t) * beta,
+    )
+
+
+def posterior_of_chain(alpha_bar: np.ndarray) -> Posterior:
+    """Compute the posterior of every step of a chain down to x_0, for the variational bound.
+
+    The posterior of the last step has no variance, so there that of the step before stands in, or beta in a chain of
+    one step, as in the code of Nichol & Dhariwal 2021 (arXiv:2102.09672).
+
+    Args:
+        alpha_bar: At the timesteps of the chain, from the first one that sampling visits to the last one: ascending
+            in [0, 1), float64 (n,).
+
+    Returns:
+        Four arrays of shape (n,).
+    """
+    chain = posterior(alpha_bar, np.append(alpha_bar[1:], 1.0))
+    chain.beta_tilde[-1] = chain.beta_tilde[-2] if len(alpha_bar) > 1 else chain.beta[-1]
+    return chain
+
+
+def interpolated_log_variance(place: Any, log_beta: Any, log_beta_tilde: Any) -> Any:
+    """Compute log sigma^2 = f log beta + (1 - f) log beta_tilde, f = (v + 1) / 2 (arXiv:2102.09672, eq. 15).
+
+    Args:
+        place: v, what a network with "learned_range" predicts beside the mean, in [-1, 1] where it is trained well.
+        log_beta: Natural logarithm, of a shape that broadcasts with the others.
+        log_beta_tilde: Likewise.
+    """
+    f = (place + 1) / 2
+    return f * log_beta + (1 - f) * log_beta_tilde
+
+
+def check_calibration(calibration: Mapping[str, Any], alpha_bar: np.ndarray, num_train_timesteps: int) -> None:
+    """Refuse a calibration that is of other noise levels or not complete.
+
+    Args:
+        calibration: What `DDPMCarsScheduler.set_calibration` takes.
+        alpha_bar: The noise levels of the scheduler, float64 (T,).
+        num_train_timesteps: T as the config has it.
+
+    Raises:
+        ValueError: If it does not fit.
+    """
+    measured_T = calibration["num_train_timesteps"]
+    if measured_T != num_train_timesteps:
+        raise ValueError(
+            f"The calibration was measured with {measured_T} timesteps, not {num_train_timesteps}: calibrate again."
+        )
+    t, measured = np.asarray(calibration["timesteps"]), np.asarray(calibration["alphas_cumprod"])
+    for name in ("alphas_cumprod", "eps_mse", "band_eps_mse"):
+        if len(calibration.get(name, t)) != len(t):
+            raise ValueError(
+                f"The calibration has {len(t)} timesteps but {len(calibration[name])} values of {name}: both must be "
+                "as many."
+            )
+    wrong = t[~np.isclose(alpha_bar[t], measured, rtol=1e-4, atol=1e-12)]
+    if wrong.size:
+        raise ValueError(
+            f"The calibration was measured with another noise schedule (alphas_cumprod differs at timestep "
+            f"{wrong[0]}): calibrate again."
+        )
+
+
+def needed_calibration(calibration: Mapping[str, Any] | None, variance_type: str) -> Mapping[str, Any]:
+    """Return a calibration that a variance can be made from.
+
+    Args:
+        calibration: What the config of the scheduler has.
+        variance_type: "analytic" or "spectral".
+
+    Raises:
+        ValueError: If there is none, or none with bands where they are needed.
+    """
+    if calibration is None:
+        raise ValueError(
+            f"variance_type {variance_type!r} depends on the model: measure it with "
+            "ddpm_cars.calibrate(unet, images, scheduler), or sample with 'fixed_small'."
+        )
+    if variance_type == "spectral" and "band_eps_mse" not in calibration:
+        raise ValueError("The calibration has no bands, which 'spectral' needs: calibrate again with num_bands.")
+    return calibration
+
+
+def calibrated_x_0_variance(calibration: Mapping[str, Any], alpha_bar: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Return Var(x_0 | x_t) per dimension at some timesteps.
+
+    Args:
+        calibration: What `DDPMCarsScheduler.set_calibration` takes.
+        alpha_bar: The noise levels of the scheduler, float64 (T,).
+        t: Timesteps, integers in [0, T - 1], shape (n,).
+
+    Returns:
+        float64 (n,), from 0 to 1, or to the variance of the data where that is larger.
+    """
+    variance = _x_0_variance(alpha_bar, t, np.asarray(calibration["timesteps"]), calibration["eps_mse"])
+    # A posterior never varies by more than the data, and images in [-1, 1] by no more than 1.
+    return np.clip(variance, 0, max(1.0, calibration.get("data_variance", 1.0)))
+
+
+def calibrated_band_variance(calibration: Mapping[str, Any], alpha_bar: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Return Var(x_0 | x_t) of every band and colour axis at some timesteps.
+
+    Args:
+        calibration: As in `calibrated_x_0_variance`, with bands.
+        alpha_bar: Likewise.
+        t: Likewise.
+
+    Returns:
+        float64 (n, C, B), at most the variance of the data in each.
+    """
+    variance = _x_0_variance(alpha_bar, t, np.asarray(calibration["timesteps"]), calibration["band_eps_mse"])
+    return np.minimum(variance, np.asarray(calibration["band_variance"]))
+
+
+def _x_0_variance(alpha_bar: np.ndarray, t: np.ndarray, known: np.ndarray, eps_mse: Any) -> np.ndarray:
+    """Return Var(x_0 | x_t) = (1 - alpha_bar) / alpha_bar eps_mse at every t from eps_mse, (K, ...), at `known`.
+
+    It follows from x_0 = (x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar) (eq. 4). Between known timesteps the
+    variance of Gaussian data with the same eps_mse is interpolated, which is exact for such data.
+    """
+    has_signal = alpha_bar[known] > 0
+    known, alpha_bar_known = known[has_signal], alpha_bar[known[has_signal]]
+    mse = np.clip(np.asarray(eps_mse, dtype=np.float64)[has_signal], 1e-12, 1 - 1e-12)
+    columns = mse.reshape(len(known), -1).T
+    data_variance = [np.log(m / (1 - m)) - np.log(alpha_bar_known / (1 - alpha_bar_known)) for m in columns]
+    data_variance = np.exp([np.interp(t, known, log_v) for log_v in data_variance]).T
+    alpha_bar_t = alpha_bar[t][:, None]
+    variance = data_variance * (1 - alpha_bar_t) / (alpha_bar_t * data_variance + 1 - alpha_bar_t)
+    return variance.reshape(len(t), *mse.shape[1:])
+
+
+def calibrated_std(
+    x_0_variance: np.ndarray, x_0_weight: np.ndarray, beta_tilde: np.ndarray, max_last_noise_grey_levels: float | None
+) -> np.ndarray:
+    """Compute sigma of every step of a chain (arXiv:2201.06503, theorem 1): beta_tilde + x_0_weight^2 x_0_variance.
+
+    Args:
+        x_0_variance: Var(x_0 | x_t), one or many per step, float64 (n, ...).
+        x_0_weight: That of the posterior, float64 (n,).
+        beta_tilde: The variance of the posterior, float64 (n,).
+        max_last_noise_grey_levels: Bound on the mean magnitude of the last noise, in steps of 1/255 of [-1, 1], or
+            None.
+
+    Returns:
+        float64 (n, ...), 0 for the last step.
+    """
+    per_step = (-1, *[1] * (x_0_variance.ndim - 1))
+    std = np.sqrt(beta_tilde.reshape(per_step) + x_0_weight.reshape(per_step) ** 2 * x_0_variance)
+    if max_last_noise_grey_levels is not None and len(std) > 1:
+        # E|z| is sqrt(2 / pi), and a grey level is 2 / 255.
+        std[-2] = np.minimum(std[-2], max_last_noise_grey_levels * 2 / 255 * math.sqrt(math.pi / 2))
+    std[-1] = 0.0
+    return std
