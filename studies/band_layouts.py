@@ -18,8 +18,7 @@ from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.pictures import training_samples
 from ddpm_cars.diffusion.denoiser import x_0_error
 from ddpm_cars.diffusion.frequency_bands import Bands, band_edges
-from ddpm_cars.diffusion.gaussian import posterior
-from ddpm_cars.scheduling_ddpm_cars import band_index
+from ddpm_cars.scheduling_ddpm_cars import band_index, posterior
 
 NUM_IMAGES = 1024
 STEPS = range(100, 1000, 100)
@@ -27,8 +26,8 @@ STEPS = range(100, 1000, 100)
 
 def ideal_std(x_0_variance: np.ndarray, t: int, s: int, alpha_bar: np.ndarray) -> np.ndarray:
     """Return sigma of the step t -> s for a variance of x_0 given x_t (arXiv:2201.06503, theorem 1)."""
-    x_0_weight, _, beta_tilde = posterior(alpha_bar[t], alpha_bar[s])
-    return np.sqrt(beta_tilde + x_0_weight**2 * x_0_variance)
+    step = posterior(alpha_bar[t], alpha_bar[s])
+    return np.sqrt(step.beta_tilde + step.x_0_weight**2 * x_0_variance)
 
 
 def layouts(size: int) -> dict[str, np.ndarray]:

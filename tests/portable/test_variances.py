@@ -8,8 +8,7 @@ import torch
 
 from ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.diffusion.frequency_bands import band_edges
-from ddpm_cars.diffusion.gaussian import posterior
-from ddpm_cars.scheduling_ddpm_cars import band_index, dct_matrix
+from ddpm_cars.scheduling_ddpm_cars import band_index, dct_matrix, posterior
 from tests.support.scheduler_helpers import (
     ALPHA_BAR,
     SIZE,
@@ -79,7 +78,7 @@ def test_analytic_lies_between_the_fixed_variances_and_reaches_both():
     # A network that is worse than no network at all is not believed: C_t is clipped at 1.
     hopeless = stds(exact("analytic", calibration_of(np.ones(T))))
     t, s = chosen[:-1], chosen[1:]
-    x_0_weight, _, beta_tilde = posterior(ALPHA_BAR[t], ALPHA_BAR[s])
+    x_0_weight, _, _, beta_tilde = posterior(ALPHA_BAR[t], ALPHA_BAR[s])
     limit = np.sqrt(beta_tilde + x_0_weight**2 * np.minimum(1.0, (1 - ALPHA_BAR[t]) / ALPHA_BAR[t]))
     np.testing.assert_allclose(hopeless[:-1], limit, rtol=1e-9)
 
@@ -198,7 +197,7 @@ def test_band_variance_of_the_data_limits_what_a_bad_network_may_add():
     bad.set_timesteps(10)
     good.set_timesteps(10)
     t, s = bad.timesteps[:2].tolist()
-    x_0_weight, _, beta_tilde = posterior(ALPHA_BAR[t], ALPHA_BAR[s])
+    x_0_weight, _, _, beta_tilde = posterior(ALPHA_BAR[t], ALPHA_BAR[s])
     assert good.noise_std[0] ** 2 == pytest.approx(beta_tilde, rel=1e-6)
     zeros = torch.zeros(400, 3, *SIZE, dtype=torch.float64)
     noise = bad.step(zeros, t, zeros, generator=seeded(5)).prev_sample

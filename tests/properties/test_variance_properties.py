@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.diffusion.frequency_bands import band_edges
-from ddpm_cars.diffusion.gaussian import posterior
+from ddpm_cars.scheduling_ddpm_cars import posterior
 
 quick = settings(max_examples=40, deadline=None)
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"]
@@ -92,7 +92,7 @@ def test_noise_lies_between_that_of_a_point_and_what_the_data_allow(drawn):
             assert not noise.any()
             continue
         power = float(noise.square().sum() / white.square().sum())
-        x_0_weight, _, beta_tilde = posterior(*scheduler.alphas_cumprod_float64[[t, s]])
+        x_0_weight, _, _, beta_tilde = posterior(*scheduler.alphas_cumprod_float64[[t, s]])
         assert power <= (beta_tilde + x_0_weight**2 * limit) * (1 + 1e-9)
         if scheduler.config.max_last_noise_grey_levels is None:
             assert power >= beta_tilde * (1 - 1e-9)

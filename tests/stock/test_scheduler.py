@@ -85,7 +85,7 @@ def test_nothing_public_is_missing():
         return {name for name in dir(scheduler) if not name.startswith("_")}
 
     own = {"alphas_cumprod_float64", "noise_std", "original_sample_variance", "predict_original_sample"}
-    own |= {"set_calibration", "signal_and_noise_scales"}
+    own |= {"posterior_at", "set_calibration", "signal_and_noise_scales"}
     assert public(DDPMCarsScheduler()) == public(DDPMScheduler()) | own
 
 

@@ -6,10 +6,9 @@ import numpy as np
 
 from ddpm_cars.demo.drawing import own_pipeline
 from ddpm_cars.demo.requests import OWN_SCHEDULER, num_timesteps_of, variance_choices, whole_number
-from ddpm_cars.diffusion.gaussian import posterior
 from ddpm_cars.figures.style import COLOURS, INK, figure_to_svg, make_figure
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, posterior
 
 # Those that can be seen on light and on dark pages.
 _BLUE, _RED, _AMBER = COLOURS[3:6]
@@ -38,7 +37,7 @@ def schedule_curves(pipeline: DDPMCarsPipeline, num_inference_steps: Any) -> dic
     scheduler: DDPMCarsScheduler = own_pipeline(pipeline, OWN_SCHEDULER, variance_type).scheduler
     scheduler.set_timesteps(steps)
     alpha_bar, timesteps = scheduler.alphas_cumprod_float64, scheduler.timesteps.numpy()
-    _, beta, beta_tilde = posterior(alpha_bar[timesteps[:-1]], alpha_bar[timesteps[1:]])
+    _, _, beta, beta_tilde = posterior(alpha_bar[timesteps[:-1]], alpha_bar[timesteps[1:]])
     curves = {
         "alpha_bar": alpha_bar,
         "snr": alpha_bar / np.maximum(1 - alpha_bar, 1e-12),

@@ -13,10 +13,10 @@ import torch
 from tqdm import tqdm
 
 from ddpm_cars.diffusion.chains import WHITE_VARIANCES, check_variance_type, expected_kl_nats
-from ddpm_cars.diffusion.denoiser import _predict, make_probe
-from ddpm_cars.diffusion.gaussian import discretized_gaussian_nll_nats, gaussian_kl_nats, posterior
+from ddpm_cars.diffusion.denoiser import Denoiser
+from ddpm_cars.diffusion.gaussian import discretized_gaussian_nll_nats, gaussian_kl_nats, mean_per_image
 from ddpm_cars.diffusion.seeds import step_seed
-from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, interpolated_log_variance, posterior_of_chain
 
 # What decides how x_0_hat is read off the network's output.
 _PREDICTION_SETTINGS = (
@@ -87,7 +87,6 @@ class Likelihood:
     bounds: dict[str, Bound]
 
 
-@torch.no_grad()
 def variational_bounds(
     unet: Callable[..., Any],
     images: torch.Tensor,
@@ -139,7 +138,8 @@ def variational_bounds(
     _check_schedulers(schedulers)
     chains = {name: _Chain(scheduler, len(images)) for name, scheduler in schedulers.items()}
     timesteps = np.unique(np.concatenate([chain.timesteps for chain in chains.values()]))
-    probe = make_probe(next(iter(schedulers.values())), timesteps=timesteps[::-1].tolist())
+    scheduler = next(iter(schedulers.values()))
+    denoiser = Denoiser(unet, scheduler, torch.float64)
     x_0_mse = np.empty((len(images), len(timesteps)))
     for column, t in enumerate(tqdm(timesteps.tolist(), "measuring", unit="timestep", disable=not progress_bar)):
         for start in range(0, len(images), batch_size):
@@ -147,14 +147,14 @@ def variational_bounds(
             x_0 = images[rows]
             eps = _noise(x_0.shape[1:], seed, indices[rows], t).to(x_0.dtype)
             labels = None if class_labels is None else class_labels[rows]
-            x_0_hat, place = _predict(unet, probe, x_0, eps, t, labels)
+            x_0_hat, place = denoiser.x_0_hat(scheduler.add_noise(x_0, eps, torch.tensor(t)), t, labels)
             x_0 = x_0.double()
-            x_0_mse[rows, column] = _mean_per_image((x_0 - x_0_hat).square())
+            x_0_mse[rows, column] = mean_per_image((x_0 - x_0_hat).square())
             for chain in chains.values():
                 chain.measure(rows, t, x_0, x_0_hat, place)
-    alpha_bar = probe.alphas_cumprod_float64[timesteps]
+    alpha_bar = scheduler.alphas_cumprod_float64[timesteps]
     eps_mse = alpha_bar / (1 - alpha_bar) * x_0_mse
-    mean_square = _mean_per_image(images.double().square()).numpy()
+    mean_square = mean_per_image(images.double().square()).numpy()
     bounds = {
         name: chain.bound(mean_square, x_0_mse[:, np.searchsorted(timesteps, chain.timesteps)])
         for name, chain in chains.items()
@@ -172,9 +172,9 @@ class _Chain:
         self.position = {t: i for i, t in enumerate(self.timesteps.tolist())}
         self.terms_nats = np.empty((num_images, len(self.timesteps)))
         self.alpha_bar = scheduler.alphas_cumprod_float64[self.timesteps]
-        self.x_0_weight, beta, beta_tilde = posterior(self.alpha_bar, np.append(self.alpha_bar[1:], 1.0))
-        beta_tilde[-1] = beta_tilde[-2] if len(beta) > 1 else beta[-1]
-        self.log_beta, self.log_beta_tilde = np.log(beta), np.log(beta_tilde)
+        steps = posterior_of_chain(self.alpha_bar)
+        self.x_0_weight = steps.x_0_weight
+        self.log_beta, self.log_beta_tilde = np.log(steps.beta), np.log(steps.beta_tilde)
 
     def measure(self, rows: slice, t: int, x_0: torch.Tensor, x_0_hat: torch.Tensor, place: torch.Tensor) -> None:
         """Set the terms at t of some images, except those that `bound` finds from the mean squared error."""
@@ -189,7 +189,7 @@ class _Chain:
             nats = gaussian_kl_nats(difference, log_beta_tilde, torch.zeros(()), log_variance)
         else:
             return
-        self.terms_nats[rows, i] = _mean_per_image(nats)
+        self.terms_nats[rows, i] = mean_per_image(nats)
 
     def _log_variance(self, i: int, place: torch.Tensor) -> torch.Tensor:
         if self.is_learned:
@@ -198,8 +198,7 @@ class _Chain:
                     "variance_type 'learned_range' needs a network with twice the channels of the images, and this "
                     "one has as many as they: measure it with 'fixed_small'."
                 )
-            f = (place + 1) / 2
-            return f * self.log_beta[i] + (1 - f) * self.log_beta_tilde[i]
+            return interpolated_log_variance(place, self.log_beta[i], self.log_beta_tilde[i])
         if self.scheduler.config.variance_type == "analytic":
             return torch.tensor(np.log(self.scheduler.original_sample_variance()[self.timesteps[i]]))
         return torch.tensor(self.log_beta_tilde[i])
@@ -218,10 +217,6 @@ class _Chain:
 def _noise(shape: Sequence[int], seed: int, indices: Sequence[int], t: int) -> torch.Tensor:
     generator = torch.Generator()
     return torch.stack([torch.randn(shape, generator=generator.manual_seed(step_seed(seed, i, t))) for i in indices])
-
-
-def _mean_per_image(x: torch.Tensor) -> torch.Tensor:
-    return x.flatten(1).mean(1)
 
 
 def _check_images(images: torch.Tensor) -> None:

@@ -12,8 +12,8 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from tqdm import tqdm
 
-from ddpm_cars.diffusion.denoiser import make_probe, x_0_error
-from ddpm_cars.diffusion.frequency_bands import Bands, _dct
+from ddpm_cars.diffusion.denoiser import x_0_error
+from ddpm_cars.diffusion.frequency_bands import Bands, dct
 from ddpm_cars.runtime.files import rounded
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, dct_matrix
 
@@ -74,8 +74,7 @@ def calibrate(
     if class_labels is not None and len(class_labels) != len(images):
         raise ValueError(f"class_labels has {len(class_labels)} values for {len(images)} images: pass one for each.")
     images = images.float()
-    probe = make_probe(scheduler, num_inference_steps=len(scheduler))
-    alpha_bar = probe.alphas_cumprod_float64
+    alpha_bar = scheduler.alphas_cumprod_float64
     timesteps = _spaced_in_log_snr(alpha_bar, num_timesteps)
     bands = None if num_bands is None else Bands(images, num_bands)
     generator = torch.Generator().manual_seed(seed)
@@ -86,7 +85,7 @@ def calibrate(
         band_squares = torch.zeros_like(squares)
         for rows in chosen.split(batch_size):
             labels = None if class_labels is None else class_labels[rows]
-            error = x_0_error(unet, probe, images[rows], t, generator, labels)
+            error = x_0_error(unet, scheduler, images[rows], t, generator, labels)
             squares += error.square().sum(0)
             if bands is not None:
                 band_squares += bands.modes(error).square().sum(0)
@@ -129,7 +128,7 @@ def fit_init_noise(images: torch.Tensor, scheduler: SchedulerMixin, num_modes: i
     """
     _check_scheduler(scheduler)
     _check_images(images)
-    modes = _dct(images.double())
+    modes = dct(images.double())
     m = min(num_modes, *images.shape[2:])
     rows, columns = (dct_matrix(size)[:m].tolist() for size in images.shape[2:])
     low = modes[:, :, :m, :m].flatten(1)

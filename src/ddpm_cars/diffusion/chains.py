@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_cars.diffusion.gaussian import posterior
-from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, posterior
 
 # One variance for all pixels of all images, so that the KL follows from a mean squared error.
 WHITE_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "analytic")
@@ -77,7 +76,7 @@ def expected_kl_nats(scheduler: DDPMCarsScheduler, t: Any, s: Any, x_0_mse: Any)
     """
     check_variance_type(scheduler, WHITE_VARIANCES)
     alpha_bar = scheduler.alphas_cumprod_float64
-    x_0_weight, beta, beta_tilde = posterior(alpha_bar[t], alpha_bar[s])
+    x_0_weight, _, beta, beta_tilde = posterior(alpha_bar[t], alpha_bar[s])
     if scheduler.config.variance_type == "analytic":
         variance = beta_tilde + x_0_weight**2 * scheduler.original_sample_variance()[t]
     else:

@@ -1,76 +1,11 @@
-"""TODO src/ddpm_cars/diffusion/denoiser.py."""
+"""A network read in the words of its scheduler: what it should predict, and what its output says of eps and x_0."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
-
-
-def make_probe(scheduler: DDPMCarsScheduler, **timesteps: Any) -> DDPMCarsScheduler:
-    """Return a copy to noise and to predict x_0 with, which visits what `set_timesteps` makes of the arguments."""
-    probe = copy.deepcopy(scheduler)
-    probe.register_to_config(variance_type="fixed_small")
-    probe.set_timesteps(**timesteps)
-    return probe
-
-
-@torch.no_grad()
-def x_0_error(
-    unet: Callable[..., Any],
-    probe: DDPMCarsScheduler,
-    x_0: torch.Tensor,
-    t: int,
-    generator: torch.Generator,
-    class_labels: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return x_0 - x_0_hat from fresh noise.
-
-    Args:
-        unet: As in `calibrate`.
-        probe: A scheduler that is set to every training timestep and samples with a fixed variance.
-        x_0: Clean images, shape (batch, C, H, W), float32 on the CPU.
-        t: The timestep, in [0, T - 1].
-        generator: Where the noise comes from.
-        class_labels: int64 (batch,), for a network with classes.
-
-    Returns:
-        A float64 tensor of the shape of `x_0`.
-    """
-    device, dtype = getattr(unet, "device", x_0.device), getattr(unet, "dtype", x_0.dtype)
-    eps = torch.randn(x_0.shape, generator=generator)
-    x_t = probe.add_noise(x_0, eps, torch.tensor(t))
-    more = {} if class_labels is None else {"class_labels": class_labels.to(device)}
-    output = unet(x_t.to(device, dtype), torch.full((len(x_0),), t, device=device), **more)
-    output = getattr(output, "sample", output)[:, : x_0.shape[1]].to("cpu", torch.float32)
-    _, x_0_hat = probe.step(output, t, x_t, generator, return_dict=False)
-    return (x_0 - x_0_hat).double()
-
-
-def _predict(
-    unet: Callable[..., Any],
-    probe: DDPMCarsScheduler,
-    x_0: torch.Tensor,
-    eps: torch.Tensor,
-    t: int,
-    class_labels: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return x_0_hat and the second half of the channels, which may be none, in float64."""
-    device, dtype = getattr(unet, "device", x_0.device), getattr(unet, "dtype", x_0.dtype)
-    x_t = probe.add_noise(x_0, eps, torch.tensor(t))
-    more = {} if class_labels is None else {"class_labels": class_labels.to(device)}
-    output = unet(x_t.to(device, dtype), torch.full((len(x_0),), t, device=device), **more)
-    output = getattr(output, "sample", output).cpu().double()
-    num_channels = x_0.shape[1]
-    if output.shape[1] not in (num_channels, 2 * num_channels):
-        raise ValueError(
-            f"The model output has {output.shape[1]} channels; for images with {num_channels} it must have "
-            f"{num_channels}, or {2 * num_channels} with a learned variance."
-        )
-    prediction, place = output[:, :num_channels], output[:, num_channels:]
-    return probe.predict_original_sample(prediction, t, x_t.double()), place
 
 
 def training_target(
@@ -93,65 +28,123 @@ def training_target(
     return scheduler.get_velocity(x_0, eps, t)
 
 
-def predicted_noise(
-    scheduler: DDPMCarsScheduler, model_output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
-) -> torch.Tensor:
-    """Return what the output of a network says of the noise, eps_hat.
-
-    From x_0_hat, eps_hat = (x_t - sqrt(alpha_bar_t) x_0_hat) / sqrt(1 - alpha_bar_t) (Ho et al. 2020, eq. 4); from v,
-    eps_hat = sqrt(alpha_bar_t) v + sqrt(1 - alpha_bar_t) x_t (Salimans & Ho 2022, appendix D).
+def split_output(model_output: torch.Tensor, num_channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Separate what a network predicts from the learned variance that may follow in further channels.
 
     Args:
-        scheduler: The one that noises; its `prediction_type` says what `model_output` is.
-        model_output: Shape (batch, channels, ...), or twice the channels, the second half a variance that is left out;
-            floating point.
-        x_t: Noised images, shape (batch, channels, ...), floating point.
-        t: Timesteps, integers in [0, T - 1], shape (batch,).
+        model_output: Shape (batch, channels, ...), of as many channels as the images or twice as many.
+        num_channels: Of the images.
 
     Returns:
-        float32 of the shape of `x_t`, finite at any noise level above 0.
+        The prediction, and the second half of the channels, which may be none.
 
     Raises:
-        ValueError: If the channels of `model_output` do not fit.
+        ValueError: If the channels do not fit.
     """
-    prediction, x_t = _mean_half(model_output, x_t), x_t.float()
-    if scheduler.config.prediction_type == "epsilon":
-        return prediction
-    a, b = scheduler.signal_and_noise_scales(t, x_t)
-    if scheduler.config.prediction_type == "sample":
-        return (x_t - a * prediction) / b
-    return a * prediction + b * x_t
-
-
-def predicted_x_0(
-    scheduler: DDPMCarsScheduler, model_output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
-) -> torch.Tensor:
-    """Return what the output of a network says of the clean image, x_0_hat, not clipped.
-
-    From eps_hat, x_0_hat = (x_t - sqrt(1 - alpha_bar_t) eps_hat) / sqrt(alpha_bar_t) (Ho et al. 2020, eq. 15); from v,
-    x_0_hat = sqrt(alpha_bar_t) x_t - sqrt(1 - alpha_bar_t) v (Salimans & Ho 2022, appendix D).
-
-    Args:
-        scheduler: As in `predicted_noise`.
-        model_output: As in `predicted_noise`.
-        x_t: As in `predicted_noise`.
-        t: As in `predicted_noise`.
-
-    Returns:
-        float32 of the shape of `x_t`, finite also where alpha_bar_t is 0, unless the network predicts eps.
-
-    Raises:
-        ValueError: If the channels of `model_output` do not fit.
-    """
-    prediction, x_t = _mean_half(model_output, x_t), x_t.float()
-    return scheduler.predict_original_sample(prediction, t, x_t, clip=False)
-
-
-def _mean_half(model_output: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
-    num_channels = x_t.shape[1]
     if model_output.shape[1] not in (num_channels, 2 * num_channels):
         raise ValueError(
-            f"The model output has {model_output.shape[1]} channels; for x_t with {num_channels} it must have "
+            f"The model output has {model_output.shape[1]} channels; for images with {num_channels} it must have "
             f"{num_channels}, or {2 * num_channels} with a learned variance."
         )
-    return model_output[:, :num_channels].float()
+    return model_output[:, :num_channels], model_output[:, num_channels:]
+
+
+class Denoiser:
+    """A trained network, asked for the noise and the clean image in noised ones, without gradients.
+
+    Args:
+        network: In evaluation mode, or any callable of (x_t, t), shapes (batch, C, H, W) and (batch,), whose result is
+            a tensor or has one as `sample`, of C or 2 C channels. It is given `class_labels` where there are some.
+        scheduler: The one that noises; its config says what the network predicts, and how x_0_hat is clipped.
+        dtype: What the output is read in, float32 or float64.
+    """
+
+    def __init__(
+        self, network: Callable[..., Any], scheduler: DDPMCarsScheduler, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.network = network
+        self.scheduler = scheduler
+        self.dtype = dtype
+
+    def x_0_hat(
+        self, x_t: torch.Tensor, t: int | torch.Tensor, class_labels: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return x_0_hat, clipped where the config says so, and the learned variance.
+
+        Args:
+            x_t: Noised images, shape (batch, C, H, W), floating point, on any device.
+            t: Their timestep, in [0, T - 1], or one each, integers of shape (batch,).
+            class_labels: int64 (batch,), for a network with classes.
+
+        Returns:
+            x_0_hat, the shape of `x_t`, and the second half of the channels of the output, which may be none, both in
+            `dtype` on the device of `x_t`.
+
+        Raises:
+            ValueError: If the channels of the output do not fit.
+        """
+        prediction, place = self._run(x_t, t, class_labels)
+        return self.scheduler.predict_original_sample(prediction, t, x_t.to(self.dtype)), place
+
+    def eps_hat(self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the noise that the network sees in x_t.
+
+        From x_0_hat, eps_hat = (x_t - sqrt(alpha_bar_t) x_0_hat) / sqrt(1 - alpha_bar_t) (Ho et al. 2020, eq. 4); from
+        v, eps_hat = sqrt(alpha_bar_t) v + sqrt(1 - alpha_bar_t) x_t (Salimans & Ho 2022, appendix D).
+
+        Args:
+            x_t: As in `x_0_hat`.
+            t: Timesteps, one for each image.
+            class_labels: As in `x_0_hat`.
+
+        Returns:
+            The shape of `x_t`, in `dtype` on its device, finite at any noise level above 0.
+
+        Raises:
+            ValueError: If the channels of the output do not fit.
+        """
+        prediction, _ = self._run(x_t, t, class_labels)
+        x_t, prediction_type = x_t.to(self.dtype), self.scheduler.config.prediction_type
+        if prediction_type == "epsilon":
+            return prediction
+        a, b = self.scheduler.signal_and_noise_scales(t, x_t)
+        return (x_t - a * prediction) / b if prediction_type == "sample" else a * prediction + b * x_t
+
+    @torch.no_grad()
+    def _run(
+        self, x_t: torch.Tensor, t: int | torch.Tensor, class_labels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        device, dtype = getattr(self.network, "device", x_t.device), getattr(self.network, "dtype", x_t.dtype)
+        t = t.to(device) if isinstance(t, torch.Tensor) else torch.full((len(x_t),), t, device=device)
+        more = {} if class_labels is None else {"class_labels": class_labels.to(device)}
+        output = self.network(x_t.to(device, dtype), t, **more)
+        return split_output(getattr(output, "sample", output).to(x_t.device, self.dtype), x_t.shape[1])
+
+
+def x_0_error(
+    unet: Callable[..., Any],
+    scheduler: DDPMCarsScheduler,
+    x_0: torch.Tensor,
+    t: int,
+    generator: torch.Generator,
+    class_labels: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return x_0 - x_0_hat from fresh noise.
+
+    Args:
+        unet: As in `Denoiser`.
+        scheduler: Likewise.
+        x_0: Clean images, shape (batch, C, H, W), float32 on the CPU.
+        t: The timestep, in [0, T - 1].
+        generator: Where the noise comes from.
+        class_labels: int64 (batch,), for a network with classes.
+
+    Returns:
+        A float64 tensor of the shape of `x_0`.
+    """
+    x_t = scheduler.add_noise(x_0, torch.randn(x_0.shape, generator=generator), torch.tensor(t))
+    x_0_hat, _ = Denoiser(unet, scheduler).x_0_hat(x_t, t, class_labels)
+    if t > 0:
+        # A step of sampling drew noise here once, and seeds go on giving the calibrations that they gave then.
+        torch.randn(x_0.shape, generator=generator)
+    return (x_0 - x_0_hat).double()

@@ -10,7 +10,8 @@ from ddpm_cars.runtime.files import rounded
 from ddpm_cars.scheduling_ddpm_cars import band_index, dct_matrix
 
 
-def _dct(x: torch.Tensor) -> torch.Tensor:
+def dct(x: torch.Tensor) -> torch.Tensor:
+    """Return the orthonormal DCT-II of float64 images over their last two dimensions."""
     rows, columns = (torch.from_numpy(dct_matrix(size)) for size in x.shape[-2:])
     return rows @ x @ columns.T
 
@@ -33,7 +34,7 @@ class Bands:
 
     def modes(self, x: torch.Tensor) -> torch.Tensor:
         """Return the DCT modes of float64 images on the colour axes."""
-        return torch.einsum("ac,nchw->nahw", self.axes, _dct(x))
+        return torch.einsum("ac,nchw->nahw", self.axes, dct(x))
 
     def mean(self, values: torch.Tensor) -> np.ndarray:
         """Average one value per mode, (C, H, W), over every band, (C, B)."""

@@ -1,25 +1,9 @@
-"""TODO src/ddpm_cars/diffusion/gaussian.py."""
+"""Gaussian densities: the divergence of two, and the mass of one in the bins of 8-bit pixels.
 
-from typing import Any
+The posterior q(x_s | x_t, x_0) is in `scheduling_ddpm_cars`, which samples from it.
+"""
 
-import numpy as np
 import torch
-
-
-def posterior(alpha_bar_t: Any, alpha_bar_s: Any) -> tuple[Any, Any, Any]:
-    """Compute what q(x_s | x_t, x_0) is made of (Ho et al. 2020, eq. 7, for a step from t to any s).
-
-    Args:
-        alpha_bar_t: In [0, 1), float64 of any shape.
-        alpha_bar_s: In (alpha_bar_t, 1], of a shape that broadcasts with it; 1 for x_0 itself.
-
-    Returns:
-        The weight of x_0 in its mean; beta, the variance of x_t given x_s; and its own variance, beta_tilde.
-    """
-    beta = 1 - alpha_bar_t / alpha_bar_s
-    x_0_weight = np.sqrt(alpha_bar_s) * beta / (1 - alpha_bar_t)
-    return x_0_weight, beta, (1 - alpha_bar_s) / (1 - alpha_bar_t) * beta
-
 
 # Of pixel values 0, 1, ... 255 mapped to [-1, 1].
 _HALF_BIN = 1 / 255
@@ -83,3 +67,9 @@ def discretized_gaussian_nll_nats(x_0: torch.Tensor, mean: torch.Tensor, log_var
     log_ratio = log_ratio.clamp(max=-torch.finfo(torch.float64).tiny)
     log_mass = log_cdf_upper + torch.log(-torch.expm1(log_ratio))
     return -log_mass.to(device, dtype)
+
+
+def mean_per_image(x: torch.Tensor) -> torch.Tensor:
+    """Return the mean over all but the first dimension."""
+    # Flattening would copy what is stored channels-last.
+    return x.mean(dim=tuple(range(1, x.ndim)))

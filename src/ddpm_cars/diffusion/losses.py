@@ -1,16 +1,15 @@
-"""What a network is trained to make small, and what its output says of x_0 and eps.
+"""What a network is trained to make small.
 
 Everything is computed in float32 from tables made in float64, and nothing waits for the device.
 """
 
 import math
 
-import numpy as np
 import torch
 
-from ddpm_cars.diffusion.denoiser import _mean_half, predicted_x_0, training_target
-from ddpm_cars.diffusion.gaussian import discretized_gaussian_nll_nats, gaussian_kl_nats
-from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+from ddpm_cars.diffusion.denoiser import split_output, training_target
+from ddpm_cars.diffusion.gaussian import discretized_gaussian_nll_nats, gaussian_kl_nats, mean_per_image
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, interpolated_log_variance
 
 
 def min_snr_weights(scheduler: DDPMCarsScheduler, t: torch.Tensor, snr_gamma: float) -> torch.Tensor:
@@ -35,25 +34,6 @@ def min_snr_weights(scheduler: DDPMCarsScheduler, t: torch.Tensor, snr_gamma: fl
     if scheduler.config.prediction_type == "sample":
         return (alpha_bar / one_minus_alpha_bar).clamp(max=snr_gamma)
     return torch.minimum(alpha_bar, snr_gamma * one_minus_alpha_bar)
-
-
-def _bound_table(alpha_bar: np.ndarray) -> np.ndarray:
-    """Return the weight of x_0 in eq. 7 of Ho et al. 2020, log beta and log beta_tilde for every t, float64 (3, T)."""
-    alpha_bar_s = np.append(1.0, alpha_bar[:-1])
-    beta = 1 - alpha_bar / alpha_bar_s
-    beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar) * beta
-    # The posterior of the last step has no variance, so there the one before stands in (Nichol & Dhariwal's code).
-    beta_tilde[0] = beta_tilde[1] if len(beta) > 1 else beta[0]
-    return np.stack([np.sqrt(alpha_bar_s) * beta / (1 - alpha_bar), np.log(beta), np.log(beta_tilde)])
-
-
-def _bound_at(scheduler: DDPMCarsScheduler, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    # Kept with the scheduler's own tables, which come to a device once.
-    if not any(name == "bound" for name, *_ in scheduler._constants):
-        scheduler._keep("bound", _bound_table(scheduler.alphas_cumprod_float64))
-    table = scheduler._constant("bound", like.device, torch.float32)
-    rows = table.index_select(1, t.to(like.device).long().flatten())
-    return rows.view(3, -1, *[1] * (like.ndim - 1)).unbind()
 
 
 def vlb_bpd(
@@ -84,17 +64,16 @@ def vlb_bpd(
             f"The model output has {model_output.shape[1]} channels; to learn the variance of images with "
             f"{x_0.shape[1]} it must have {2 * x_0.shape[1]}."
         )
-    x_0, v = x_0.float(), model_output[:, x_0.shape[1] :].float()
-    x_0_hat = predicted_x_0(scheduler, model_output.detach(), x_t, t)
-    x_0_weight, log_beta, log_beta_tilde = _bound_at(scheduler, t, x_0)
-    f = (v + 1) / 2
-    log_variance = f * log_beta + (1 - f) * log_beta_tilde
+    x_0, (prediction, v) = x_0.float(), split_output(model_output.float(), x_0.shape[1])
+    x_0_hat = scheduler.predict_original_sample(prediction.detach(), t, x_t.float(), clip=False)
+    x_0_weight, log_beta, log_beta_tilde = scheduler.posterior_at(t, x_0)
+    log_variance = interpolated_log_variance(v, log_beta, log_beta_tilde)
     # Both means have the same part of x_t, which the difference of float32 values would not cancel completely.
     kl = gaussian_kl_nats(x_0_weight * x_0, log_beta_tilde, x_0_weight * x_0_hat, log_variance)
     is_last = (t.to(x_0.device) == 0).view(-1, *[1] * (x_0.ndim - 1))
     # At t = 0 the mean is x_0_hat. Elsewhere this is not used, and x_0 for x_0_hat keeps its gradient finite.
     nll = discretized_gaussian_nll_nats(x_0, torch.where(is_last, x_0_hat, x_0), log_variance)
-    return _mean_per_image(torch.where(is_last, nll, kl)) / math.log(2)
+    return mean_per_image(torch.where(is_last, nll, kl)) / math.log(2)
 
 
 def diffusion_losses(
@@ -129,16 +108,11 @@ def diffusion_losses(
     Raises:
         ValueError: If the channels of `model_output` do not fit.
     """
-    prediction = _mean_half(model_output, x_0)
+    prediction = split_output(model_output, x_0.shape[1])[0].float()
     target = training_target(scheduler, x_0.float(), eps.float(), t)
-    mse = _mean_per_image((prediction - target).square())
+    mse = mean_per_image((prediction - target).square())
     loss = mse if snr_gamma is None else min_snr_weights(scheduler, t.to(mse.device), snr_gamma) * mse
     if scheduler.config.variance_type == "learned_range":
         T = scheduler.config.num_train_timesteps
         loss = loss + vlb_weight * T * vlb_bpd(scheduler, model_output, x_0, x_t, t)
     return loss, mse.detach()
-
-
-def _mean_per_image(x: torch.Tensor) -> torch.Tensor:
-    # Flattening would copy what is stored channels-last.
-    return x.mean(dim=tuple(range(1, x.ndim)))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ddpm_cars.data.pictures import to_samples
-from ddpm_cars.diffusion.denoiser import predicted_noise
+from ddpm_cars.diffusion.denoiser import Denoiser
 from ddpm_cars.diffusion.seeds import step_seed
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
@@ -40,7 +40,6 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.t)
 
-    @torch.no_grad()
     def eps_mse(
         self,
         model: Callable[..., Any],
@@ -53,7 +52,7 @@ class HeldOut:
         """Measure a model, in evaluation mode.
 
         Args:
-            model: Called as `model(x_t, t, class_labels=...)`, by every process equally often.
+            model: As `Denoiser` takes it; every process calls it equally often.
             device: Where it runs.
             batch_size: Images at a time and process.
             process_index: Of this process.
@@ -63,13 +62,14 @@ class HeldOut:
         Returns:
             The mean squared error per dimension.
         """
+        denoiser = Denoiser(model, self.scheduler)
         total = torch.zeros((), dtype=torch.float64, device=device)
         for start in range(0, len(self), batch_size * num_processes):
             first = start + process_index * batch_size
             rows = slice(first, min(first + batch_size, len(self))) if first < len(self) else slice(0, 1)
             x_t, t, eps = (tensor[rows].to(device) for tensor in (self.x_t, self.t, self.eps))
             labels = None if self.labels is None else self.labels[rows].to(device)
-            eps_hat = predicted_noise(self.scheduler, model(x_t, t, class_labels=labels).sample, x_t, t)
+            eps_hat = denoiser.eps_hat(x_t, t, labels)
             # A process without images left computes one all the same: sharded networks need everybody's part.
             if first < len(self):
                 total += (eps_hat - eps).square().double().sum()
