@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -55,7 +55,8 @@ __all__ = [
 logger = logging.get_logger(__name__)
 
 
-class DDPMCarsScheduler(ForwardProcess):
+# diffusers loads a class by what its module calls `SchedulerMixin`.
+class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
     """Forward noising and ancestral sampling of a denoising diffusion probabilistic model.
 
     Forward (eq. 4): x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps. Reverse (eq. 6, 7, 15): x_s is drawn

@@ -223,7 +223,7 @@ def test_no_portable_module_is_forgotten():
 def test_modules_that_are_joined_do_not_get_in_the_way_of_each_other():
     home: dict[str, str] = {}
     for name, tree in JOINED.items():
-        for defined in defined_names(tree) - {"logger"}:
+        for defined in defined_names(tree) - {"logger", "__all__"}:
             assert defined not in home, f"{defined} is defined in {home[defined]} and in {name}."
             home[defined] = name
     imported: dict[str, str] = {}
