@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_play
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.demo.drawing import enlarged
 from ddpm_cars.sampling.generate import generate
+from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.toy_cars.painting import draw_car
 from tests.support.training_helpers import SCRIPTS
 
@@ -140,9 +141,10 @@ def draw(page: Page, steps: int, num_images: int, seed: int) -> np.ndarray:
 
 
 def drawn(folder: Path, steps: int, num_images: int, seed: int) -> np.ndarray:
-    """Return the grid of what scripts/sample.py draws."""
+    """Return the grid of what `ddpm-cars sample` draws."""
     pipeline = DDPMCarsPipeline.from_pretrained(folder)
-    return np.asarray(enlarged(list(generate(pipeline, num_images, 16, seed, steps))))
+    request = SamplingRequest(num_images=num_images, seed=seed, num_inference_steps=steps)
+    return np.asarray(enlarged(list(generate(pipeline, request))))
 
 
 def test_the_page_draws_what_the_command_line_draws_and_hands_it_out(page: Page, folder: Path, tmp_path: Path):

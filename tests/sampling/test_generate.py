@@ -15,6 +15,7 @@ from ddpm_cars.cli import commands as cli
 from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.errors import UserError
 from ddpm_cars.sampling.generate import generate, move_for_inference
+from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.sampling.samplers import make_scheduler, sampler_from_config
 from ddpm_cars.sampling.strips import denoising_strip, forward_noising_strip
 
@@ -32,6 +33,10 @@ def guided(make_unet: Callable[..., UNet2DModel]) -> DDPMCarsPipeline:
     """Two classes, and a third that is none."""
     unet = make_unet(num_class_embeds=3)
     return DDPMCarsPipeline(unet, DDPMCarsScheduler(num_train_timesteps=20), {0: "red cars", 1: "vans, buses"})
+
+
+def asked(num_images: int, **options) -> SamplingRequest:
+    return SamplingRequest(num_images=num_images, **{"num_inference_steps": STEPS, **options})
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -86,7 +91,7 @@ def test_generators_follow_the_number_of_the_picture():
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 64])
 def test_a_picture_does_not_depend_on_the_batch_size(pipeline: DDPMCarsPipeline, batch_size: int):
-    images = pixels(list(generate(pipeline, 5, batch_size, seed=3, num_inference_steps=STEPS)))
+    images = pixels(list(generate(pipeline, asked(5, batch_size=batch_size, seed=3))))
     assert images.shape == (5, 8, 8, 3)
     assert len({image.tobytes() for image in images}) == 5
     for i, image in enumerate(images):
@@ -97,8 +102,8 @@ def test_a_picture_does_not_depend_on_the_batch_size(pipeline: DDPMCarsPipeline,
 
 
 def test_pictures_overlap_where_seeds_do(pipeline: DDPMCarsPipeline):
-    first = pixels(list(generate(pipeline, 3, 3, seed=0, num_inference_steps=STEPS)))
-    second = pixels(list(generate(pipeline, 3, 3, seed=1, num_inference_steps=STEPS)))
+    first = pixels(list(generate(pipeline, asked(3, seed=0))))
+    second = pixels(list(generate(pipeline, asked(3, seed=1))))
     assert np.abs(first[1:].astype(int) - second[:2]).max() <= 1
     assert not np.array_equal(first[0], second[0])
 
@@ -106,20 +111,20 @@ def test_pictures_overlap_where_seeds_do(pipeline: DDPMCarsPipeline):
 @pytest.mark.parametrize("scheduler_class", [DDPMCarsScheduler, diffusers.DDIMScheduler])
 def test_the_denoising_ends_in_the_pictures(unet: UNet2DModel, scheduler_class: type):
     pipeline = DDPMCarsPipeline(unet, scheduler_class(num_train_timesteps=20))
-    strip = denoising_strip(pipeline, 2, seed=3, num_inference_steps=STEPS, num_frames=3)
+    strip = denoising_strip(pipeline, asked(2, seed=3), num_frames=3)
     assert strip.size == (3 * 98 + 2, 2 * 98 + 2 + 16)
-    images = pixels(list(generate(pipeline, 2, seed=3, num_inference_steps=STEPS)))
+    images = pixels(list(generate(pipeline, asked(2, seed=3))))
     for row in range(2):
         last = tile(strip, row, 2, header=16)[::12, ::12]
         assert np.abs(last.astype(int) - images[row]).max() <= 1
         assert not np.array_equal(tile(strip, row, 0, header=16)[::12, ::12], last)
 
 
-@pytest.mark.parametrize(("steps", "frames", "columns"), [(2, 10, 2), (1, 10, 1), (None, 4, 4)])
+@pytest.mark.parametrize(("steps", "frames", "columns"), [(2, 10, 2), (1, 10, 1), (20, 4, 4)])
 def test_the_denoising_has_no_more_columns_than_steps(
-    pipeline: DDPMCarsPipeline, steps: int | None, frames: int, columns: int
+    pipeline: DDPMCarsPipeline, steps: int, frames: int, columns: int
 ):
-    strip = denoising_strip(pipeline, 1, num_inference_steps=steps, num_frames=frames)
+    strip = denoising_strip(pipeline, asked(1, num_inference_steps=steps), num_frames=frames)
     assert strip.width == columns * 98 + 2
 
 
@@ -134,7 +139,7 @@ def test_schedulers_of_diffusers_take_over_the_config(pipeline: DDPMCarsPipeline
     assert scheduler.config.beta_end == 0.03
     assert scheduler.config.prediction_type == "v_prediction"
     pipeline.scheduler = scheduler
-    assert pixels(list(generate(pipeline, 1, num_inference_steps=STEPS))).shape == (1, 8, 8, 3)
+    assert pixels(list(generate(pipeline, asked(1)))).shape == (1, 8, 8, 3)
 
 
 def test_our_scheduler_comes_back_from_another(pipeline: DDPMCarsPipeline):
@@ -152,7 +157,7 @@ def test_other_schedulers_are_refused_with_the_choices(name: str):
 
 @pytest.mark.parametrize("name", ["analytic", "spectral"])
 def test_a_variance_that_has_to_be_measured_first_names_the_command(name: str):
-    with pytest.raises(UserError, match=rf"variance_type is {name}.*calibrate.py --variance_type {name}"):
+    with pytest.raises(UserError, match=rf"variance_type is {name}.*ddpm-cars calibrate --variance_type {name}"):
         sampler_from_config(name, DDPMCarsScheduler().config)
 
 
@@ -186,20 +191,20 @@ def test_a_variance_that_the_network_does_not_learn_is_one_line(
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_classes_are_taken_in_turn_whatever_the_batch_size(guided: DDPMCarsPipeline, batch_size: int):
     labels = [1, "red cars", 1]
-    arguments = {"seed": 3, "num_inference_steps": STEPS, "guidance_scale": 2.0}
-    images = pixels(list(generate(guided, 5, batch_size, class_labels=labels, **arguments)))
+    arguments = {"seed": 3, "guidance_scale": 2.0}
+    images = pixels(list(generate(guided, asked(5, batch_size=batch_size, class_labels=labels, **arguments))))
     assert images.shape == (5, 8, 8, 3)
     for i, label in enumerate([1, 0, 1, 1, 0]):
         (alone,) = guided(1, seeded(3 + i), STEPS, class_labels=label, guidance_scale=2.0).images
         assert np.abs(np.asarray(alone).astype(int) - images[i]).max() <= 1
-    other = pixels(list(generate(guided, 1, class_labels=[0], **arguments)))
+    other = pixels(list(generate(guided, asked(1, class_labels=[0], **arguments))))
     assert np.abs(other[0].astype(int) - images[0]).max() > 1
 
 
 def test_the_denoising_of_classes_ends_in_their_pictures(guided: DDPMCarsPipeline):
-    arguments = {"seed": 3, "num_inference_steps": STEPS, "class_labels": ["vans", 0], "guidance_scale": 3.0}
-    strip = denoising_strip(guided, 3, num_frames=2, **arguments)
-    images = pixels(list(generate(guided, 3, **arguments)))
+    request = asked(5, seed=3, class_labels=["vans", 0], guidance_scale=3.0)
+    strip = denoising_strip(guided, request, num_rows=3, num_frames=2)
+    images = pixels(list(generate(guided, request)))
     for row in range(3):
         last = tile(strip, row, 1, header=16)[::12, ::12]
         assert np.abs(last.astype(int) - images[row]).max() <= 1

@@ -356,7 +356,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     assert stop.value.code == 130
     without = " without --overwrite_output_dir" if more else ""
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.endswith(f": interrupted; the same command{without} goes on with the images that are missing")
+    assert line.endswith(f": interrupted; the same command{without} continues with the images that are missing")
     before = written(config)
     # The first batch of 3; the other 5 are still to come.
     assert sorted(before) == ["00000.png", "00001.png", "00002.png"]

@@ -16,18 +16,16 @@ from ddpm_cars.data.pictures import to_samples
 from ddpm_cars.demo.requests import (
     MAX_SEED,
     OWN_SCHEDULER,
-    DrawRequest,
     check_class,
     num_timesteps_of,
     resolution_of,
     whole_number,
 )
-from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, noisy_to_pil, to_pil
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, as_images
-from ddpm_cars.sampling.classes import repeat_labels
-from ddpm_cars.sampling.samplers import make_scheduler
+from ddpm_cars.sampling.request import SamplingRequest
+from ddpm_cars.sampling.samplers import make_scheduler, with_scheduler
 
 _GRID_WIDTH = 512
 
@@ -68,45 +66,23 @@ class Noised:
     snr: float
 
 
-def own_pipeline(pipeline: DDPMCarsPipeline, scheduler: str, variance_type: str | None = None) -> DDPMCarsPipeline:
-    """Return a pipeline around the same network with a scheduler of its own, whose state no other visitor changes.
-
-    Args:
-        pipeline: The model.
-        scheduler: As `make_scheduler` takes it.
-        variance_type: Of `DDPMCarsScheduler`; None leaves it as it is in the config.
-    """
-    own_scheduler = make_scheduler(scheduler, pipeline.scheduler.config, variance_type)
-    own = DDPMCarsPipeline(pipeline.unet, own_scheduler, pipeline.config.get("id2label"))
-    own.set_progress_bar_config(disable=True)
-    return own
-
-
-def draw(pipeline: DDPMCarsPipeline, request: DrawRequest) -> Iterator[Frame]:
+def draw(pipeline: DDPMCarsPipeline, request: SamplingRequest) -> Iterator[Frame]:
     """Draw images as `ddpm_cars.sampling.generate` does, in one batch, and show how they come out of the noise.
 
     Args:
-        pipeline: The model; its scheduler gives the config alone.
-        request: What to draw.
+        pipeline: The model. Its scheduler gives the config alone.
+        request: What to draw, checked.
 
     Yields:
         The noise, some of the steps, evenly spaced, and the images.
 
     Raises:
-        UserError: If the scheduler cannot take so many steps, or what it draws is not finite.
+        UserError: If what the scheduler draws is not finite.
     """
-    own, steps, count = (
-        own_pipeline(pipeline, request.scheduler, request.variance_type),
-        request.num_inference_steps,
-        request.num_images,
-    )
-    generators, labels = seeded_generators(request.seed, 0, count), repeat_labels(request.class_labels, 0, count)
-    try:
-        states = own.denoise(count, generators, steps, labels, request.guidance_scale)
-    except ValueError as error:
-        raise UserError(f"{request.scheduler} cannot take {steps} steps; choose another number: {error}") from error
+    own, steps = with_scheduler(pipeline, request.sampler(pipeline.scheduler)), request.num_inference_steps
+    own.set_progress_bar_config(disable=True)
     shown = set(np.linspace(0, steps, min(steps + 1, _MAX_FRAMES)).round().astype(int).tolist()) - {steps}
-    with closing(states):
+    with closing(own.denoise(**request.arguments(range(request.num_images)))) as states:
         for step, (timestep, x_t, guess) in enumerate(states):
             is_last = timestep is None
             if not is_last and step not in shown:
@@ -168,7 +144,7 @@ def noised(pipeline: DDPMCarsPipeline, picture: Image.Image, t: Any, seed: Any, 
     t = whole_number(t, "the timestep t", 0, num_timesteps_of(pipeline) - 1)
     seed = whole_number(seed, "the seed", 0, MAX_SEED)
     labels = check_class(pipeline, class_choice)
-    own = own_pipeline(pipeline, OWN_SCHEDULER, "fixed_small")
+    own = with_scheduler(pipeline, make_scheduler(OWN_SCHEDULER, pipeline.scheduler.config, "fixed_small"))
     array = np.array(picture)
     x_0 = to_samples(array.reshape(1, *array.shape[:2], -1))
     x_t = own.scheduler.add_noise(x_0, torch.randn(x_0.shape, generator=_seeded(seed)), torch.tensor(t))

@@ -3,9 +3,10 @@
 import html
 
 from ddpm_cars.demo.drawing import Noised
-from ddpm_cars.demo.requests import DrawRequest, describe
+from ddpm_cars.demo.requests import describe
 from ddpm_cars.demo.schedule import schedule_curves, schedule_drawings
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.sampling.request import SamplingRequest
 
 NOISY, GUESS = "the noisy image", "the network's guess"
 
@@ -64,7 +65,7 @@ def progress(done: float, text: str) -> str:
     )
 
 
-def progress_of(request: DrawRequest, step: int, seconds: float) -> str:
+def progress_of(request: SamplingRequest, step: int, seconds: float) -> str:
     """Return how far a drawing is after some seconds."""
     steps = request.num_inference_steps
     if step == 0:
@@ -76,7 +77,7 @@ def progress_of(request: DrawRequest, step: int, seconds: float) -> str:
     return progress(step / steps, text)
 
 
-def seeds_of(request: DrawRequest) -> str:
+def seeds_of(request: SamplingRequest) -> str:
     """Name the seeds of the images of a drawing."""
     last = request.seed + request.num_images - 1
     return f"Seed {request.seed}" if last == request.seed else f"Seeds {request.seed} to {last}"

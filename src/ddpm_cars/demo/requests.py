@@ -1,12 +1,13 @@
 """What visitors of the demo page may ask of a model, and the checks of what they send."""
 
 import reprlib
-from dataclasses import dataclass
 from typing import Any
 
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.sampling.classes import class_names_of
+from ddpm_cars.sampling.request import SamplingRequest
+from ddpm_cars.sampling.samplers import with_scheduler
 from ddpm_cars.scheduling_ddpm_cars import LEARNED_VARIANCES
 
 OWN_SCHEDULER = "DDPMCarsScheduler"
@@ -25,29 +26,6 @@ NO_CLASS, EVERY_CLASS = -1, -2
 MAX_SEED = 2**32 - 1
 
 MAX_GUIDANCE = 20.0
-
-
-@dataclass(frozen=True)
-class DrawRequest:
-    """What a visitor wants drawn, checked against the model.
-
-    Attributes:
-        num_inference_steps: In [1, T].
-        seed: Image i is drawn from `seed + i`.
-        num_images: 1 or more.
-        scheduler: A name that `make_scheduler` knows.
-        variance_type: Of `DDPMCarsScheduler`, None for others.
-        class_labels: Classes that the images take in turn, None for none.
-        guidance_scale: As `DDPMCarsPipeline` takes it.
-    """
-
-    num_inference_steps: int
-    seed: int
-    num_images: int
-    scheduler: str
-    variance_type: str | None
-    class_labels: tuple[int, ...] | None
-    guidance_scale: float
 
 
 def num_timesteps_of(pipeline: DDPMCarsPipeline) -> int:
@@ -156,7 +134,7 @@ def check_request(
     variance_type: Any,
     class_choice: Any = None,
     guidance_scale: Any = 1.0,
-) -> DrawRequest:
+) -> SamplingRequest:
     """Check what a visitor, or a program in a visitor's place, has sent.
 
     Args:
@@ -189,9 +167,14 @@ def check_request(
         raise UserError(f"the guidance is {shown}; choose a number from 0 to {MAX_GUIDANCE:g}")
     if guidance_scale != 1 and labels is None:
         raise UserError(f"the guidance is {guidance_scale:g}, but towards no class; choose a class, or guidance 1")
-    try:
-        pipeline.prepare_class_labels(labels, len(labels or [0]), guidance_scale)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    own_variance = variance_type if scheduler == OWN_SCHEDULER else None
-    return DrawRequest(steps, seed, num_images, scheduler, own_variance, labels, float(guidance_scale))
+    request = SamplingRequest(
+        num_images=num_images,
+        batch_size=num_images,
+        seed=seed,
+        num_inference_steps=steps,
+        scheduler=scheduler,
+        variance_type=variance_type if scheduler == OWN_SCHEDULER else None,
+        class_labels=labels,
+        guidance_scale=float(guidance_scale),
+    )
+    return request.checked(with_scheduler(pipeline, request.sampler(pipeline.scheduler)))

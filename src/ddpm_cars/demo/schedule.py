@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_cars.demo.drawing import own_pipeline
 from ddpm_cars.demo.requests import OWN_SCHEDULER, num_timesteps_of, variance_choices, whole_number
 from ddpm_cars.figures.style import COLOURS, INK, figure_to_svg, make_figure
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.sampling.samplers import make_scheduler
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, posterior
 
 # Those that can be seen on light and on dark pages.
@@ -34,7 +34,7 @@ def schedule_curves(pipeline: DDPMCarsPipeline, num_inference_steps: Any) -> dic
     steps = whole_number(num_inference_steps, "the number of steps", 1, num_timesteps_of(pipeline))
     is_calibrated = "analytic" in variance_choices(pipeline)
     variance_type = "analytic" if is_calibrated else "fixed_small"
-    scheduler: DDPMCarsScheduler = own_pipeline(pipeline, OWN_SCHEDULER, variance_type).scheduler
+    scheduler: DDPMCarsScheduler = make_scheduler(OWN_SCHEDULER, pipeline.scheduler.config, variance_type)
     scheduler.set_timesteps(steps)
     alpha_bar, timesteps = scheduler.alphas_cumprod_float64, scheduler.timesteps.numpy()
     _, _, beta, beta_tilde = posterior(alpha_bar[timesteps[:-1]], alpha_bar[timesteps[1:]])

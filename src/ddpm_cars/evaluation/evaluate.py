@@ -37,6 +37,7 @@ from ddpm_cars.runtime.hardware import idle_cores_warnings
 from ddpm_cars.runtime.processes import gathered, on_main
 from ddpm_cars.sampling.classes import class_names_of
 from ddpm_cars.sampling.generate import generate, move_for_inference
+from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.sampling.samplers import sampler_from_config
 from ddpm_cars.sampling.strips import denoising_strip
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
@@ -187,20 +188,22 @@ class Evaluation:
 
         return on_main(compute)
 
+    def _request(self, num_inference_steps: int) -> SamplingRequest:
+        labels = self.real.labels
+        return SamplingRequest(
+            num_images=self.real.num_floor_images,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            num_inference_steps=num_inference_steps,
+            class_labels=None if labels is None else labels.tolist(),
+        )
+
     def _generate(self, label: str, num_inference_steps: int) -> tuple[np.ndarray, float]:
         """Return generated images, uint8 (N, H, W, C), and how many seconds they took."""
-        config, labels = self.config, self.real.labels
+        request = self._request(num_inference_steps)
 
         def share(rows: range) -> np.ndarray:
-            generated = generate(
-                self.pipeline,
-                len(rows),
-                config.batch_size,
-                config.seed,
-                num_inference_steps,
-                class_labels=None if labels is None else labels.tolist(),
-                first_image=rows.start,
-            )
+            generated = generate(self.pipeline, request, rows)
             text, hidden = f"sampling, {label}, {num_inference_steps} steps", not self.is_main
             return np.stack(
                 [np.atleast_3d(image) for image in tqdm(generated, text, len(rows), False, disable=hidden)]
@@ -260,8 +263,7 @@ class Evaluation:
     def _save_images(
         self, images: np.ndarray, neighbours: dict[str, tuple[np.ndarray, np.ndarray]], num_inference_steps: int
     ) -> None:
-        labels = None if self.real.labels is None else self.real.labels.tolist()
-        strip = denoising_strip(self.pipeline, 4, self.config.seed, num_inference_steps, class_labels=labels)
+        strip = denoising_strip(self.pipeline, self._request(num_inference_steps))
         save_images(images, self.real.training.images, neighbours, strip, self.folder)
 
     def _look_for_copies(

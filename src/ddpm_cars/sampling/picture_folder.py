@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/sampling/picture_folder.py."""
+"""A folder of images that were drawn with one model and one set of settings, which its sampling.json holds."""
 
 import json
 import os
@@ -11,16 +11,16 @@ from ddpm_cars.runtime.files import write_text
 
 _SETTINGS = "sampling.json"
 
-_GRID = "grid.png"
+GRID_NAME = "grid.png"
 
-_STRIP = "denoising.png"
+STRIP_NAME = "denoising.png"
 
-# What folders were drawn with that do not say so.
+# The settings of folders of earlier versions, which do not name them.
 _UNSAID = {"mixed_precision": "no"}
 
 _PICTURE = re.compile(r"(\d{5}|[1-9]\d{5,})\.png")
 
-# What a process that was killed leaves of an image that it was writing.
+# A process that was killed leaves this of an image that it was writing.
 _LEFTOVER = re.compile(rf"\.{_PICTURE.pattern}\.tmp")
 
 _CURE = "choose another output_dir, or pass --overwrite_output_dir to start again"
@@ -34,14 +34,14 @@ def picture_path(folder: Path, i: int) -> Path:
 def unfinished_batches(found: set[int], num_images: int, batch_size: int, whole: bool = False) -> list[range]:
     """Return the batches of which an image is missing.
 
-    They do not depend on what is there: an image is drawn with the same others before and after a break.
+    The batches do not depend on what is there, so an image is drawn with the same others before and after a break.
 
     Args:
-        found: Numbers of the images that are there.
-        num_images: How many are wanted, 1 or more.
-        batch_size: How many at a time, 1 or more.
-        whole: Fill the last batch up, with images beyond those that are wanted, for a network that is compiled for
-            one shape.
+        found: The numbers of the images that are there.
+        num_images: The number of images that are wanted, 1 or more.
+        batch_size: The number of images that are drawn at a time, 1 or more.
+        whole: Whether to fill the last batch up with images beyond those that are wanted, for a network that is
+            compiled for one shape.
     """
     every = [range(start, start + batch_size) for start in range(0, num_images, batch_size)]
     wanted = [range(batch.start, min(batch.stop, num_images)) for batch in every]
@@ -50,31 +50,31 @@ def unfinished_batches(found: set[int], num_images: int, batch_size: int, whole:
 
 
 def open_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> set[int]:
-    """Make a folder ready for more images, and see that those in it were drawn with the same settings.
+    """Make a folder ready for more images, and check that those in it were drawn with the same settings.
 
     Args:
-        folder: It exists; sampling.json in it says what its images are.
-        settings: What `settings_of` returns.
-        overwrite: Delete what this command has written there before, which without sampling.json is nothing.
+        folder: A folder that exists.
+        settings: The settings that the images depend on, as JSON values.
+        overwrite: Whether to delete the images that lie there with a sampling.json, whatever their settings.
 
     Returns:
-        The numbers of the images that are there; an empty file is none.
+        The numbers of the images that are there. An empty file does not count.
 
     Raises:
-        UserError: If the folder has images of other settings, or without sampling.json, which are of others.
+        UserError: If the images there have other settings, or no sampling.json and may be anybody's.
     """
     path = folder / _SETTINGS
     names = _names_in(folder)
     pictures = {name for name in names if _PICTURE.fullmatch(name)}
     if overwrite and path.exists():
-        # sampling.json last: until then it is true of what is left.
-        for name in (*pictures, _GRID, _STRIP, _SETTINGS):
+        # The settings come last: until then they are true of the images that are left.
+        for name in (*pictures, GRID_NAME, STRIP_NAME, _SETTINGS):
             (folder / name).unlink(missing_ok=True)
         pictures = set()
     elif path.exists():
         _check_same(path, settings)
     elif pictures:
-        # Somebody's photographs may well have such names.
+        # Photographs of others may have such names.
         raise UserError(
             f"output_dir {folder} has images such as {min(pictures)}, but no {_SETTINGS}; choose another output_dir"
         )
@@ -84,6 +84,11 @@ def open_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False)
     if not path.exists():
         write_text(path, json.dumps(settings, indent=1) + "\n")
     return {int(name.removesuffix(".png")) for name in pictures if (folder / name).stat().st_size > 0}
+
+
+def count_images(folder: Path) -> int:
+    """Return the number of images in a folder."""
+    return sum(_PICTURE.fullmatch(name) is not None for name in _names_in(folder))
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -97,7 +102,7 @@ def _check_same(path: Path, settings: dict[str, Any]) -> None:
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); {_CURE}") from error
     changed = [name for name, value in settings.items() if known.get(name) != value]
-    # Weights that have only moved are the same model.
+    # A model that has only moved is the same.
     if changed and changed != ["model"]:
         listed = ", ".join(f"{name} {known.get(name)} (now {settings[name]})" for name in changed)
         raise UserError(f"{path} belongs to images with {listed}; go back to that, {_CURE}")

@@ -1,6 +1,6 @@
 """`ddpm-cars sample`: images from all processes that Accelerate has started, each drawn and written once.
 
-The folder says what has been drawn: the same command goes on with the images that are missing.
+The folder says what has been drawn: the same command continues with the images that are missing.
 """
 
 import logging
@@ -25,18 +25,16 @@ from ddpm_cars.runtime.files import read_file
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings
 from ddpm_cars.runtime.processes import together
-from ddpm_cars.sampling.classes import as_class_ids, check_learned_variance
 from ddpm_cars.sampling.generate import generate, move_for_inference
 from ddpm_cars.sampling.picture_folder import (
-    _GRID,
-    _PICTURE,
-    _STRIP,
-    _names_in,
+    GRID_NAME,
+    STRIP_NAME,
+    count_images,
     open_folder,
     picture_path,
     unfinished_batches,
 )
-from ddpm_cars.sampling.samplers import make_scheduler
+from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.sampling.strips import denoising_strip
 
 logger = logging.getLogger(__name__)
@@ -47,15 +45,15 @@ _DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def batch_size_for(config: SampleConfig, num_processes: int) -> int:
-    """Return how many images are drawn at a time: no more than leave some for each of the processes, 1 or more."""
+    """Return the number of images to draw at a time, 1 or more, which leaves some for each of the processes."""
     return min(config.batch_size, -(-config.num_images // num_processes))
 
 
 def precision_of(config: SampleConfig) -> str:
-    """Return the precision that the network is to run in: "no" (as it is loaded), "fp16" or "bf16".
+    """Return the precision for the network: "no" (as it is loaded), "fp16" or "bf16".
 
     Raises:
-        UserError: If accelerate was configured with one that it cannot be drawn in.
+        UserError: If accelerate was configured with another one.
     """
     precision = config.mixed_precision or parse_choice_from_env("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in _DTYPES:
@@ -66,24 +64,39 @@ def precision_of(config: SampleConfig) -> str:
     return precision
 
 
-def settings_of(pipeline: DDPMCarsPipeline, config: SampleConfig, class_labels: list[int] | None) -> dict[str, Any]:
+def request_of(config: SampleConfig, num_train_timesteps: int, num_processes: int) -> SamplingRequest:
+    """Return what the settings of the command ask for, not checked against the model."""
+    return SamplingRequest(
+        num_images=config.num_images,
+        batch_size=batch_size_for(config, num_processes),
+        seed=config.seed,
+        num_inference_steps=config.num_inference_steps or num_train_timesteps,
+        scheduler=config.scheduler,
+        variance_type=config.variance_type,
+        # A number that was read from a file may be the name of a class, as one from the command line may.
+        class_labels=None if config.class_labels is None else [str(label) for label in config.class_labels],
+        guidance_scale=config.guidance_scale,
+    )
+
+
+def settings_of(pipeline: DDPMCarsPipeline, config: SampleConfig, request: SamplingRequest) -> dict[str, Any]:
     """Return all that the images depend on but their number, as JSON values.
 
     Args:
         pipeline: The model in the precision that it is loaded in, with the scheduler to draw with.
         config: The settings of the command.
-        class_labels: The classes of the command, as numbers.
+        request: What they ask for, checked.
     """
-    scheduler = pipeline.scheduler
+    scheduler, labels = pipeline.scheduler, request.class_labels
     return {
         "model": config.pretrained_model_name_or_path,
         **identity(pipeline),
         "scheduler": type(scheduler).__name__,
         "variance_type": scheduler.config.get("variance_type"),
-        "seed": config.seed,
-        "num_inference_steps": config.num_inference_steps or scheduler.config.num_train_timesteps,
-        "class_labels": class_labels,
-        "guidance_scale": config.guidance_scale,
+        "seed": request.seed,
+        "num_inference_steps": request.num_inference_steps,
+        "class_labels": None if labels is None else list(labels),
+        "guidance_scale": request.guidance_scale,
         "mixed_precision": precision_of(config),
     }
 
@@ -92,9 +105,9 @@ class Sampling:
     """The images of one command, in as many processes as Accelerate has started.
 
     Args:
-        config: What to draw.
+        config: The settings of the command.
         state: Knows the processes, each of which makes the same calls in the same order.
-        lock: Of the output folder; the main process takes it, and who has made it gives it back.
+        lock: The lock of the output folder. The main process takes it, and whoever has made it releases it.
 
     Raises:
         UserError: If the model and the settings do not fit together, or the folder cannot be used.
@@ -105,10 +118,9 @@ class Sampling:
         self.state = state
         self.lock = lock
         self.folder = Path(config.output_dir)
-        self.batch_size = batch_size_for(config, state.num_processes)
         together(self._load)
         self.found: set[int] = together(self._open)[0]
-        # After the folder, whose settings name the weights as they are loaded.
+        # The folder names the weights as they are loaded, so they are moved and cast after it is open.
         self._place()
 
     def _load(self) -> None:
@@ -116,24 +128,10 @@ class Sampling:
         self.pipeline = load_pipeline(config.pretrained_model_name_or_path)
         run = read_file(Path(config.pretrained_model_name_or_path) / "config.yaml") or {}
         refuse_inside(config.output_dir, run.get("train_data_dir"))
-        if config.scheduler is not None or config.variance_type is not None:
-            name = config.scheduler or "DDPMCarsScheduler"
-            self.pipeline.scheduler = make_scheduler(name, self.pipeline.scheduler.config, config.variance_type)
-        check_learned_variance(self.pipeline)
-        T = self.pipeline.scheduler.config.num_train_timesteps
-        if config.num_inference_steps is not None and config.num_inference_steps > T:
-            raise UserError(f"num_inference_steps is {config.num_inference_steps}; this model was trained with {T}")
-        try:
-            self.pipeline.scheduler.set_timesteps(config.num_inference_steps or T)
-        except ValueError as error:
-            raise UserError(f"{config.pretrained_model_name_or_path}: {error}") from error
-        self.drawing: dict[str, Any] = {
-            "seed": config.seed,
-            "num_inference_steps": config.num_inference_steps,
-            "class_labels": as_class_ids(self.pipeline, config.class_labels, config.guidance_scale),
-            "guidance_scale": config.guidance_scale,
-        }
-        # Its own bar counts the steps of one batch; None shows it on terminals only.
+        request = request_of(config, self.pipeline.scheduler.config.num_train_timesteps, self.state.num_processes)
+        self.pipeline.scheduler = request.sampler(self.pipeline.scheduler)
+        self.request = request.checked(self.pipeline)
+        # This bar counts the steps of one batch, on terminals only (None).
         shown = {"disable": None if self.state.is_main_process else True}
         self.pipeline.set_progress_bar_config(desc="denoising", leave=False, position=1, **shown)
 
@@ -142,26 +140,26 @@ class Sampling:
             return None
         prepare_folder(self.folder)
         self.lock.acquire()
-        settings = settings_of(self.pipeline, self.config, self.drawing["class_labels"])
+        settings = settings_of(self.pipeline, self.config, self.request)
         return open_folder(self.folder, settings, self.config.overwrite_output_dir)
 
     def _place(self) -> None:
         move_for_inference(self.pipeline, self.state.device)
         dtype = _DTYPES[precision_of(self.config)]
         if dtype is not None:
-            # The method of the network itself warns of modules that want to stay in float32, though there are none.
+            # The method of the network warns of modules that must stay in float32, though it has none.
             torch.nn.Module.to(self.pipeline.unet, dtype)
         if self.config.compile:
-            self.pipeline.enable_fast_sampling(max_batch_size=self.batch_size)
+            self.pipeline.enable_fast_sampling(max_batch_size=self.request.batch_size)
 
     def draw(self) -> None:
         """Draw and write the images that are missing."""
         num_images, processes = self.config.num_images, self.state.num_processes
-        batches = unfinished_batches(self.found, num_images, self.batch_size, whole=self.config.compile)
+        batches = unfinished_batches(self.found, num_images, self.request.batch_size, whole=self.config.compile)
         num_there = sum(i < num_images for i in self.found)
         hidden = not (self.state.is_main_process and batches)
         with tqdm(total=num_images, initial=num_there, desc="pictures", disable=hidden) as bar:
-            # In step: a process that is far ahead would wait at the end for longer than processes wait for each other.
+            # Processes draw in step, because one that is far ahead at the end may wait for longer than the time limit.
             for start in range(0, len(batches), processes):
                 mine = batches[start : start + processes][self.state.process_index :][:1]
                 bar.update(sum(together(partial(self._draw, mine))))
@@ -169,25 +167,23 @@ class Sampling:
     def _draw(self, batches: list[range]) -> int:
         num_written = 0
         for batch in batches:
-            size = len(batch)
-            images = generate(self.pipeline, size, size, first_image=batch.start, **self.drawing)
-            for i, image in zip(batch, images, strict=True):
+            for i, image in zip(batch, generate(self.pipeline, self.request, batch), strict=True):
                 if i < self.config.num_images and i not in self.found:
                     save_png(image, picture_path(self.folder, i))
                     num_written += 1
         return num_written
 
     def show(self) -> list[str]:
-        """Write the grid of the first images and, if it is asked for, the strip; say where everything is."""
-        num_pictures = sum(_PICTURE.fullmatch(name) is not None for name in _names_in(self.folder))
+        """Write the grid of the first images and the strip, if asked for, and return lines that say where all is."""
         first = range(min(_NUM_GRID_IMAGES, self.config.num_images))
         grid = make_grid([_read(picture_path(self.folder, i)) for i in first])
-        lines = [f"images: {num_pictures} in {self.folder}", f"grid: {save_png(grid, self.folder / _GRID)}"]
+        where = save_png(grid, self.folder / GRID_NAME)
+        lines = [f"images: {count_images(self.folder)} in {self.folder}", f"grid: {where}"]
         if self.config.strip:
-            # It has a batch size of its own, which would be compiled for these few images alone.
+            # The strip has a batch size of its own, for which the network would be compiled again.
             self.pipeline.disable_fast_sampling()
-            strip = denoising_strip(self.pipeline, min(4, self.config.num_images), **self.drawing)
-            lines.append(f"denoising: {save_png(strip, self.folder / _STRIP)}")
+            strip = denoising_strip(self.pipeline, self.request)
+            lines.append(f"denoising: {save_png(strip, self.folder / STRIP_NAME)}")
         return lines
 
 
@@ -197,16 +193,16 @@ def _read(path: Path) -> Image.Image:
             return image.copy()
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            # Of the disk, not of the image.
+            # The disk is at fault, not the image.
             raise
         # On damaged files Pillow's readers raise whatever their parsing runs into.
         raise UserError(f"{path} is not a whole image; delete it and run the same command again") from error
 
 
 def sample(config: SampleConfig) -> list[str]:
-    """Draw the images that are missing from a folder, which depend neither on batches nor on processes.
+    """Draw the images that are missing from a folder.
 
-    That is up to rounding, which depends on how many are drawn at a time.
+    They depend neither on batches nor on processes, up to rounding, which depends on how many are drawn at a time.
 
     Args:
         config: What to draw.
@@ -220,7 +216,7 @@ def sample(config: SampleConfig) -> list[str]:
         OSError: If an image cannot be written.
     """
     precision = precision_of(config)
-    # Processes without an accelerator would each take themselves for the only one.
+    # Without an accelerator, each process would take itself for the only one.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state, lock = PartialState(cpu=on_cpu), FolderLock(Path(config.output_dir))
     for warning in cpu_warnings(state.device, state.num_processes, precision):
@@ -230,6 +226,6 @@ def sample(config: SampleConfig) -> list[str]:
         stack.callback(state.destroy_process_group)
         sampling = Sampling(config, state, lock)
         sampling.draw()
-        # What is left is the work of one process, for which the others need not wait.
+        # The rest is work of one process, and the others need not wait for it.
         state.destroy_process_group()
         return sampling.show() if state.is_main_process else []

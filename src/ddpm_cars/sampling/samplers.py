@@ -1,10 +1,11 @@
-"""TODO src/ddpm_cars/sampling/samplers.py."""
+"""Schedulers by their names."""
 
 from typing import Any, get_args
 
 import diffusers
 
 from ddpm_cars.errors import UserError
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler, VarianceType
 
 
@@ -14,7 +15,7 @@ def make_scheduler(name: str, config: Any, variance_type: str | None = None) -> 
     Args:
         name: `DDPMCarsScheduler` or a scheduler class of diffusers, such as `DDIMScheduler`.
         config: The config to take over.
-        variance_type: Of the steps; None leaves it as it is in the config.
+        variance_type: The variance of the steps; None leaves it as it is in the config.
 
     Raises:
         UserError: If there is no such class, it does not work with these models, or `variance_type` depends on a
@@ -49,3 +50,11 @@ def sampler_from_config(name: str, config: Any) -> Any:
     if name in get_args(VarianceType):
         return make_scheduler("DDPMCarsScheduler", config, variance_type=name)
     return make_scheduler(name, config)
+
+
+def with_scheduler(pipeline: DDPMCarsPipeline, scheduler: Any) -> DDPMCarsPipeline:
+    """Return a pipeline around the same network with another scheduler, whose state the first one does not share."""
+    own = DDPMCarsPipeline(pipeline.unet, scheduler, pipeline.config.get("id2label"))
+    # The constructor takes some schedulers for stand-ins of others.
+    own.scheduler = scheduler
+    return own

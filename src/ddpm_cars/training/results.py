@@ -1,15 +1,15 @@
 """What a run leaves for people: the pipeline, sample grids and curves."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.figures.grids import make_grid, save_png
-from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, as_images
 from ddpm_cars.runs.saved_pipeline import delete_if_empty
-from ddpm_cars.sampling.generate import generate
+from ddpm_cars.sampling.request import SamplingRequest
 
 
 def grid_path(folder: Path, step: int) -> Path:
@@ -22,10 +22,6 @@ def delete_grids(folder: Path) -> None:
     for path in (folder / "samples").glob("step-" + "[0-9]" * 8 + ".png"):
         path.unlink()
     delete_if_empty(folder / "samples")
-
-
-class _GivenUp(Exception):
-    """Ends sampling in the middle."""
 
 
 def save_grid(
@@ -41,18 +37,15 @@ def save_grid(
     """
     labels = None if pipeline.config.get("id2label") is None else list(range(len(pipeline.config.id2label)))
 
-    def give_up_if_stopped(*_: Any) -> None:
-        if stopped():
-            raise _GivenUp
-
-    images = generate(
-        pipeline,
-        config.eval_batch_size,
-        batch_size=config.eval_batch_size,
+    request = SamplingRequest(
+        num_images=config.eval_batch_size,
         seed=config.seed,
-        num_inference_steps=config.num_inference_steps,
+        num_inference_steps=config.num_inference_steps or config.num_train_timesteps,
         class_labels=labels,
-        callback_on_step_end=give_up_if_stopped,
     )
-    with suppress(_GivenUp):
-        save_png(make_grid(list(images)), path)
+    with closing(pipeline.denoise(**request.arguments(range(request.num_images)))) as states:
+        for state in states:
+            if stopped():
+                return
+            sample = state.sample
+    save_png(make_grid(as_images(sample)), path)
