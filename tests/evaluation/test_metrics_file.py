@@ -31,8 +31,8 @@ def test_what_was_saved_is_known_to_the_next_call(tmp_path: Path, capsys: pytest
     assert again.values == metrics.values == json.loads(path.read_text())
     assert again.sampler("fixed_small", 10) == sampler("fixed_small", 10, 3.0)
     assert again.sampler("fixed_small", 20) is None
-    assert again["cost"]["peak_memory_mib"] > 50
-    assert again["versions"] == versions()
+    assert again.values["cost"]["peak_memory_mib"] > 50
+    assert again.values["versions"] == versions()
     assert "begun anew" not in capsys.readouterr().err
 
 
@@ -49,7 +49,7 @@ def test_metrics_of_something_else_are_not_kept(tmp_path: Path, head: dict, caps
     metrics = MetricsFile(path, HEAD)
     metrics.put_sampler(sampler("fixed_small", 10, 3.0), [1.0])
     metrics.save()
-    assert MetricsFile(path, head)["samples"] == []
+    assert MetricsFile(path, head).values["samples"] == []
     changed = [name for name in HEAD if head[name] != HEAD[name]]
     told = capsys.readouterr().err
     assert [f"another {name}, and is begun anew" in told for name in changed] == [True] * len(changed)
@@ -60,10 +60,10 @@ def test_metrics_of_something_else_are_not_kept(tmp_path: Path, head: dict, caps
 def test_other_versions_of_what_computes_start_anew(tmp_path: Path):
     path = tmp_path / "metrics.json"
     metrics = MetricsFile(path, HEAD)
-    metrics["floor"] = {"num_images": 40}
+    metrics.values["floor"] = {"num_images": 40}
     metrics.save()
     path.write_text(path.read_text().replace(versions()["torch"], "1.0.0"))
-    assert "floor" not in MetricsFile(path, HEAD)
+    assert "floor" not in MetricsFile(path, HEAD).values
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_a_sampler_that_is_measured_again_replaces_its_entry(tmp_path: Path):
     for distance in (3.0, 2.0):
         metrics.put_sampler(sampler("fixed_small", 10, distance), [distance])
     metrics.put_sampler(sampler("fixed_small", 20, 1.0), [1.0])
-    assert [entry["metrics"]["frechet_distance"] for entry in metrics["samples"]] == [2.0, 1.0]
-    assert metrics["spectrum"]["generated"] == {"fixed_small, 10 steps": [2.0], "fixed_small, 20 steps": [1.0]}
+    assert [entry["metrics"]["frechet_distance"] for entry in metrics.values["samples"]] == [2.0, 1.0]
+    assert metrics.values["spectrum"]["generated"] == {"fixed_small, 10 steps": [2.0], "fixed_small, 20 steps": [1.0]}
 
 
 def test_times_are_those_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -91,4 +91,4 @@ def test_times_are_those_of_the_clock(tmp_path: Path, monkeypatch: pytest.Monkey
     for _ in range(2):
         with metrics.timed("sampling"):
             pass
-    assert metrics["cost"]["seconds"] == {"sampling": 4.0}
+    assert metrics.values["cost"]["seconds"] == {"sampling": 4.0}

@@ -143,7 +143,7 @@ class Evaluation:
             return
         calibrated = self.calibrated_config
         with self.metrics.timed("likelihood"):
-            self.metrics["likelihood"], self.metrics["eps_mse"] = measure_bounds(
+            self.metrics.values["likelihood"], self.metrics.values["eps_mse"] = measure_bounds(
                 unet, held_out, calibrated, keys, num_images, config.batch_size, config.seed
             )
         self.metrics.save()
@@ -173,10 +173,10 @@ class Evaluation:
         features = self.training_features[self.real.order]
         self.reference = Reference.of(features[n:], training.images)
         frequency, power = self.reference.frequency, self.reference.power
-        self.metrics["spectrum"] |= {"radius": rounded(frequency), "real": rounded(power)}
-        if "floor" not in self.metrics:
+        self.metrics.values["spectrum"] |= {"radius": rounded(frequency), "real": rounded(power)}
+        if "floor" not in self.metrics.values:
             figures, _ = self._compared(training.images[np.sort(self.real.order[:n])], features[:n])
-            self.metrics["floor"] = {"num_images": n, "metrics": figures}
+            self.metrics.values["floor"] = {"num_images": n, "metrics": figures}
             self.metrics.save()
 
     def _compared(self, images: np.ndarray, features: torch.Tensor) -> tuple[dict[str, float], list[float]]:
@@ -254,10 +254,10 @@ class Evaluation:
             entry = self.metrics.sampler(label, num_inference_steps)
             with self.metrics.timed("copies"):
                 found, neighbours = self._look_for_copies(images, features)
-            self.metrics["memorisation"] = {"sampler": asked, **found}
+            self.metrics.values["memorisation"] = {"sampler": asked, **found}
             on_main(lambda: self._save_images(images, neighbours, num_inference_steps))
-        others = [other for other in self.metrics["samples"] if other is not entry]
-        self.metrics["samples"] = [entry, *others]
+        others = [other for other in self.metrics.values["samples"] if other is not entry]
+        self.metrics.values["samples"] = [entry, *others]
         self.metrics.save()
 
     def _save_images(

@@ -103,33 +103,24 @@ class MetricsFile:
         begun = {"samples": [], "spectrum": {"generated": {}}, "cost": {"seconds": {}, "peak_memory_mib": 0}}
         self.values: dict[str, Any] = known if head.items() <= known.items() else {**head, **begun}
 
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.values[name] = value
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.values
-
     def sampler(self, label: str, num_inference_steps: int) -> dict[str, Any] | None:
         """Return the entry of a sampler, or None."""
-        entries = self["samples"]
+        entries = self.values["samples"]
         wanted = (label, num_inference_steps)
         return next((e for e in entries if (e["label"], e["num_inference_steps"]) == wanted), None)
 
     def put_sampler(self, entry: dict[str, Any], power: list[float]) -> None:
         """Add or replace the entry of a sampler, with the spectrum of its images."""
         known = self.sampler(entry["label"], entry["num_inference_steps"])
-        self["samples"] = [e for e in self["samples"] if e is not known] + [entry]
-        self["spectrum"]["generated"][sampler_label(entry)] = power
+        self.values["samples"] = [e for e in self.values["samples"] if e is not known] + [entry]
+        self.values["spectrum"]["generated"][sampler_label(entry)] = power
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
         """Add the seconds that the block takes to those of the same name."""
         started = time.perf_counter()
         yield
-        seconds = self["cost"]["seconds"]
+        seconds = self.values["cost"]["seconds"]
         seconds[what] = round(seconds.get(what, 0) + time.perf_counter() - started, 1)
 
     def save(self) -> None:
@@ -137,5 +128,5 @@ class MetricsFile:
         # Kibibytes, but bytes on macOS.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak_mib = peak // 2**20 if sys.platform == "darwin" else peak // 2**10
-        self["cost"]["peak_memory_mib"] = max(peak_mib, self["cost"]["peak_memory_mib"])
+        self.values["cost"]["peak_memory_mib"] = max(peak_mib, self.values["cost"]["peak_memory_mib"])
         on_main(lambda: write_text(self.path, json.dumps(self.values, indent=1)))

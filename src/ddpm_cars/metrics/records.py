@@ -19,7 +19,7 @@ class Quantity:
         short_name: Its name where there is room for a few letters only.
         best: Which values are best.
         meaning: One sentence that says what is measured.
-        error_kind: Its error is kept in metrics.json as `key` and this: a standard error, or a standard deviation.
+        error_kind: Whether its error is a standard error or a standard deviation, if one is measured.
     """
 
     key: str
@@ -27,11 +27,11 @@ class Quantity:
     short_name: str
     best: Literal["lower", "higher", "at 1"]
     meaning: str
-    error_kind: Literal["std_error", "std"] = "std_error"
+    error_kind: Literal["std_error", "std"]
 
     @property
     def error_key(self) -> str:
-        """The name of its error in metrics.json, which is there if an error was measured."""
+        """The name of its error in metrics.json."""
         return f"{self.key}_{self.error_kind}"
 
     def sort_key(self, value: float) -> float:
@@ -39,7 +39,7 @@ class Quantity:
         return {"lower": value, "higher": -value, "at 1": abs(value - 1)}[self.best]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric(Quantity):
     """A quantity of a set of images beside real ones.
 
@@ -50,83 +50,41 @@ class Metric(Quantity):
     compute: Callable[[Comparison], float | tuple[float, float]]
 
 
-FRECHET_DISTANCE = Metric(
-    key="frechet_distance",
-    name="Fréchet distance",
-    short_name="FD",
-    best="lower",
-    meaning="How far apart the features of generated and real images are, taken as two Gaussians.",
-    compute=lambda c: frechet_distance_with_error(c.features, c.reference.moments),
-)
-
+# fmt: off
 METRICS = (
-    FRECHET_DISTANCE,
-    Metric(
-        key="kernel_distance",
-        name="Kernel distance",
-        short_name="kernel",
-        best="lower",
-        meaning="How far apart the features of both are, whatever their distribution.",
-        error_kind="std",
-        compute=lambda c: kernel_distance(c.features, c.reference.features, seed=c.seed),
-    ),
-    Metric(
-        key="precision",
-        name="Precision",
-        short_name="prec",
-        best="higher",
-        meaning="The share of generated images that lie among real ones.",
-        compute=lambda c: c.neighbourhoods["precision"],
-    ),
-    Metric(
-        key="recall",
-        name="Recall",
-        short_name="rec",
-        best="higher",
-        meaning="The share of real images that lie among generated ones.",
-        compute=lambda c: c.neighbourhoods["recall"],
-    ),
-    Metric(
-        key="density",
-        name="Density",
-        short_name="dens",
-        best="higher",
-        meaning="How many real images surround a generated one; about 1 if both are alike.",
-        compute=lambda c: c.neighbourhoods["density"],
-    ),
-    Metric(
-        key="coverage",
-        name="Coverage",
-        short_name="cov",
-        best="higher",
-        meaning="The share of real images that have a generated one close by.",
-        compute=lambda c: c.neighbourhoods["coverage"],
-    ),
-    Metric(
-        key="contrast",
-        name="Contrast",
-        short_name="contr",
-        best="at 1",
-        meaning="The standard deviation of generated pixels divided by that of real ones.",
-        compute=lambda c: contrast(c.images) / c.reference.contrast,
-    ),
-    Metric(
-        key="spectrum_error_octaves",
-        name="Spectrum error",
-        short_name="spec",
-        best="lower",
-        meaning="How far the strength of details of every size is from that of real images, in octaves.",
-        compute=lambda c: spectrum_error_octaves(c.power, c.reference.power),
-    ),
+    Metric("frechet_distance", "Fréchet distance", "FD", "lower",
+           "How far apart the features of generated and real images are, taken as two Gaussians.", "std_error",
+           lambda c: frechet_distance_with_error(c.features, c.reference.moments)),
+    Metric("kernel_distance", "Kernel distance", "kernel", "lower",
+           "How far apart the features of both are, whatever their distribution.", "std",
+           lambda c: kernel_distance(c.features, c.reference.features, seed=c.seed)),
+    Metric("precision", "Precision", "prec", "higher",
+           "The share of generated images that lie among real ones.", "std_error",
+           lambda c: c.neighbourhoods["precision"]),
+    Metric("recall", "Recall", "rec", "higher",
+           "The share of real images that lie among generated ones.", "std_error",
+           lambda c: c.neighbourhoods["recall"]),
+    Metric("density", "Density", "dens", "higher",
+           "How many real images surround a generated one; about 1 if both are alike.", "std_error",
+           lambda c: c.neighbourhoods["density"]),
+    Metric("coverage", "Coverage", "cov", "higher",
+           "The share of real images that have a generated one close by.", "std_error",
+           lambda c: c.neighbourhoods["coverage"]),
+    Metric("contrast", "Contrast", "contr", "at 1",
+           "The standard deviation of generated pixels divided by that of real ones.", "std_error",
+           lambda c: contrast(c.images) / c.reference.contrast),
+    Metric("spectrum_error_octaves", "Spectrum error", "spec", "lower",
+           "How far the strength of details of every size is from that of real images, in octaves.", "std_error",
+           lambda c: spectrum_error_octaves(c.power, c.reference.power)),
 )
-"""Every metric, in the order of tables. The first one stands for the whole where there is room for one only."""
+"""Every metric, in the order of tables. The first one stands for all where there is room for one only."""
+# fmt: on
+
+FRECHET_DISTANCE = METRICS[0]
 
 BITS_PER_DIMENSION = Quantity(
-    key="bpd",
-    name="Bits per dimension",
-    short_name="bpd",
-    best="lower",
-    meaning="How many bits a pixel value takes at most if the model compresses images; 8 without compression.",
+    *("bpd", "Bits per dimension", "bpd", "lower"),
+    *("How many bits a pixel value takes at most if the model compresses images; 8 without compression.", "std_error"),
 )
 """The variational bound of held-out images: a quantity of the model and not of the images that it generates."""
 
@@ -140,11 +98,9 @@ def measure(comparison: Comparison) -> dict[str, float]:
     Returns:
         Values and errors by the keys of metrics.json.
     """
-    figures = {}
+    figures: dict[str, float] = {}
     for metric in METRICS:
         found = metric.compute(comparison)
-        if isinstance(found, tuple):
-            figures[metric.key], figures[metric.error_key] = found
-        else:
-            figures[metric.key] = found
+        value_and_error = found if isinstance(found, tuple) else (found,)
+        figures |= zip((metric.key, metric.error_key), value_and_error, strict=False)
     return figures

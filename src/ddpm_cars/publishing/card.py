@@ -13,8 +13,8 @@ from ddpm_cars.config.fields import settings_with
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.metrics.records import METRICS
-from ddpm_cars.reports.markdown import card_section, plain, table
-from ddpm_cars.reports.wording import bound_label, name_of
+from ddpm_cars.reports.markdown import card_section, table
+from ddpm_cars.reports.wording import bound_label, name_of, plain_markdown
 from ddpm_cars.runs.model_folder import ModelFolder
 from ddpm_cars.runs.public_settings import dataset_id
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES
@@ -55,7 +55,7 @@ def make_card(
         size=f"{width}x{height}",
         num_train_timesteps=T,
         num_parameters=f"{sum(p.numel() for p in unet.parameters()):,}",
-        classes=[plain(label) for label in classes],
+        classes=[plain_markdown(label) for label in classes],
         has_samples=folder.files.samples.is_file(),
         has_loss=folder.files.loss_plot.is_file(),
         class_argument=f"class_labels={json.dumps(classes[0])}" if classes else "",
@@ -165,11 +165,11 @@ def _data(folder: ModelFolder, data_license: str | None) -> str:
         data = folder.training["data"]
         count = "" if data["num_images"] is None else f"{data['num_images']:,} images of "
         place = f"[{data['dataset_id']}](https://huggingface.co/datasets/{data['dataset_id']})"
-        sentences.append(f"{count}{plain(data['source']) if data['dataset_id'] is None else place}.")
+        sentences.append(f"{count}{plain_markdown(data['source']) if data['dataset_id'] is None else place}.")
     if settings.get("validation_split") is not None:
-        sentences.append(f"The split {plain(str(settings['validation_split']))} was kept out of training.")
+        sentences.append(f"The split {plain_markdown(str(settings['validation_split']))} was kept out of training.")
     if data_license is not None:
-        sentences.append(f"Licence of the images: {plain(data_license)}.")
+        sentences.append(f"Licence of the images: {plain_markdown(data_license)}.")
     return " ".join(sentences)
 
 
@@ -198,5 +198,5 @@ def _hardware(parts: Iterable[Mapping[str, Any]]) -> str:
     for part in parts:
         hours = part["seconds"] / 3600
         processes = f"{part['num_processes']} processes on " if part["num_processes"] > 1 else ""
-        lines.append(f"{part['steps']:,} steps in {hours:.2f} hours, {processes}{plain(part['device'])}.")
+        lines.append(f"{part['steps']:,} steps in {hours:.2f} hours, {processes}{plain_markdown(part['device'])}.")
     return " ".join(lines)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_cars.metrics.records import BITS_PER_DIMENSION, METRICS
-from ddpm_cars.reports.html import write_page
+from ddpm_cars.reports.render import render
 from ddpm_cars.reports.wording import (
     Metrics,
     bpd_parts,
@@ -14,8 +14,10 @@ from ddpm_cars.reports.wording import (
     metric_texts,
     number_text,
     percent_text,
+    sampler_row,
     value_text,
 )
+from ddpm_cars.runtime.files import write_text
 
 
 def write_report(metrics: Metrics, pictures: Mapping[str, Path], path: str | Path) -> Path:
@@ -34,8 +36,8 @@ def write_report(metrics: Metrics, pictures: Mapping[str, Path], path: str | Pat
     Raises:
         OSError: If an image cannot be read or the file cannot be written.
     """
-    return write_page(
-        path,
+    path = Path(path)
+    page = render(
         "report.html.jinja",
         title=f"Evaluation of {metrics['model']['name']}",
         metrics=metrics,
@@ -47,6 +49,8 @@ def write_report(metrics: Metrics, pictures: Mapping[str, Path], path: str | Pat
             for space, found in copies(metrics).items()
         ],
     )
+    write_text(path, page)
+    return path
 
 
 def _quality(metrics: Metrics) -> dict[str, Any]:
@@ -61,19 +65,15 @@ def _quality(metrics: Metrics) -> dict[str, Any]:
         if len(samples) > 1:
             best |= {(row, column) for row, key in keys.items() if key == min(keys.values())}
     return {
-        # Two lines each, so that the columns are narrow.
+        # Figures have two lines each, so that the columns are narrow.
         "headings": [
             *("Sampler", "Steps"),
             *(heading.replace(" ", "\n", 1) for heading in (*metric_headings(metrics), "Images per second")),
         ],
         "rows": [
-            [
-                sample["label"] + (", as saved" if sample is samples[0] else ""),
-                str(sample["num_inference_steps"]),
-                *metric_texts(sample["metrics"]),
-                number_text(sample["images_per_second"]),
-            ]
+            [label + ", as saved" * (sample is samples[0]), *texts, number_text(sample["images_per_second"])]
             for sample in ordered
+            for label, *texts in (sampler_row(sample),)
         ],
         "best": best,
         "ruled": {i for i, s in enumerate(ordered) if i and s["label"] != ordered[i - 1]["label"]},

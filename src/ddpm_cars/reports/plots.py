@@ -80,13 +80,7 @@ def shown_spectra(metrics: Metrics) -> dict[str, Any] | None:
 
 
 def draw_terms(axes: "Axes", likelihood: Sequence[Mapping[str, Any]]) -> None:
-    """Draw one curve for every bound: its terms at every timestep, with a mark for the decoder.
-
-    Args:
-        axes: Where to draw.
-        likelihood: Records with "variance_type", "chain", "num_inference_steps" and "terms", which has "timesteps"
-            from noise to image and as many "bpd"; the last is that of the decoder.
-    """
+    """Draw one curve for every record of metrics["likelihood"]: its terms by timestep, with a mark for the decoder."""
     for bound, style in zip(likelihood, _bound_styles(likelihood), strict=True):
         timesteps, bpd = bound["terms"]["timesteps"], bound["terms"]["bpd"]
         axes.plot(timesteps, bpd, **style)
@@ -100,7 +94,7 @@ def draw_terms(axes: "Axes", likelihood: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_sums(axes: "Axes", likelihood: Sequence[Mapping[str, Any]]) -> None:
-    """Draw what the terms up to every timestep add up to; arguments as in `draw_terms`."""
+    """Draw what the terms of every record of metrics["likelihood"] add up to from the decoder to each timestep."""
     ends = []
     for bound, style in zip(likelihood, _bound_styles(likelihood), strict=True):
         timesteps = bound["terms"]["timesteps"][::-1]
@@ -120,12 +114,7 @@ def draw_sums(axes: "Axes", likelihood: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_eps_mse(axes: "Axes", eps_mse: Mapping[str, Any]) -> None:
-    """Draw the loss by timestep with a band of two standard errors.
-
-    Args:
-        axes: Where to draw.
-        eps_mse: "timesteps", ascending, and as many "eps_mse" and "eps_mse_std_error".
-    """
+    """Draw metrics["eps_mse"], the loss by timestep, with a band of two standard errors."""
     timesteps, mean, error = (np.array(eps_mse[key]) for key in ("timesteps", "eps_mse", "eps_mse_std_error"))
     axes.fill_between(timesteps, mean - 2 * error, mean + 2 * error, color=COLOURS[0], alpha=0.22, linewidth=0)
     axes.plot(timesteps, mean, color=COLOURS[0], linewidth=1.6)
@@ -137,12 +126,7 @@ def draw_eps_mse(axes: "Axes", eps_mse: Mapping[str, Any]) -> None:
 
 
 def draw_power(axes: "Axes", spectrum: Mapping[str, Any]) -> None:
-    """Draw the power of images by spatial frequency: one curve for every sampler, and real images in ink.
-
-    Args:
-        axes: Where to draw.
-        spectrum: "radius", 0 to 1, as many values of "real" and, by name, of "generated".
-    """
+    """Draw the power in metrics["spectrum"] by frequency: one curve for every sampler, and real images in ink."""
     styles = _sampler_styles(spectrum["generated"])
     for name, power in spectrum["generated"].items():
         axes.plot(spectrum["radius"], power, **styles[name])
@@ -153,7 +137,7 @@ def draw_power(axes: "Axes", spectrum: Mapping[str, Any]) -> None:
 
 
 def draw_power_ratio(axes: "Axes", spectrum: Mapping[str, Any]) -> None:
-    """Draw the power of generated images divided by that of real ones; arguments as in `draw_power`."""
+    """Draw the power of generated images divided by that of real ones, of metrics["spectrum"]."""
     radius, real = spectrum["radius"], np.maximum(spectrum["real"], _LEAST_POWER)
     axes.axhline(1, color=INK, linewidth=2.2, zorder=1.9)
     ends = [(radius[-1], 1.0, "real images", INK)]
@@ -173,14 +157,7 @@ def draw_power_ratio(axes: "Axes", spectrum: Mapping[str, Any]) -> None:
 def draw_quality(
     axes: "Axes", samples: Sequence[Mapping[str, Any]], floor: Mapping[str, Any], distance_name: str
 ) -> None:
-    """Draw the Fréchet distance over the number of steps: one line for every label, bars of two standard errors.
-
-    Args:
-        axes: Where to draw.
-        samples: Records with "label", "num_inference_steps" and "metrics"; those of one label make a line.
-        floor: A record with the "metrics" of real images in place of generated ones.
-        distance_name: What the distance is called.
-    """
+    """Draw the Fréchet distance in metrics["samples"] and metrics["floor"] by steps: a line for every label."""
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for sample in sorted(samples, key=lambda sample: sample["num_inference_steps"]):
         lines.setdefault(sample["label"], []).append(sample)

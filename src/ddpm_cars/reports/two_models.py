@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ddpm_cars.metrics.records import BITS_PER_DIMENSION, FRECHET_DISTANCE, METRICS, Quantity
-from ddpm_cars.reports.html import write_page
+from ddpm_cars.reports.render import render
 from ddpm_cars.reports.wording import (
     MINUS,
     Metrics,
@@ -17,6 +17,7 @@ from ddpm_cars.reports.wording import (
     sampler_label,
     value_text,
 )
+from ddpm_cars.runtime.files import write_text
 
 
 def write_comparison(
@@ -55,8 +56,8 @@ def write_comparison(
         rows.append(
             [f"{BITS_PER_DIMENSION.name} ↓", *_compared(BITS_PER_DIMENSION, *bounds, comparable, bpd_difference), ""]
         )
-    return write_page(
-        path,
+    path = Path(path)
+    page = render(
         "comparison.html.jinja",
         title=f"{first['model']['name']} and {second['model']['name']}",
         models=(("A", first), ("B", second)),
@@ -66,6 +67,8 @@ def write_comparison(
         figure_rows=rows,
         other_tables=_other_tables(first, second, comparable),
     )
+    write_text(path, page)
+    return path
 
 
 def _differences(first: Metrics, second: Metrics) -> list[str]:

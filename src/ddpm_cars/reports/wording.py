@@ -43,6 +43,11 @@ def metric_texts(figures: Metrics) -> list[str]:
     return [value_text(metric, figures) for metric in METRICS]
 
 
+def sampler_row(sample: Metrics) -> list[str]:
+    """Write a record of metrics["samples"]: sampler, steps, and every metric."""
+    return [sample["label"], str(sample["num_inference_steps"]), *metric_texts(sample["metrics"])]
+
+
 def comparability(metrics: Metrics) -> str:
     """Say in a clause what the Fréchet distance cannot be compared with."""
     name = metrics["extractor"]["distance_name"]
@@ -105,3 +110,9 @@ def duration_text(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"
+
+
+def plain_markdown(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line."""
+    escaped = "".join(f"\\{c}" if c in "\\`*_[]<>|" else c for c in text)
+    return " ".join(escaped.split())
