@@ -1,24 +1,35 @@
-"""A command line is read into a config. Only this file and the completion know the library that reads it."""
+"""Command lines are read into configs. This is the only file that knows the library that reads them."""
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
 
 from ddpm_cars.cli.messages import end
 from ddpm_cars.cli.recipes import find_network, recipe_names, with_paths_of_recipes
-from ddpm_cars.cli.stock_flags import gather_lists, spell_out_switches, with_cures, with_no_as_a_word
+from ddpm_cars.cli.stock_flags import with_cures
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
-set_loader("yaml", with_no_as_a_word(get_loader("yaml")), exceptions=(yaml.YAMLError,))
-
 Config = TypeVar("Config")
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+_read_yaml = get_loader("yaml")
+
+
+def _read_settings(text: str) -> Any:
+    values = _read_yaml(text)
+    # In YAML, the word no is false; as a precision it is the choice "no".
+    if isinstance(values, dict) and values.get("mixed_precision") is False:
+        values["mixed_precision"] = "no"
+    return values
+
+
+set_loader("yaml", _read_settings, exceptions=(yaml.YAMLError,))
 
 
 class Parser(ArgumentParser):
@@ -46,8 +57,8 @@ def parse(
         The config, and the parser, whose `error` reports what is found later.
     """
     parser = make_parser(config_class, positional, prog)
-    arguments = spell_out_switches(sys.argv[1:] if argv is None else argv, _switches(config_class))
-    arguments = gather_lists(arguments, _lists(config_class))
+    arguments = _with_values(sys.argv[1:] if argv is None else argv, _switches(config_class))
+    arguments = _with_brackets(arguments, _lists(config_class))
     try:
         arguments = with_paths_of_recipes(arguments, issubclass(config_class, TrainingConfig))
         values = parser.parse_args(arguments).as_dict()
@@ -87,3 +98,35 @@ def _lists(config_class: type) -> dict[str, bool]:
     """Return the flags that take lists, and whether of strings."""
     kinds = {f"--{field.name}": str(field.type) for field in fields(config_class)}
     return {flag: "str" in kind for flag, kind in kinds.items() if "tuple[" in kind}
+
+
+def _with_values(argv: Sequence[str], switches: Collection[str]) -> list[str]:
+    """Replace a switch that stands alone: `--use_ema` by `--use_ema=true`."""
+    return [
+        f"{argument}=true" if argument in switches and follower.startswith("-") else argument
+        for argument, follower in zip(argv, [*argv[1:], "--"], strict=False)
+    ]
+
+
+def _with_brackets(argv: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
+    """Replace words after the flag of a list: `--class_labels red 2` by `--class_labels '["red", "2"]'`.
+
+    Args:
+        argv: The command line.
+        lists: The flags that take lists, and whether of strings.
+    """
+    gathered, rest = [], list(argv)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if flag not in lists:
+            gathered.append(flag + equals + value)
+            continue
+        values = [value] if equals else []
+        while rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        if values and values[0] != "null" and not values[0].startswith("["):
+            # YAML does not read the pairs of escapes that JSON writes for some characters.
+            words = (json.dumps(value, ensure_ascii=False) if lists[flag] else value for value in values)
+            values = [f"[{', '.join(words)}]"]
+        gathered += [flag, *values]
+    return gathered

@@ -1,10 +1,8 @@
-"""Command lines as people write them: switches alone, lists without brackets, diffusers' flags, slips of the pen."""
+"""What to give instead of a setting that does not exist: a flag of diffusers' script, or a misspelt one."""
 
 import difflib
-import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection
 
 from ddpm_cars.config.fields import settings_with
 from ddpm_cars.config.training import TrainCommandConfig
@@ -28,10 +26,10 @@ STOCK_FLAGS = {
 
 
 def with_cures(message: str, names: Collection[str]) -> str:
-    """Add to the message about settings that do not exist what to give instead.
+    """Add what to give instead to a message about settings that do not exist.
 
     Args:
-        message: What the parser says; a message about anything else is left as it is.
+        message: What the parser says. A message about anything else is left as it is.
         names: The settings that exist.
 
     Returns:
@@ -46,49 +44,8 @@ def with_cures(message: str, names: Collection[str]) -> str:
 
 def _cure(name: str, names: Collection[str]) -> str | None:
     stock = STOCK_FLAGS.get(name)
-    # What a command cannot do is no cure for its command line.
+    # A cure helps only if the command has the flags in it.
     if stock is not None and set(re.findall(r"--(\w+)", stock)) <= set(names):
         return stock
     similar = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
     return f"did you mean {' or '.join(f'--{other}' for other in similar)}?" if similar else None
-
-
-def with_no_as_a_word(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Wrap a reader of YAML, to which `mixed_precision: no` says false, so that it is the choice "no"."""
-
-    def read_text(text: str) -> Any:
-        values = read(text)
-        if isinstance(values, dict) and values.get("mixed_precision") is False:
-            values["mixed_precision"] = "no"
-        return values
-
-    return read_text
-
-
-def spell_out_switches(argv: Sequence[str], switches: Collection[str]) -> list[str]:
-    """Let `--use_ema` alone stand for `--use_ema true`."""
-    spelled = list(argv)
-    for i, argument in enumerate(argv):
-        value = argv[i + 1] if i + 1 < len(argv) else "--"
-        if argument in switches and value.startswith("-"):
-            spelled[i] = f"{argument}=true"
-    return spelled
-
-
-def gather_lists(argv: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
-    """Let `--class_labels red 2` stand for `--class_labels '["red", "2"]'`; True marks a list of texts."""
-    gathered, rest = [], list(argv)
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
-        if flag not in lists:
-            gathered.append(flag + equals + value)
-            continue
-        values = [value] if equals else []
-        while rest and not rest[0].startswith("--"):
-            values.append(rest.pop(0))
-        if values and values[0] != "null" and not values[0].startswith("["):
-            # Not escaped: the pairs that JSON escapes some characters to are no characters to YAML.
-            texts = (json.dumps(value, ensure_ascii=False) if lists[flag] else value for value in values)
-            values = [f"[{', '.join(texts)}]"]
-        gathered += [flag, *values]
-    return gathered
