@@ -191,7 +191,7 @@ class ShardStream:
     def _fill(
         self, lane: int, images: list[np.ndarray], labels: list[np.ndarray | None]
     ) -> tuple[Place, int, list[Row]]:
-        """Fill the rows of a step that come from a lane; return its place, the number of rows read and the bad ones."""
+        """Fill the rows of a step that come from a lane; return its place, how many rows it read and the bad ones."""
         source, wanted = self._lanes[lane], self._wanted[lane]
         fresh = [row for row in (source.peek(ahead) for ahead, _, _ in wanted) if row.result is None]
         for future in [self._decoders.submit(self._decode, row) for row in fresh]:
