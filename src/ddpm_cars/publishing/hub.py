@@ -37,14 +37,12 @@ class Published:
 
     Attributes:
         url: The address of the repository.
-        commit: The newest commit of the repository.
-        is_new: Whether this push has made that commit; it makes none if nothing has changed.
+        is_new: Whether this push has made a commit; it makes none if nothing has changed.
         kept_card: Whether the card on the Hub was kept because somebody has edited it.
         stale_metrics: Path of an evaluation that was left out because it is of other weights or another calibration.
     """
 
     url: str
-    commit: str
     is_new: bool
     kept_card: bool
     stale_metrics: Path | None
@@ -84,20 +82,14 @@ def push(config: PushConfig) -> Published:
     """
     folder = open_model_folder(config.folder)
     for seconds in _WAITS_SECONDS:
-        published = _push_or_wait(config, folder, seconds)
-        if published is not None:
-            return published
+        try:
+            return _push_once(config, folder)
+        except PublishError as error:
+            if not _may_pass(error.__cause__):
+                raise
+            wait_seconds = max(seconds, _retry_after_seconds(error.__cause__))
+        time.sleep(wait_seconds)
     return _push_once(config, folder)
-
-
-def _push_or_wait(config: PushConfig, folder: ModelFolder, seconds: float) -> Published | None:
-    try:
-        return _push_once(config, folder)
-    except PublishError as error:
-        if not _may_pass(error.__cause__):
-            raise
-        time.sleep(max(seconds, _retry_after_seconds(error.__cause__)))
-        return None
 
 
 def _may_pass(error: BaseException | None) -> bool:
@@ -142,7 +134,7 @@ def _push_once(config: PushConfig, folder: ModelFolder) -> Published:
             revision=config.revision,
             parent_commit=head,
         )
-    return Published(str(url), commit.oid, commit.oid != head, kept_card, folder.stale_metrics)
+    return Published(str(url), commit.oid != head, kept_card, folder.stale_metrics)
 
 
 def _validate(card: str, kind: str) -> None:
