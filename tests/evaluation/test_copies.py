@@ -23,7 +23,7 @@ def test_planted_copies_are_counted_and_found_in_each_space():
     assert not set(distances[:, 0].tolist()) & set(neighbours["pixels"][0][:, 0].tolist())
 
 
-def test_without_unseen_pictures_neighbours_are_the_same_and_no_share_is_told():
+def test_without_unseen_images_neighbours_are_the_same_and_no_share_is_told():
     generator = torch.Generator().manual_seed(1)
     training, drawn = ({"features": torch.randn(n, 6, generator=generator)} for n in (50, 10))
     found, neighbours = look_for_copies(drawn, training, None)

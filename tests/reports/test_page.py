@@ -8,11 +8,11 @@ import pytest
 from ddpm_cars.reports.page import write_report
 from tests.support.report_helpers import (
     HOSTILE,
-    PICTURES,
+    IMAGES,
     TEXTS,
     Page,
     full_metrics,
-    make_pictures,
+    make_images,
     minimal_metrics,
     put,
 )
@@ -29,21 +29,21 @@ def metrics() -> dict[str, Any]:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> dict[str, Path]:
-    return make_pictures(tmp_path)
+def images(tmp_path: Path) -> dict[str, Path]:
+    return make_images(tmp_path)
 
 
-def report(metrics: dict[str, Any], pictures: dict[str, Path], tmp_path: Path) -> Page:
+def report(metrics: dict[str, Any], images: dict[str, Path], tmp_path: Path) -> Page:
     path = tmp_path / "new folder" / "report.html"
-    assert write_report(metrics, pictures, path) == path
+    assert write_report(metrics, images, path) == path
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     return Page(path)
 
 
 def test_the_report_is_one_file_that_asks_for_nothing(
-    metrics: dict[str, Any], pictures: dict[str, Path], tmp_path: Path
+    metrics: dict[str, Any], images: dict[str, Path], tmp_path: Path
 ):
-    page = report(metrics, pictures, tmp_path)
+    page = report(metrics, images, tmp_path)
     source = page.path.read_text(encoding="utf-8")
     assert "://" not in source
     assert "url(" not in source
@@ -56,8 +56,8 @@ def test_the_report_is_one_file_that_asks_for_nothing(
     assert any(attributes.get("name") == "viewport" for tag, attributes in page.tags if tag == "meta")
 
 
-def test_the_pictures_are_in_the_report(metrics: dict[str, Any], pictures: dict[str, Path], tmp_path: Path):
-    assert report(metrics, pictures, tmp_path).images == [pictures[name].read_bytes() for name in PICTURES]
+def test_the_images_are_in_the_report(metrics: dict[str, Any], images: dict[str, Path], tmp_path: Path):
+    assert report(metrics, images, tmp_path).images == [images[name].read_bytes() for name in IMAGES]
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_the_pictures_are_in_the_report(metrics: dict[str, Any], pictures: dict[
         "1,234 MiB",
     ],
 )
-def test_what_was_measured_is_told(metrics: dict[str, Any], pictures: dict[str, Path], tmp_path: Path, expected: str):
-    assert expected in report(metrics, pictures, tmp_path).text
+def test_what_was_measured_is_told(metrics: dict[str, Any], images: dict[str, Path], tmp_path: Path, expected: str):
+    assert expected in report(metrics, images, tmp_path).text
 
 
 def test_samplers_are_grouped_with_the_floor_below(metrics: dict[str, Any], tmp_path: Path):
@@ -181,28 +181,26 @@ def test_what_was_not_measured_is_not_spoken_of(minimal: dict[str, Any], tmp_pat
 )
 def test_an_absent_part_leaves_no_heading(
     metrics: dict[str, Any],
-    pictures: dict[str, Path],
+    images: dict[str, Path],
     tmp_path: Path,
     parts: list[str],
     names: list[str],
     heading: str,
 ):
-    everything = report(metrics, pictures, tmp_path).all("h2")
+    everything = report(metrics, images, tmp_path).all("h2")
     less = {key: value for key, value in metrics.items() if key not in parts}
-    fewer = {name: path for name, path in pictures.items() if name not in names}
+    fewer = {name: path for name, path in images.items() if name not in names}
     page = report(less, fewer, tmp_path)
     assert page.all("h2") == [title for title in everything if title != heading]
     assert len(page.images) == len(fewer)
 
 
-def test_copies_without_unseen_pictures_are_shown_only(
-    metrics: dict[str, Any], pictures: dict[str, Path], tmp_path: Path
-):
+def test_copies_without_unseen_images_are_shown_only(metrics: dict[str, Any], images: dict[str, Path], tmp_path: Path):
     metrics["memorisation"] = {"num_training_images": 6632}
-    page = report(metrics, pictures, tmp_path)
+    page = report(metrics, images, tmp_path)
     assert "Memorisation" in page.all("h2")
     assert "Unseen images" not in page.text
-    assert pictures["neighbours_pixels"].read_bytes() in page.images
+    assert images["neighbours_pixels"].read_bytes() in page.images
 
 
 @pytest.mark.parametrize("keys", TEXTS)

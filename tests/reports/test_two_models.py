@@ -8,11 +8,11 @@ import pytest
 from ddpm_cars.reports.two_models import write_comparison
 from tests.support.report_helpers import (
     HOSTILE,
-    PICTURES,
+    IMAGES,
     TEXTS,
     Page,
     full_metrics,
-    make_pictures,
+    make_images,
     minimal_metrics,
     put,
 )
@@ -29,8 +29,8 @@ def metrics() -> dict[str, Any]:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> dict[str, Path]:
-    return make_pictures(tmp_path)
+def images(tmp_path: Path) -> dict[str, Path]:
+    return make_images(tmp_path)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def other() -> dict[str, Any]:
 
 def compare(first: dict[str, Any], second: dict[str, Any], tmp_path: Path, **options: Any) -> Page:
     path = tmp_path / "comparison.html"
-    assert write_comparison(first, second, options.pop("pictures", {}), path, **options) == path
+    assert write_comparison(first, second, options.pop("images", {}), path, **options) == path
     return Page(path)
 
 
@@ -99,7 +99,7 @@ def test_a_model_is_better_beyond_two_standard_errors(
         ((-0.0075, 0.004), ["-0.007 ± 0.004", "no clear difference"]),
     ],
 )
-def test_bits_are_compared_picture_by_picture(
+def test_bits_are_compared_image_by_image(
     metrics: dict[str, Any],
     other: dict[str, Any],
     tmp_path: Path,
@@ -150,15 +150,15 @@ def test_models_that_were_measured_differently_get_a_warning_and_no_verdict(
     assert not {"A is better", "B is better", "no clear difference"} & set(page.all("td"))
 
 
-def test_pictures_of_both_stand_side_by_side(
-    metrics: dict[str, Any], other: dict[str, Any], pictures: dict[str, Path], tmp_path: Path
+def test_images_of_both_stand_side_by_side(
+    metrics: dict[str, Any], other: dict[str, Any], images: dict[str, Path], tmp_path: Path
 ):
-    pairs = {name: (pictures[name], pictures["samples"]) for name in PICTURES}
-    page = compare(metrics, other, tmp_path, pictures=pairs)
-    first = pictures["samples"].read_bytes()
-    assert sorted(page.images[::2]) == sorted(path.read_bytes() for path in pictures.values())
+    pairs = {name: (images[name], images["samples"]) for name in IMAGES}
+    page = compare(metrics, other, tmp_path, images=pairs)
+    first = images["samples"].read_bytes()
+    assert sorted(page.images[::2]) == sorted(path.read_bytes() for path in images.values())
     assert set(page.images[1::2]) == {first}
-    assert page.all("b") == ["A", "B"] * len(PICTURES)
+    assert page.all("b") == ["A", "B"] * len(IMAGES)
     assert "side" in page.classes
     assert "runs/cars and runs/longer" in page.text
 

@@ -23,8 +23,8 @@ def folder(tmp_path: Path) -> EvaluationFolder:
 
 
 def colours_of(path: Path) -> set[tuple[int, ...]]:
-    with Image.open(path) as picture:
-        return {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
+    with Image.open(path) as image:
+        return {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
 
 
 def test_of_an_image_and_its_mirror_image_the_nearer_one_is_shown(tmp_path: Path, folder: EvaluationFolder):
@@ -62,8 +62,8 @@ def test_a_mirrored_image_is_shown_mirrored(tmp_path: Path, folder: EvaluationFo
         others = [0, 1, 2, 4, 5]
         neighbours = {"pixels": (np.arange(6.0)[None], np.array([[index, *others]]))}
         save_images(images, training, neighbours, Image.new("RGB", (8, 8)), folder)
-        with Image.open(tmp_path / "neighbours_pixels.png") as picture:
-            red = (np.array(picture.convert("RGB")) == (200, 0, 0)).all(-1)
+        with Image.open(tmp_path / "neighbours_pixels.png") as image:
+            red = (np.array(image.convert("RGB")) == (200, 0, 0)).all(-1)
         places.append(np.nonzero(red)[1].min())
     assert places[1] > places[0]
 

@@ -12,7 +12,7 @@ from ddpm_cars.metrics.records import METRICS
 
 MINUS = "\N{MINUS SIGN}"
 VOID = {"meta", "img", "br", "hr", "link"}
-PICTURES = (
+IMAGES = (
     "samples denoising quality bits_by_timestep loss eps_mse spectrum neighbours_features neighbours_pixels"
 ).split()
 HOSTILE = "<script>alert('1')</script> & \"<b>"
@@ -195,10 +195,10 @@ def full_metrics() -> dict[str, Any]:
     return full
 
 
-def make_pictures(folder: Path) -> dict[str, Path]:
+def make_images(folder: Path) -> dict[str, Path]:
     """An image of a colour of its own for every name."""
     paths = {}
-    for i, name in enumerate(PICTURES):
+    for i, name in enumerate(IMAGES):
         paths[name] = folder / f"{name}.png"
         Image.new("RGB", (4, 3), (i, 2 * i, 3 * i)).save(paths[name])
     return paths

@@ -1,7 +1,6 @@
 """Which generated images are copies of training images."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,14 +29,12 @@ def look_for_copies(
         expected to have, and the distance up to which an image counts as one; it is empty without `unseen`. The second
         has the distances to the nearest training images, ascending, and their indices into `training`, both (N, 6).
     """
-    found: dict[str, Any] = {}
-    neighbours = {}
+    found, neighbours = {}, {}
     for space, vectors in generated.items():
-        if unseen is None:
-            distances, indices = nearest(vectors, training[space], _NUM_NEAREST)
-        else:
-            copies = near_copies(vectors, training[space], unseen[space], num_neighbours=_NUM_NEAREST)
-            found[space] = {name: rounded(getattr(copies, name)) for name in ("share", "expected", "threshold")}
-            distances, indices = copies.distances, copies.indices
+        distances, indices = nearest(vectors, training[space], _NUM_NEAREST)
         neighbours[space] = distances.numpy(), indices.numpy()
+        if unseen is not None:
+            of_unseen, _ = nearest(unseen[space], training[space])
+            copies = near_copies(distances[:, 0], of_unseen[:, 0])
+            found[space] = {name: rounded(value) for name, value in copies.items()}
     return found, neighbours

@@ -1,7 +1,6 @@
 """Nearest neighbours: whether generated images are like real ones, cover them, or copy them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -135,49 +134,22 @@ def precision_recall_density_coverage(
     }
 
 
-@dataclass(frozen=True, eq=False)
-class NearCopies:
-    """How many generated images are nearer to a training image than other images are.
-
-    Attributes:
-        share: Of the generated images, in [0, 1].
-        expected: The share of a model that copies nothing.
-        threshold: The distance up to which an image counts.
-        distances: float64 (N, k), to the nearest training images, ascending.
-        indices: int64 (N, k), of these.
-    """
-
-    share: float
-    expected: float
-    threshold: float
-    distances: torch.Tensor
-    indices: torch.Tensor
-
-
-def near_copies(
-    generated: torch.Tensor,
-    training: torch.Tensor,
-    unseen: torch.Tensor,
-    quantile: float = 0.01,
-    num_neighbours: int = 3,
-) -> NearCopies:
+def near_copies(distances: torch.Tensor, unseen_distances: torch.Tensor, quantile: float = 0.01) -> dict[str, float]:
     """Count the generated images that are suspiciously near to a training image.
 
     Real images that were not used in training show how near is suspicious: the threshold is a low quantile of their
     distances to the nearest training image. A model that copies nothing is within it about as often as they are.
 
     Args:
-        generated: (N, D), floating point, on the CPU: features, or pixels.
-        training: (M, D), likewise, all that the model has seen.
-        unseen: (L, D), likewise, real images that it has not; best some multiple of 1 / `quantile`.
-        quantile: Share of `unseen` within the threshold, in (0, 1).
-        num_neighbours: How many neighbours to report, 1 to M.
+        distances: (N,), from each generated image to the nearest training image, by features or by pixels.
+        unseen_distances: (L,), from each real image that the model has not seen; best some multiple of 1 / `quantile`.
+        quantile: Share of the unseen images within the threshold, in (0, 1).
 
-    Raises:
-        ValueError: If there are fewer than `num_neighbours` training images, or vectors differ in length.
+    Returns:
+        "share", of the generated images, in [0, 1]; "expected", the share of a model that copies nothing; and
+        "threshold", the distance up to which an image counts.
     """
-    threshold = torch.quantile(nearest(unseen, training)[0][:, 0], quantile)
-    distances, indices = nearest(generated, training, num_neighbours)
+    threshold = torch.quantile(unseen_distances, quantile)
     # With copies among the unseen images the threshold is 0, and copies still count.
-    share = (distances[:, 0] <= threshold).double().mean()
-    return NearCopies(float(share), quantile, float(threshold), distances, indices)
+    share = (distances <= threshold).double().mean()
+    return {"share": float(share), "expected": quantile, "threshold": float(threshold)}

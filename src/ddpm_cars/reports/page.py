@@ -20,13 +20,13 @@ from ddpm_cars.reports.wording import (
 from ddpm_cars.runtime.files import write_text
 
 
-def write_report(metrics: Metrics, pictures: Mapping[str, Path], path: str | Path) -> Path:
+def write_report(metrics: Metrics, images: Mapping[str, Path], path: str | Path) -> Path:
     """Write the report on one model: an HTML file with everything in it, for any browser, wide or narrow.
 
     Args:
         metrics: What metrics.json holds. Sections of what was not measured are left out, and single figures that it
             lacks are left blank.
-        pictures: PNG files by name, any of which may be absent: "samples", "denoising", "quality", "bits_by_timestep",
+        images: PNG files by name, any of which may be absent: "samples", "denoising", "quality", "bits_by_timestep",
             "loss", "eps_mse", "spectrum", "neighbours_features", "neighbours_pixels".
         path: Where to write.
 
@@ -41,7 +41,7 @@ def write_report(metrics: Metrics, pictures: Mapping[str, Path], path: str | Pat
         "report.html.jinja",
         title=f"Evaluation of {metrics['model']['name']}",
         metrics=metrics,
-        pictures={name: (picture,) for name, picture in pictures.items()},
+        images={name: (image,) for name, image in images.items()},
         quality=_quality(metrics),
         likelihood=_likelihood(metrics.get("likelihood", ())),
         copies=[

@@ -23,7 +23,7 @@ from ddpm_cars.runtime.files import write_text
 def write_comparison(
     first: Metrics,
     second: Metrics,
-    pictures: Mapping[str, tuple[Path, Path]],
+    images: Mapping[str, tuple[Path, Path]],
     path: str | Path,
     bpd_difference: tuple[float, float] | None = None,
 ) -> Path:
@@ -34,7 +34,7 @@ def write_comparison(
     Args:
         first: Metrics of one model, which is called A.
         second: Metrics of the other one, B.
-        pictures: PNG files of A and of B, by the names of `write_report`.
+        images: PNG files of A and of B, by the names of `write_report`.
         path: Where to write.
         bpd_difference: Mean of B's bits per dimension minus A's over the same images, by the first bound of each,
             and its standard error; None takes the errors of the two for independent.
@@ -61,7 +61,7 @@ def write_comparison(
         "comparison.html.jinja",
         title=f"{first['model']['name']} and {second['model']['name']}",
         models=(("A", first), ("B", second)),
-        pictures=pictures,
+        images=images,
         differences=differences,
         headings=["A", "B", f"B {MINUS} A", "Verdict"],
         figure_rows=rows,
