@@ -46,8 +46,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict) -> Ru
 
 @pytest.fixture(scope="module")
 def trained(runs: Runs) -> Path:
-    """Twelve steps without a break, under `accelerate launch`."""
-    run = runs.train_apart("trained", *LAUNCH, **SETTINGS, logger="tensorboard")
+    """Twelve steps without a break, by `accelerate launch -m ddpm_cars train`."""
+    run = runs.train_apart("trained", *LAUNCH, script="-m ddpm_cars train", **SETTINGS, logger="tensorboard")
     assert run.stdout.splitlines()[-3:] == [
         "model: trained",
         "samples: trained/samples.png",

@@ -58,11 +58,14 @@ class Runs:
         # A process that dies of a signal says where.
         self.environment["PYTHONFAULTHANDLER"] = "1"
 
-    def command(self, output_dir: str, *launcher: str, script: Path = SCRIPTS / "train.py", **changes: object) -> list:
-        """Return the command line of a run; a setting of None is not given."""
+    def command(
+        self, output_dir: str, *launcher: str, script: Path | str = SCRIPTS / "train.py", **changes: object
+    ) -> list:
+        """Return the command line of a run, of a script or "-m MODULE COMMAND"; a setting of None is not given."""
         settings = {k: v for k, v in {**SETTINGS, "output_dir": output_dir, **changes}.items() if v is not None}
         pairs = [text for name, value in settings.items() for text in (f"--{name}", *str(value).split())]
-        return [sys.executable, *launcher, str(script), *pairs]
+        program = [str(script)] if isinstance(script, Path) else script.split()
+        return [sys.executable, *launcher, *program, *pairs]
 
     def start(self, *arguments: Any, preexec_fn: Any = None, **changes: object) -> subprocess.Popen:
         """Start a training run in a process group of its own."""
