@@ -81,6 +81,8 @@ class DDPMCarsPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "unet"
+    # Diffusers gives the file of a pipeline's code this name.
+    code_name = "pipeline.py"
     _callback_tensor_inputs = ["latents", "pred_original_sample"]
 
     def __init__(
@@ -110,7 +112,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
             kwargs: As `DiffusionPipeline.save_pretrained` takes them.
         """
         Path(save_directory).mkdir(parents=True, exist_ok=True)
-        (Path(save_directory) / "pipeline.py").write_text(one_file_source(), encoding="utf-8")
+        (Path(save_directory) / self.code_name).write_text(one_file_source(), encoding="utf-8")
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def to_json_string(self) -> str:

@@ -12,7 +12,6 @@ def test_names_stay(tmp_path: Path):
     folder = RunFolder(tmp_path)
     names = {
         "model_index": "model_index.json",
-        "code": "pipeline.py",
         "unet": "unet",
         "scheduler": "scheduler",
         "settings": "config.yaml",

@@ -73,6 +73,7 @@ def _train(config: TrainCommandConfig, prog: str) -> None:
     # Libraries are imported late, so that --help and mistakes answer at once.
     from accelerate import PartialState
 
+    from ddpm_cars.runs.run_folder import RunFolder
     from ddpm_cars.training.trainer import train
 
     hub_model_id = config.hub_model_id or Path(config.output_dir).resolve().name
@@ -88,7 +89,8 @@ def _train(config: TrainCommandConfig, prog: str) -> None:
     except KeyboardInterrupt:
         end(prog, 130, "interrupted; the same command continues")
     if not config.dry_run:
-        PartialState().print(f"model: {folder}\nsamples: {folder / 'samples.png'}\nloss: {folder / 'loss.png'}")
+        run = RunFolder(folder)
+        PartialState().print(f"model: {folder}\nsamples: {run.samples}\nloss: {run.loss_plot}")
     if config.push_to_hub and not config.dry_run and PartialState().is_main_process:
         _push(PushConfig(folder=str(folder), repo_id=hub_model_id, private=config.hub_private_repo), "ddpm-cars push")
 

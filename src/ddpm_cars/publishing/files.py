@@ -32,7 +32,7 @@ def model_files(folder: ModelFolder) -> Files:
     unet_config = files.unet / pipeline.unet.config_name
     contents: dict[Path, Path | bytes] = {
         files.model_index: _json(pipeline.to_json_string()),
-        files.code: one_file_source().encode(),
+        files.path / pipeline.code_name: one_file_source().encode(),
         unet_config: _json(unet_config.read_text(encoding="utf-8")),
         **{path: path for path in weights},
         files.scheduler / pipeline.scheduler.config_name: _json(pipeline.scheduler.to_json_string()),

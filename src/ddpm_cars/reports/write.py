@@ -32,7 +32,7 @@ _PLOTS = (*PLOTS, "loss")
 
 def has_images(folder: EvaluationFolder) -> bool:
     """Return whether `save_images` has written its files there."""
-    return all((folder.path / f"{name}.png").exists() for name in _IMAGES)
+    return all(folder.image(name).exists() for name in _IMAGES)
 
 
 def save_images(
@@ -53,7 +53,7 @@ def save_images(
         strip: The image of the denoising.
         folder: Where to write.
     """
-    save_png(make_grid(arrays_to_pil(images[:_NUM_GRID_IMAGES])), folder.path / "samples.png")
+    save_png(make_grid(arrays_to_pil(images[:_NUM_GRID_IMAGES])), folder.image("samples"))
     for space, (distances, indices) in neighbours.items():
         # The generated images that are most like a training image: if there are copies, they are among them.
         chosen = np.argsort(distances[:, 0], kind="stable")[:_NUM_ROWS]
@@ -63,8 +63,8 @@ def save_images(
             rows.append(arrays_to_pil(np.stack([_training_image(training_images, j) for j in indices[i][shown]])))
             captions.append([f"{distance:.3g}" for distance in distances[i][shown]])
         grid = neighbours_grid(arrays_to_pil(images[chosen]), rows, captions)
-        save_png(grid, folder.path / f"neighbours_{space}.png")
-    save_png(strip, folder.path / "denoising.png")
+        save_png(grid, folder.image(f"neighbours_{space}"))
+    save_png(strip, folder.image("denoising"))
 
 
 def _first_of_each(numbers: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ def save_report(metrics: Metrics, run: RunFolder, folder: EvaluationFolder) -> N
         run: The run, whose losses are shown; its folder need not exist.
         folder: Where to write.
     """
-    paths = {name: folder.path / f"{name}.png" for name in (*_IMAGES, *_PLOTS)}
+    paths = {name: folder.image(name) for name in (*_IMAGES, *_PLOTS)}
     # Plots of an earlier evaluation show something else.
     for name in _PLOTS:
         paths[name].unlink(missing_ok=True)
@@ -118,7 +118,7 @@ def save_comparison(
         summary["bpd_difference"] = dict(zip(("bpd", "bpd_std_error"), map(rounded, difference), strict=True))
     write_text(output_folder.comparison, json.dumps(summary, indent=1))
     names = (*_IMAGES, "spectrum", "bits_by_timestep")
-    pairs = {name: (folders[0].path / f"{name}.png", folders[1].path / f"{name}.png") for name in names}
+    pairs = {name: (folders[0].image(name), folders[1].image(name)) for name in names}
     pairs = {name: pair for name, pair in pairs.items() if all(path.exists() for path in pair)}
     write_comparison(first, second, pairs, output_folder.report, bpd_difference=difference)
 

@@ -26,6 +26,10 @@ class EvaluationFolder:
         self.card = path / "card.md"
         self.comparison = path / "comparison.json"
 
+    def image(self, name: str) -> Path:
+        """Return the path of an image of the report, PNG."""
+        return self.path / f"{name}.png"
+
 
 class RunFolder:
     """Paths in the folder of a training run, or of any other saved pipeline.
@@ -35,7 +39,6 @@ class RunFolder:
 
     Attributes:
         model_index: The list of a pipeline's parts. A folder with this file holds a saved pipeline.
-        code: The module of the pipeline and its scheduler, with which it loads without this package.
         unet: Folder of the network.
         scheduler: Folder of the scheduler.
         settings: The settings of the run, YAML.
@@ -55,7 +58,6 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = path = Path(path)
         self.model_index = path / "model_index.json"
-        self.code = path / "pipeline.py"
         self.unet = path / "unet"
         self.scheduler = path / "scheduler"
         self.settings = path / "config.yaml"

@@ -100,7 +100,7 @@ def delete_pipeline(folder: Path) -> None:
     """Delete a pipeline that `save_pipeline` has written, and its folders unless they hold other files."""
     files = RunFolder(folder)
     configs = (files.scheduler / DDPMCarsScheduler.config_name, files.unet / UNet2DModel.config_name)
-    for path in (files.model_index, files.code, *configs, *files.unet.glob(WEIGHTS)):
+    for path in (files.model_index, folder / DDPMCarsPipeline.code_name, *configs, *files.unet.glob(WEIGHTS)):
         path.unlink(missing_ok=True)
     for place in (files.unet, files.scheduler, folder):
         delete_if_empty(place)

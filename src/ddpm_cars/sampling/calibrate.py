@@ -14,6 +14,7 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runs.load import load_pipeline
 from ddpm_cars.runs.pictures_of_run import check_classes, with_pictures_of_run
+from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.files import write_text
 from ddpm_cars.sampling.classes import class_names_of
 from ddpm_cars.sampling.samplers import make_scheduler
@@ -58,7 +59,7 @@ def calibrate_folder(config: CalibrateConfig) -> str:
         # Which sampler a model has is not for a measurement to change.
         saved.register_to_config(**{name: scheduler.config[name] for name in _MEASURED if name in scheduler.config})
         scheduler = saved
-    path = folder / "scheduler" / scheduler.config_name
+    path = RunFolder(folder).scheduler / scheduler.config_name
     write_text(path, scheduler.to_json_string())
     sampler = scheduler.config.variance_type if has_variances else type(saved).__name__
     return f"calibrated on {len(samples)} images, samples with {sampler}: {path}"

@@ -21,7 +21,7 @@ from ddpm_cars.figures.grids import make_grid, save_png
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runs.fingerprint import identity
 from ddpm_cars.runs.load import load_pipeline
-from ddpm_cars.runtime.files import read_file
+from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings
 from ddpm_cars.runtime.processes import together
@@ -126,7 +126,7 @@ class Sampling:
     def _load(self) -> None:
         config = self.config
         self.pipeline = load_pipeline(config.pretrained_model_name_or_path)
-        run = read_file(Path(config.pretrained_model_name_or_path) / "config.yaml") or {}
+        run = RunFolder(config.pretrained_model_name_or_path).read_settings()
         refuse_inside(config.output_dir, run.get("train_data_dir"))
         request = request_of(config, self.pipeline.scheduler.config.num_train_timesteps, self.state.num_processes)
         self.pipeline.scheduler = request.sampler(self.pipeline.scheduler)
