@@ -47,12 +47,12 @@ __all__ = [
 
 
 def _restored(scheduler: Any) -> Any:
-    """Return the scheduler that diffusers' DDPMScheduler stands in for in saved folders, if its class is at hand."""
+    """Return the scheduler that a DDPMScheduler of diffusers stands in for, if its class is imported."""
     saved = scheduler.config.get("_ddpm_cars")
     if saved is None or type(scheduler) is not DDPMScheduler:
         return scheduler
     module, _, name = saved["class"].rpartition(".")
-    # Nothing is imported because a file says so: diffusers, too, takes only what is imported already.
+    # A file must not make this import anything. Diffusers, too, takes only classes that are imported already.
     own_class: Any = globals().get(name) or getattr(sys.modules.get(module), name, None)
     is_scheduler = isinstance(own_class, type) and issubclass(own_class, SchedulerMixin)
     return own_class.from_config(scheduler.config) if is_scheduler else scheduler
@@ -276,7 +276,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
         class_labels: Any,
         guidance_scale: float,
     ) -> Generator[DenoisingState, torch.Tensor | None, None]:
-        """Check the arguments at once, and leave the work to a generator."""
+        """Check the arguments, and return a generator that has not begun to work."""
         if num_inference_steps is None:
             num_inference_steps = scheduler.config.num_train_timesteps
         if batch_size < 1:
@@ -286,8 +286,11 @@ class DDPMCarsPipeline(DiffusionPipeline):
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"{len(generator)} generators were given for {batch_size} images; pass one for each.")
         labels = self.prepare_class_labels(class_labels, batch_size, guidance_scale)
-        shape = (batch_size, self.unet.config.in_channels, *self._image_size())
-        # The timesteps stay on the CPU: schedulers look them up there, and reading one off a device would wait for it.
+        size = self.unet.config.sample_size
+        if size is None:
+            raise ValueError("The UNet's config has no `sample_size`; set it to the image size it was trained on.")
+        shape = (batch_size, self.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+        # The timesteps stay on the CPU, where schedulers look them up: reading one off a device would wait for it.
         scheduler.set_timesteps(num_inference_steps)
         return self._steps(scheduler, shape, generator, labels, guidance_scale)
 
@@ -300,8 +303,14 @@ class DDPMCarsPipeline(DiffusionPipeline):
         labels: torch.Tensor | None,
         guidance_scale: float,
     ) -> Generator[DenoisingState, torch.Tensor | None, None]:
-        predict = self._guided_network(scheduler, labels, guidance_scale)
-        x_T = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
+        device = self._execution_device
+        if self._fast is not None:
+            if self._fast.unet is not self.unet:
+                self.enable_fast_sampling(self._fast.max_batch_size)
+            self._fast.begin()
+        labels = None if labels is None else labels.to(device)
+        predict = GuidedNetwork(self._run, self.unet.dtype, scheduler, labels, guidance_scale, self.null_class)
+        x_T = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         x_T = noised_start(x_T, scheduler)
         try:
             with self.progress_bar(total=len(scheduler.timesteps)) as bar:
@@ -309,21 +318,11 @@ class DDPMCarsPipeline(DiffusionPipeline):
         finally:
             self.maybe_free_model_hooks()
 
-    def _image_size(self) -> tuple[int, int]:
-        size = self.unet.config.sample_size
-        if size is None:
-            raise ValueError("The UNet's config has no `sample_size`; set it to the image size it was trained on.")
-        height, width = (size, size) if isinstance(size, int) else size
-        return height, width
-
     def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
-        """Return the classes of some names.
+        """Return the classes of some names, integers in [0, num_class_embeds).
 
         Args:
             label: One name or several, keys of `labels`.
-
-        Returns:
-            As many integers in [0, num_class_embeds).
 
         Raises:
             ValueError: If there is no class of a name.
@@ -333,12 +332,12 @@ class DDPMCarsPipeline(DiffusionPipeline):
     def prepare_class_labels(
         self, class_labels: Any, batch_size: int, guidance_scale: float = 1.0
     ) -> torch.Tensor | None:
-        """Check the classes of images, and how far they are guided to them.
+        """Check the classes of images, and that images can be guided to them.
 
         Args:
-            class_labels: As a call takes them.
-            batch_size: How many images, 1 or more.
-            guidance_scale: As a call takes it.
+            class_labels: As in a call.
+            batch_size: The number of images, 1 or more.
+            guidance_scale: As in a call.
 
         Returns:
             The class of each image, integers (batch_size,); None for a UNet without classes.
@@ -349,41 +348,6 @@ class DDPMCarsPipeline(DiffusionPipeline):
         null_class = self.null_class
         check_guidance(guidance_scale, class_labels, null_class)
         return as_class_tensor(class_labels, batch_size, self.unet.config, null_class, self.labels)
-
-    @torch.no_grad()
-    def predict(
-        self,
-        sample: torch.Tensor,
-        timestep: int | torch.Tensor,
-        class_labels: int | str | Sequence[int | str] | torch.Tensor | None = None,
-        guidance_scale: float = 1.0,
-    ) -> torch.Tensor:
-        """Look at x_t once, and return what the network predicts from it.
-
-        Args:
-            sample: x_t, floating point (batch, channels, height, width), on any device.
-            timestep: t, one for all.
-            class_labels: As in a call.
-            guidance_scale: As in a call.
-
-        Returns:
-            eps, x_0 or v, in the dtype of `sample` and on the device of the UNet. A second half of its channels is
-            there if the scheduler samples with a learned variance.
-
-        Raises:
-            ValueError: If an argument does not fit the UNet.
-        """
-        labels = self.prepare_class_labels(class_labels, len(sample), guidance_scale)
-        predict = self._guided_network(self.scheduler, labels, guidance_scale)
-        return predict(sample.to(self._execution_device), torch.as_tensor(timestep))
-
-    def _guided_network(self, scheduler: Any, labels: torch.Tensor | None, guidance_scale: float) -> GuidedNetwork:
-        if self._fast is not None:
-            if self._fast.unet is not self.unet:
-                self.enable_fast_sampling(self._fast.max_batch_size)
-            self._fast.begin()
-        labels = None if labels is None else labels.to(self._execution_device)
-        return GuidedNetwork(self._run, self.unet.dtype, scheduler, labels, guidance_scale, self.null_class)
 
     def _run(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         return self.unet(x_t, t, class_labels=labels).sample if self._fast is None else self._fast(x_t, t, labels)

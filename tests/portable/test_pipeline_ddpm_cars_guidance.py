@@ -22,6 +22,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
+from ddpm_cars.portable.denoising import GuidedNetwork
 
 KINDS = ["epsilon", "sample", "v_prediction"]
 NAMES = {0: "red cars", 1: "vans, buses"}
@@ -160,10 +161,13 @@ def test_other_samplers_are_guided_too(make_unet: Callable[..., UNet2DModel], sc
 
 def test_half_precision_predictions_are_mixed_in_float32(make_unet: Callable[..., UNet2DModel]):
     unet = make_unet(num_class_embeds=3).to(torch.bfloat16)
-    pipe = DDPMCarsPipeline(unet, short(), NAMES)
     x_t, t, labels = torch.randn(2, 3, 8, 8, generator=seeded()), torch.tensor(3), torch.tensor([1, 0])
-    got = pipe.predict(x_t, t, labels, 3.0)
+
+    def network(x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        return unet(x_t, t, class_labels=labels).sample
+
     with torch.no_grad():
+        got = GuidedNetwork(network, unet.dtype, short(), labels, 3.0, NO_CLASS)(x_t, t)
         both = torch.cat([labels, torch.tensor([NO_CLASS] * 2)])
         of_class, of_none = unet(torch.cat([x_t] * 2).bfloat16(), t, class_labels=both).sample.double().chunk(2)
     assert got.dtype == torch.float32

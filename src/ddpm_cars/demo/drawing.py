@@ -21,6 +21,8 @@ from ddpm_cars.demo.requests import (
     resolution_of,
     whole_number,
 )
+from ddpm_cars.diffusion.denoiser import Denoiser
+from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, noisy_to_pil, to_pil
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, as_images
@@ -127,7 +129,6 @@ def squared(source: str | bytes, pipeline: DDPMCarsPipeline) -> Image.Image:
     return resize_image(image, resolution_of(pipeline), "crop")
 
 
-@torch.no_grad()
 def noised(pipeline: DDPMCarsPipeline, picture: Image.Image, t: Any, seed: Any, class_choice: Any = None) -> Noised:
     """Draw x_t from q(x_t | x_0) (Ho et al. 2020, eq. 4) and let the network guess x_0 from it in one look (eq. 15).
 
@@ -144,16 +145,12 @@ def noised(pipeline: DDPMCarsPipeline, picture: Image.Image, t: Any, seed: Any, 
     t = whole_number(t, "the timestep t", 0, num_timesteps_of(pipeline) - 1)
     seed = whole_number(seed, "the seed", 0, MAX_SEED)
     labels = check_class(pipeline, class_choice)
-    own = with_scheduler(pipeline, make_scheduler(OWN_SCHEDULER, pipeline.scheduler.config, "fixed_small"))
+    scheduler = make_scheduler(OWN_SCHEDULER, pipeline.scheduler.config, "fixed_small")
     array = np.array(picture)
     x_0 = to_samples(array.reshape(1, *array.shape[:2], -1))
-    x_t = own.scheduler.add_noise(x_0, torch.randn(x_0.shape, generator=_seeded(seed)), torch.tensor(t))
-    own.scheduler.set_timesteps(timesteps=[t])
-    output = own.predict(x_t, t, None if labels is None else labels[:1])
-    x_0_hat = own.scheduler.step(output, t, x_t.to(output.device), _seeded(seed)).pred_original_sample
-    alpha_bar = float(own.scheduler.alphas_cumprod[t])
+    (generator,) = seeded_generators(seed, 0, 1)
+    x_t = scheduler.add_noise(x_0, torch.randn(x_0.shape, generator=generator), torch.tensor(t))
+    classes = pipeline.prepare_class_labels(None if labels is None else labels[:1], 1)
+    x_0_hat, _ = Denoiser(pipeline.unet, scheduler).x_0_hat(x_t, t, classes)
+    alpha_bar = float(scheduler.alphas_cumprod_float64[t])
     return Noised(to_pil(x_t)[0], to_pil(x_0_hat)[0], alpha_bar, alpha_bar / max(1 - alpha_bar, 1e-12))
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ddpm_cars.portable.variances import LEARNED_VARIANCES
+
 
 class DenoisingState(NamedTuple):
     """A batch of images between two steps of sampling.
@@ -29,7 +31,7 @@ def samples_with_learned_variance(scheduler: Any) -> bool:
     get_variance = getattr(scheduler, "_get_variance", None)
     if get_variance is None or "predicted_variance" not in inspect.signature(get_variance).parameters:
         return False
-    return scheduler.config.variance_type in ("learned", "learned_range")
+    return scheduler.config.variance_type in LEARNED_VARIANCES
 
 
 @dataclass(frozen=True)
