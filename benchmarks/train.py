@@ -108,7 +108,7 @@ def open_trainer(config: TrainingConfig) -> Iterator[Trainer]:
     with redirect_stderr(io.StringIO()):
         trainer = Trainer(config)
     try:
-        trainer.model.train()
+        trainer.state.model.train()
         yield trainer
     finally:
         trainer.close()
@@ -136,7 +136,7 @@ def forward_flops(unet: UNet2DModel) -> int:
 
 def loops(stock: Apart, trainer: Trainer, num_repeats: int) -> tuple[dict[str, list[float]], list[str]]:
     """Return the images a second of every loop, and what there is to say of them."""
-    config, device, notes = trainer.config, trainer.device, []
+    config, device, notes = trainer.config, trainer.prepared.device, []
     num_images, batch_size = stock.call("count"), config.train_batch_size
     num_steps = max(1, num_images // batch_size)
     # A CPU needs seconds for a few; a GPU, which nobody waits for in between, needs more of them.
@@ -204,9 +204,9 @@ def decode_rows(stock: Apart, trainer: Trainer, num_repeats: int) -> Rows:
 
     def later() -> None:
         for step in range(batches_per_epoch):
-            trainer.draw_batch(step, 0)
+            trainer.train_step.draw_batch(step, 0)
 
-    here, num_later = partial(seconds_of, device=trainer.device), batches_per_epoch * config.train_batch_size
+    here, num_later = partial(seconds_of, device=trainer.prepared.device), batches_per_epoch * config.train_batch_size
     ways: dict[str, tuple[int, Callable[[], float]]] = {
         "stock, every epoch: one process decodes and transforms": (n, partial(stock.seconds, "pictures")),
         "ours, first epoch: decoded by all cores and kept": (n, partial(here, first)),
@@ -227,12 +227,12 @@ def decode_rows(stock: Apart, trainer: Trainer, num_repeats: int) -> Rows:
 
 def profile_rows(trainer: Trainer, num_steps: int = 3) -> Rows:
     """Return what the device does during a step of ours, longest first, and how long the step takes by the clock."""
-    on_gpu = trainer.device.type == "cuda"
+    on_gpu = trainer.prepared.device.type == "cuda"
     activities = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
     # Watching costs time as well, so the clock is read without.
-    seconds = seconds_of(lambda: [trainer.train_step() for _ in range(num_steps)], trainer.device)
+    seconds = seconds_of(lambda: [trainer.train_step() for _ in range(num_steps)], trainer.prepared.device)
     with profile(activities=activities, acc_events=True) as watch:
-        seconds_of(lambda: [trainer.train_step() for _ in range(num_steps)], trainer.device)
+        seconds_of(lambda: [trainer.train_step() for _ in range(num_steps)], trainer.prepared.device)
     spent = [
         (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.count, event.key)
         for event in watch.key_averages()
@@ -266,10 +266,10 @@ def plain_steps(trainer: Trainer, unet: UNet2DModel, num_steps: int) -> None:
         fused=False,
     )
     betas = torch.linspace(config.beta_start, config.beta_end, config.num_train_timesteps, dtype=torch.float64)
-    alpha_bar = torch.cumprod(1 - betas, 0).float().to(trainer.device)
+    alpha_bar = torch.cumprod(1 - betas, 0).float().to(trainer.prepared.device)
     unet.train()
     for step in tqdm(range(num_steps), desc="plain float32", unit="step"):
-        x_0, eps, t, _ = trainer.draw_batch(step, 0)
+        x_0, eps, t, _ = trainer.train_step.draw_batch(step, 0)
         a = alpha_bar[t].view(-1, 1, 1, 1)
         output = unet(a.sqrt() * x_0 + (1 - a).sqrt() * eps, t).sample
         (output - eps).square().mean().backward()
@@ -289,7 +289,7 @@ def numeric_rows(config: TrainingConfig, num_steps: int) -> Rows:
         lr_scheduler="constant",
     )
     with open_trainer(config) as trainer:
-        held_out, device = trainer.held_out, trainer.device
+        held_out, device = trainer.prepared.held_out, trainer.prepared.device
         assert held_out is not None
         torch.manual_seed(config.seed)
         unet = create_unet(config.preset, config.resolution).to(device)
@@ -328,7 +328,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
         stock = Apart(StockTraining, config)
         with open_trainer(config) as trainer, closing(stock):
             num_pictures = stock.call("count")
-            unet, compiled = trainer.state.unet, is_compiled_module(trainer.model)
+            unet, compiled = trainer.state.unet, is_compiled_module(trainer.state.model)
             flops = forward_flops(unet)
             speeds, notes = loops(stock, trainer, arguments.repeats)
             decoding = decode_rows(stock, trainer, arguments.repeats)
@@ -337,7 +337,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
     names = ("preset", "resolution", "train_batch_size", "mixed_precision", "use_ema")
     settings = {name: getattr(arguments, name) for name in names}
     # What has happened, not what was asked for.
-    settings |= {"ours compiled": compiled, "ours captured": trainer.captured}
+    settings |= {"ours compiled": compiled, "ours captured": trainer.state.captured}
     settings |= {"parameters": unet.num_parameters(), "GFLOPs forward an image": round(flops / 1e9, 3)}
     results = {
         "settings of all loops": [{**settings, "pictures": num_pictures}],

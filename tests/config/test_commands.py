@@ -13,7 +13,7 @@ from ddpm_cars.config import commands as command_configs
 from ddpm_cars.config.commands import EvaluateConfig, PushConfig, SampleConfig
 from ddpm_cars.config.training import TrainCommandConfig, TrainingConfig
 from ddpm_cars.errors import UserError
-from ddpm_cars.training.prepare import Setup
+from ddpm_cars.training.prepare import prepare
 
 NEEDED: dict[str, Any] = {"train_data_dir": "pictures", "pretrained_model_name_or_path": "m"}
 NEEDED |= {"folder": "f", "repo_id": "r"}
@@ -112,6 +112,6 @@ def test_classes_may_be_names_and_numbers():
 def test_averages_that_nothing_can_choose_from_are_warned_of(
     changes: dict, warned: bool, make_config: Callable[..., TrainingConfig], capsys: pytest.CaptureFixture[str]
 ):
-    Setup(make_config(**changes)).close()
+    prepare(make_config(**changes)).close()
     words = "warning: ema_half_life_steps has 2 values and validation_split is unset, so nothing tells which average"
     assert (words in capsys.readouterr().err) == warned

@@ -13,13 +13,16 @@ from torch.distributed.tensor import DTensor
 
 import ddpm_cars.training.prepare
 from ddpm_cars.cli.commands import train
+from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.training.run import Run
+from ddpm_cars.training.state import TrainState
 
 CONFIG = Path(__file__).parents[2] / "scripts" / "configs" / "accelerate" / "fsdp2.yaml"
-make_accelerator = ddpm_cars.training.prepare._make_accelerator
-prepare = ddpm_cars.training.prepare.Setup._prepare
+make_accelerator = ddpm_cars.training.prepare.make_accelerator
+begin = TrainState.begin
 
 
-def make_sharding_accelerator(config: ddpm_cars.training.prepare.TrainingConfig) -> Accelerator:
+def make_sharding_accelerator(config: TrainingConfig) -> Accelerator:
     """Build the accelerator of a run as if it had found GPUs."""
     accelerator = make_accelerator(config)
     asked = yaml.safe_load(CONFIG.read_text())["fsdp_config"]
@@ -35,15 +38,16 @@ def make_sharding_accelerator(config: ddpm_cars.training.prepare.TrainingConfig)
     return accelerator
 
 
-def prepare_and_tell(self: ddpm_cars.training.prepare.Setup) -> None:
+def begin_and_tell(run: Run) -> TrainState:
     """Say that the weights are really spread."""
-    prepare(self)
-    parameters = list(self.state.unet.parameters())
+    state = begin(run)
+    parameters = list(state.unet.parameters())
     assert all(isinstance(p, DTensor) for p in parameters)
     here = sum(p.to_local().numel() for p in parameters)
     print(f"rank {os.environ['RANK']} holds {here} of {sum(p.numel() for p in parameters)} weights", flush=True)
+    return state
 
 
-ddpm_cars.training.prepare._make_accelerator = make_sharding_accelerator
-ddpm_cars.training.prepare.Setup._prepare = prepare_and_tell  # type: ignore[method-assign]
+ddpm_cars.training.prepare.make_accelerator = make_sharding_accelerator
+TrainState.begin = begin_and_tell  # type: ignore[method-assign, assignment]
 train()

@@ -16,5 +16,5 @@ def by_hand(config: TrainingConfig) -> Trainer:
     """Make a run whose steps a test takes itself, beside other runs on the same folder."""
     forget_accelerate()
     trainer = Trainer(config)
-    trainer.lock.release()
+    trainer.prepared.lock.release()
     return trainer

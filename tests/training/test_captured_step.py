@@ -12,6 +12,7 @@ from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.pictures import load_pictures
 from ddpm_cars.errors import RunError
 from ddpm_cars.pipeline_ddpm_cars import CapturedFunction
+from ddpm_cars.training.averages import Averages
 from ddpm_cars.training.batches import BatchOrder, MemorySource, has_room
 from ddpm_cars.training.captured_step import CapturedStep
 from ddpm_cars.training.trainer import Trainer
@@ -23,19 +24,20 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are
 
 def make_capturable(trainer: Trainer) -> None:
     """Let a run without a GPU take its steps as those that are captured, without the capturing."""
-    for group in trainer.optimizer.param_groups:
-        group["lr"] = torch.tensor(group["lr"], device=trainer.device)
-    trainer.captured_step = CapturedStep(
-        lambda batches: trainer._step(batches)[0],
-        trainer.state,
-        capture=lambda function: function,
+    state = trainer.state
+    for group in state.optimizer.param_groups:
+        group["lr"] = torch.tensor(group["lr"], device=trainer.prepared.device)
+    state.averages = Averages(trainer.config, state.unet, captured=True)
+    update = trainer.train_step.update
+    trainer.train_step.captured = CapturedStep(
+        lambda batches: update(batches)[0], state.optimizer, capture=lambda function: function
     )
 
 
 def everything(trainer: Trainer) -> torch.Tensor:
     """Return weights, averages, moments and the record in the making of a run as one vector."""
     groups = [values for _, group in sorted(trainer.state.tensors().items()) for _, values in sorted(group.items())]
-    return torch.cat([x.double().cpu().flatten() for x in [*groups, trainer.state.sums]])
+    return torch.cat([x.double().cpu().flatten() for x in [*groups, trainer.state.log.sums]])
 
 
 @pytest.mark.parametrize(
@@ -58,8 +60,7 @@ def test_a_step_that_can_be_captured_is_the_step(make_config: MakeConfig, settin
         assert actual == pytest.approx(expected, rel=1e-6)
     torch.testing.assert_close(everything(other), everything(plain), rtol=1e-5, atol=1e-7)
     # What a checkpoint keeps of averages, and what the log says.
-    for name, average in plain.state.averages.items():
-        assert other.state.averages[name].optimization_step == average.optimization_step == 5
+    assert other.state.num_updates == plain.state.num_updates == 5
     assert other.log(1.0, 5) == pytest.approx(plain.log(1.0, 5), rel=1e-6)
 
 
@@ -71,7 +72,7 @@ def test_a_run_goes_on_captured_from_a_plain_checkpoint(make_config: MakeConfig)
     assert whole.save_checkpoint()
     other = by_hand(config)
     make_capturable(other)
-    other.keeper.resume()
+    other.checkpoints.resume()
     for _ in range(3):
         whole.train_step()
         other.train_step()
@@ -84,17 +85,16 @@ def test_a_run_that_goes_on_lies_in_memory_as_before(make_config: MakeConfig):
     def channels_last() -> Trainer:
         trainer = by_hand(config)
         trainer.state.unet.to(memory_format=torch.channels_last)
-        for average in trainer.state.averages.values():
-            average.shadow_params = [p.detach().clone() for p in trainer.state.unet.parameters()]
+        trainer.state.averages = Averages(config, trainer.state.unet)
         return trainer
 
     whole, other = channels_last(), channels_last()
     whole.train_step()
     assert whole.save_checkpoint()
-    other.keeper.resume()
+    other.checkpoints.resume()
     for p in other.state.unet.parameters():
         for name in ("exp_avg", "exp_avg_sq"):
-            assert other.optimizer.optimizer.state[p][name].stride() == p.stride()
+            assert other.state.optimizer.state[p][name].stride() == p.stride()
     assert torch.equal(everything(other), everything(whole))
 
 
@@ -103,7 +103,7 @@ def test_every_run_decides_for_itself_whether_it_is_compiled(make_config: MakeCo
     forget_accelerate()
     for wanted in (False, True, False):
         trainer = Trainer(make_config(compile=wanted))
-        assert is_compiled_module(trainer.model) == wanted
+        assert is_compiled_module(trainer.state.model) == wanted
         trainer.close()
 
 
@@ -116,7 +116,7 @@ def test_what_a_gpu_cannot_do_ends_with_one_line_and_the_cure(
     def backward(loss: torch.Tensor) -> None:
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
-    monkeypatch.setattr(trainer.accelerator, "backward", backward)
+    monkeypatch.setattr(trainer.prepared.accelerator, "backward", backward)
     expected = (
         r"compiled step .*RuntimeError: operation not permitted when stream is capturing\); .* without --compile"
     )
@@ -186,7 +186,7 @@ def test_a_captured_function_follows_its_arguments_and_what_it_works_on():
 def test_a_captured_run_is_the_run(make_config: MakeConfig, settings: dict):
     config = make_config(adam_epsilon=1e-2, validation_split="test", **settings)
     plain, captured = by_hand(config), by_hand(replace(config, compile=True))
-    assert captured.captured_step is not None
+    assert captured.train_step.captured is not None
     for _ in range(8):
         assert captured.train_step().item() == pytest.approx(plain.train_step().item(), rel=1e-3)
     torch.testing.assert_close(everything(captured), everything(plain), rtol=1e-2, atol=1e-4)
@@ -194,5 +194,5 @@ def test_a_captured_run_is_the_run(make_config: MakeConfig, settings: dict):
     captured.train_step()
     assert captured.save_checkpoint()
     again = by_hand(config)
-    again.keeper.resume()
+    again.checkpoints.resume()
     assert torch.equal(everything(again), everything(captured))

@@ -1,12 +1,15 @@
 """Steps that are not finite on one of several processes."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from ddpm_cars.training.divergence import FiniteWatch
+
+CHECKPOINTS = Path("checkpoints")
 
 
 class TwoProcesses:
@@ -22,11 +25,11 @@ class TwoProcesses:
 @pytest.mark.parametrize("scaler", [None, "fp16"])
 def test_a_loss_of_one_process_counts_and_a_norm_where_nothing_is_scaled(scaler: str | None):
     other = [[1.0, 4.0], [1.0, math.inf], [math.inf, 4.0], [1.0, 4.0]]
-    watch = FiniteWatch(TwoProcesses(other, scaler))
+    watch = FiniteWatch(TwoProcesses(other, scaler), CHECKPOINTS)
     for step in range(5, 9):
         watch.remember(step, torch.tensor([1.0, 2.0]))
     assert watch.first_bad() == ((6, 1.0, math.inf) if scaler is None else (7, math.inf, 3.0))
     # Seen once, they are forgotten.
     assert watch.first_bad() is None
-    found = [FiniteWatch(TwoProcesses(one, scaler)).is_bad(torch.tensor([1.0, 2.0])) for one in other]
+    found = [FiniteWatch(TwoProcesses(one, scaler), CHECKPOINTS).is_bad(torch.tensor([1.0, 2.0])) for one in other]
     assert found == [None, None if scaler else (1.0, math.inf), (math.inf, 3.0), None]

@@ -52,7 +52,7 @@ def test_parts_of_a_run_on_other_hardware_are_told_apart(make_config: Callable[.
     train(config)
     forget_accelerate()
     longer = Trainer(replace(config, max_train_steps=10))
-    longer.hardware = {**longer.hardware, "device": "another"}
+    longer.prepared = replace(longer.prepared, hardware={**longer.prepared.hardware, "device": "another"})
     longer.run()
     facts = facts_of(config)
     assert [(part["device"], part["steps"]) for part in facts["hardware"]] == [(device_name(CPU), 4), ("another", 6)]

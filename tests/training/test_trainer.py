@@ -18,6 +18,7 @@ from ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.diffusion.denoiser import training_target
 from ddpm_cars.errors import UserError
+from ddpm_cars.training.checkpoints import load_checkpoint
 from ddpm_cars.training.prepare import make_noise_scheduler, num_steps
 from ddpm_cars.training.trainer import Trainer, train
 from tests.support.trainer_helpers import by_hand, forget_accelerate
@@ -63,7 +64,7 @@ def reference_weights(
     average = {name: p.detach().clone() for name, p in unet.named_parameters()}
     norms = []
     for step in range(steps):
-        x_0, eps, t, _ = trainer.draw_batch(step, 0)
+        x_0, eps, t, _ = trainer.train_step.draw_batch(step, 0)
         a, b = (torch.from_numpy(np.sqrt(c[t.numpy()])).view(-1, 1, 1, 1) for c in (alpha_bar, 1 - alpha_bar))
         x_t = (a * x_0.double() + b * eps.double()).float()
         v = (a * eps.double() - b * x_0.double()).float()
@@ -88,7 +89,7 @@ def test_steps_equal_algorithm_1_in_plain_torch(make_config: Callable[..., Train
         trainer.train_step()
     names = [name for name, _ in trainer.state.unet.named_parameters()]
     trained = dict(trainer.state.unet.named_parameters())
-    averaged = dict(zip(names, next(iter(trainer.state.averages.values())).shadow_params, strict=True))
+    averaged = dict(zip(names, next(iter(trainer.state.averages.tensors.values())), strict=True))
     for actual, expected in ((trained, weights), (averaged, average)):
         # Adam's first steps divide gradients by their own size, which blows up the rounding of the smallest ones.
         error, change = (
@@ -122,7 +123,7 @@ def test_every_setting_of_the_step_counts_as_in_plain_torch(
     assert min(norms) > 0.3
     for _ in range(4):
         trainer.train_step()
-    shadows = next(iter(trainer.state.averages.values())).shadow_params
+    shadows = next(iter(trainer.state.averages.tensors.values()))
     for (name, weight), shadow in zip(trainer.state.unet.named_parameters(), shadows, strict=True):
         torch.testing.assert_close(weight.detach(), weights[name], atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(shadow, average[name], atol=1e-6, rtol=1e-5)
@@ -130,10 +131,10 @@ def test_every_setting_of_the_step_counts_as_in_plain_torch(
 
 
 def test_accumulated_steps_see_the_same_batch(make_config: Callable[..., TrainingConfig]):
-    whole = by_hand(make_config(train_batch_size=8)).draw_batch(5, 0)
+    whole = by_hand(make_config(train_batch_size=8)).train_step.draw_batch(5, 0)
     forget_accelerate()
     halves = by_hand(make_config(train_batch_size=4, gradient_accumulation_steps=2))
-    parts = [halves.draw_batch(5, micro_step) for micro_step in range(2)]
+    parts = [halves.train_step.draw_batch(5, micro_step) for micro_step in range(2)]
     for together, *apart in zip(whole[:3], *(part[:3] for part in parts), strict=True):
         assert torch.equal(together, torch.cat(apart))
 
@@ -151,13 +152,13 @@ def test_accumulation_trains_like_the_large_batch(make_config: Callable[..., Tra
 
 def test_batches_depend_on_the_seed_and_the_step_alone(make_config: Callable[..., TrainingConfig]):
     first = by_hand(make_config())
-    expected = first.draw_batch(2, 0)
+    expected = first.train_step.draw_batch(2, 0)
     torch.randn(5)
-    again = by_hand(make_config()).draw_batch(2, 0)
+    again = by_hand(make_config()).train_step.draw_batch(2, 0)
     assert all(torch.equal(a, b) for a, b in zip(expected[:3], again[:3], strict=True))
-    other = by_hand(make_config(seed=1)).draw_batch(2, 0)
+    other = by_hand(make_config(seed=1)).train_step.draw_batch(2, 0)
     assert not torch.equal(expected[1], other[1])
-    assert not torch.equal(expected[1], first.draw_batch(3, 0)[1])
+    assert not torch.equal(expected[1], first.train_step.draw_batch(3, 0)[1])
 
 
 def test_about_half_of_the_pictures_are_mirrored(make_config: Callable[..., TrainingConfig]):
@@ -165,7 +166,9 @@ def test_about_half_of_the_pictures_are_mirrored(make_config: Callable[..., Trai
     plain = by_hand(make_config(train_batch_size=16, random_flip=False))
     mirrored = 0
     for step in range(8):
-        for x, y in zip(trainer.draw_batch(step, 0)[0], plain.draw_batch(step, 0)[0], strict=True):
+        for x, y in zip(
+            trainer.train_step.draw_batch(step, 0)[0], plain.train_step.draw_batch(step, 0)[0], strict=True
+        ):
             assert torch.equal(x, y) or torch.equal(x, y.flip(-1))
             mirrored += not torch.equal(x, y)
     assert 40 < mirrored < 88
@@ -178,7 +181,7 @@ def test_learning_rates_are_those_of_diffusers(make_config: Callable[..., Traini
     scheduler = get_scheduler(name, dummy, num_warmup_steps=2, num_training_steps=6)
     for _ in range(6):
         trainer.train_step()
-        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(dummy.param_groups[0]["lr"], rel=1e-12)
+        assert trainer.state.optimizer.param_groups[0]["lr"] == pytest.approx(dummy.param_groups[0]["lr"], rel=1e-12)
         dummy.step()
         scheduler.step()
 
@@ -192,13 +195,13 @@ def test_a_stopped_run_goes_on_to_the_same_bits(make_config: Callable[..., Train
         first.train_step()
     first.save_checkpoint()
     second = by_hand(make_config(**settings))
-    second.keeper.resume()
+    second.checkpoints.resume()
     assert second.state.step == 3
     assert [second.train_step() for _ in range(3)] == losses[3:]
-    assert second.optimizer.param_groups[0]["lr"] == whole.optimizer.param_groups[0]["lr"]
+    assert second.state.optimizer.param_groups[0]["lr"] == whole.state.optimizer.param_groups[0]["lr"]
     for name, weight in whole.state.unet.state_dict().items():
         assert torch.equal(second.state.unet.state_dict()[name], weight), name
-    averages = zip(*(run.state.averages["7000"].shadow_params for run in (whole, second)), strict=True)
+    averages = zip(*(run.state.averages.tensors["7000"] for run in (whole, second)), strict=True)
     assert all(torch.equal(a, b) for a, b in averages)
 
 
@@ -238,7 +241,7 @@ def test_starting_again_deletes_what_a_run_has_written_and_nothing_else(make_con
     for path in mine:
         path.write_text("mine")
     again = replace(config, overwrite_output_dir=True)
-    by_hand(again).keeper.begin()
+    by_hand(again).clear()
     assert {path for place in places for path in place.rglob("*") if path.is_file()} == set(mine)
     assert {path.read_text() for path in mine} == {"mine"}
     assert not (folder / "training.json").exists()
@@ -246,7 +249,7 @@ def test_starting_again_deletes_what_a_run_has_written_and_nothing_else(make_con
         path.unlink()
     forget_accelerate()
     train(again)
-    by_hand(again).keeper.begin()
+    by_hand(again).clear()
     assert not [place for place in places if place.exists()]
     assert (folder / "model_index.json").exists()
 
@@ -350,11 +353,17 @@ FIXED_TOGETHER = {
 }
 
 
+def load(trainer: Trainer, path: Path, config: TrainingConfig) -> None:
+    """Continue from a checkpoint as a run with other settings."""
+    trainer.state.config = config
+    trainer.state.load(path, *load_checkpoint(path))
+
+
 def saved_after_one_step(config: TrainingConfig) -> tuple[Trainer, Path]:
     trainer = by_hand(config)
     trainer.train_step()
     assert trainer.save_checkpoint()
-    [path] = trainer.keeper.folder.iterdir()
+    [path] = trainer.checkpoints.folder.iterdir()
     trainer.state.step = 0
     return trainer, path
 
@@ -365,10 +374,10 @@ def test_a_checkpoint_from_before_a_setting_existed_continues(make_config: Calla
     state = json.loads((path / "state.json").read_text())
     del state["config"]["scale_betas_for_timesteps"]
     (path / "state.json").write_text(json.dumps(state))
-    trainer.state.load(path, config)
+    load(trainer, path, config)
     assert trainer.state.step == 1
     with pytest.raises(UserError, match=r"scale_betas_for_timesteps False \(now True\)"):
-        trainer.state.load(path, replace(config, scale_betas_for_timesteps=True, beta_end=0.01))
+        load(trainer, path, replace(config, scale_betas_for_timesteps=True, beta_end=0.01))
 
 
 def test_every_setting_may_change_between_parts_or_is_refused_by_name(make_config: Callable[..., TrainingConfig]):
@@ -380,18 +389,18 @@ def test_every_setting_may_change_between_parts_or_is_refused_by_name(make_confi
     for name, value in FREE.items():
         assert getattr(config, name) != value
         trainer.state.step = 0
-        trainer.state.load(path, replace(config, **{name: value}))
+        load(trainer, path, replace(config, **{name: value}))
         assert trainer.state.step == 1
     for name, value in FIXED.items():
         before = getattr(config, name)
         assert before != value
         with pytest.raises(UserError) as refusal:
-            trainer.state.load(path, replace(config, **{name: value}))
+            load(trainer, path, replace(config, **{name: value}))
         before, value = (list(v) if isinstance(v, tuple) else v for v in (before, value))
         assert f"a run with {name} {before} (now {value});" in str(refusal.value)
     for name, others in FIXED_TOGETHER.items():
         with pytest.raises(UserError, match=rf"{name} False \(now True\)"):
-            trainer.state.load(path, replace(config, **{name: True}, **others))
+            load(trainer, path, replace(config, **{name: True}, **others))
 
 
 @pytest.mark.parametrize("fact", ["pictures", "network", "global batch size"])
@@ -403,7 +412,7 @@ def test_other_pictures_another_network_or_another_batch_are_refused(
     before = trainer.state.facts[fact]
     trainer.state.facts[fact] = "other"
     with pytest.raises(UserError, match=rf"with seed 0 \(now 1\), {fact} {before} \(now other\);"):
-        trainer.state.load(path, replace(config, seed=1))
+        load(trainer, path, replace(config, seed=1))
 
 
 def test_too_few_pictures_for_a_batch_are_refused(make_config: Callable[..., TrainingConfig]):
@@ -435,7 +444,7 @@ def test_a_stopped_run_becomes_a_model_when_told_to_end_at_its_checkpoint(make_c
     for _ in range(2):
         trainer.train_step()
     assert trainer.save_checkpoint()
-    assert "with --max_train_steps 2 makes the model as it is" in str(trainer._stopped(signal.SIGTERM, True))
+    assert "with --max_train_steps 2 makes the model as it is" in str(trainer.stopped(signal.SIGTERM, True))
     forget_accelerate()
     folder = train(replace(config, max_train_steps=2))
     found = DDPMCarsPipeline.from_pretrained(folder).unet.state_dict()

@@ -36,10 +36,10 @@ def test_a_record_has_the_means_of_its_steps_and_of_each_quarter_of_the_timestep
     trainer = by_hand(make_config(train_batch_size=8))
     losses, by_quarter = [], {1: [], 2: [], 3: [], 4: []}
     for step in range(3):
-        x_0, eps, t, _ = trainer.draw_batch(step, 0)
+        x_0, eps, t, _ = trainer.train_step.draw_batch(step, 0)
         with torch.no_grad():
-            x_t = trainer.noise_scheduler.add_noise(x_0, eps, t)
-            mse = (trainer.model(x_t, t).sample - eps).square().mean((1, 2, 3))
+            x_t = trainer.prepared.noise_scheduler.add_noise(x_0, eps, t)
+            mse = (trainer.state.model(x_t, t).sample - eps).square().mean((1, 2, 3))
         for value, timestep in zip(mse.tolist(), t.tolist(), strict=True):
             by_quarter[timestep // 5 + 1].append(value)
         losses.append(trainer.train_step().item())
@@ -49,7 +49,7 @@ def test_a_record_has_the_means_of_its_steps_and_of_each_quarter_of_the_timestep
         assert record[f"loss_q{quarter}"] == pytest.approx(np.mean(values), rel=1e-5)
     assert record["images_per_second"] == 12.0
     assert record["gradient_norm"] > 0
-    assert float(trainer.state.sums.abs().sum()) == 0
+    assert float(trainer.state.log.sums.abs().sum()) == 0
 
 
 @pytest.mark.parametrize("settings", [{}, {"class_dropout_prob": 0.5, "dropout": 0.2, "snr_gamma": 5.0}])
@@ -64,7 +64,7 @@ def test_a_stop_between_two_records_loses_nothing_of_the_next_one(make_config: M
         first.train_step()
     assert first.save_checkpoint()
     second = by_hand(config)
-    second.keeper.resume()
+    second.checkpoints.resume()
     for _ in range(2):
         second.train_step()
     assert second.log(1.0, 6) == expected
@@ -126,7 +126,7 @@ def test_a_compiled_network_trains_the_same_and_is_compiled_once(
     trainer.validate()
     assert trainer.save_checkpoint()
     plain = by_hand(config)
-    plain.keeper.resume()
+    plain.checkpoints.resume()
     assert torch.equal(flat_weights(plain), actual)
 
 
@@ -140,7 +140,7 @@ def test_dropout_weights_and_averages_of_a_resumed_run_are_the_same_bits(make_co
         first.train_step()
     first.save_checkpoint()
     second = by_hand(config)
-    second.keeper.resume()
+    second.checkpoints.resume()
     for _ in range(3):
         second.train_step()
     expected, actual = whole.state.tensors(), second.state.tensors()
@@ -192,7 +192,7 @@ def test_steps_that_are_not_finite_are_left_out_up_to_the_limit(
     # The count is part of the run: a resumed one has no new allowance.
     assert trainer.save_checkpoint()
     again = by_hand(config)
-    again.keeper.resume()
+    again.checkpoints.resume()
     spoil_gradients(again, {6})
     again.train_step()
     with pytest.raises(FloatingPointError, match=r"diverged at step 6: loss .*, gradient norm (inf|nan)"):
@@ -211,7 +211,7 @@ def test_a_run_that_left_steps_out_resumes_to_the_same_bits(make_config: MakeCon
         first.train_step()
     first.save_checkpoint()
     second = by_hand(config)
-    second.keeper.resume()
+    second.checkpoints.resume()
     for _ in range(2):
         second.train_step()
     for group, named in whole.state.tensors().items():
@@ -248,8 +248,8 @@ def test_the_best_average_on_held_out_pictures_is_published(make_config: MakeCon
     assert (state["best"]["eps_mse"], state["best"]["step"], state["best"]["average"]) == lowest
     best = DDPMCarsPipeline.from_pretrained(folder / "best")
     trainer = by_hand(replace(config, output_dir=config.output_dir + "-again"))
-    assert trainer.held_out is not None
-    again = trainer.held_out.eps_mse(best.unet, torch.device("cpu"), 4)
+    assert trainer.prepared.held_out is not None
+    again = trainer.prepared.held_out.eps_mse(best.unet, torch.device("cpu"), 4)
     assert again == pytest.approx(lowest[0], rel=1e-5)
 
 
@@ -267,10 +267,10 @@ def test_measuring_changes_nothing_about_the_training(make_config: MakeConfig):
 
 
 def test_the_held_out_split_is_kept_out_of_training(make_config: MakeConfig):
-    assert len(by_hand(make_config()).pictures.images) == 16
+    assert len(by_hand(make_config()).prepared.images.images) == 16
     trainer = by_hand(make_config(validation_split="test", num_validation_images=3))
-    assert len(trainer.pictures.images) == 12
-    assert len(trainer.held_out) == 3
+    assert len(trainer.prepared.images.images) == 12
+    assert len(trainer.prepared.held_out) == 3
 
 
 def test_held_out_pictures_among_the_training_pictures_are_warned_of(
@@ -519,7 +519,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=3)
         return accelerator
 
-    monkeypatch.setattr("ddpm_cars.training.prepare._make_accelerator", make_accelerator)
+    monkeypatch.setattr("ddpm_cars.training.prepare.make_accelerator", make_accelerator)
 
 
 @pytest.mark.parametrize("changes", [{}, {"max_skipped_steps": 1}, {"max_grad_norm": None}])
@@ -533,7 +533,7 @@ def test_steps_that_overflow_in_half_precision_are_left_out_and_the_scale_is_par
     scales, moved = [], []
     for _ in range(30):
         whole.train_step()
-        scales.append(whole.accelerator.scaler.get_scale())
+        scales.append(whole.prepared.accelerator.scaler.get_scale())
         moved.append(not torch.equal(whole.state.unet.conv_in.weight, start))
     # Too large a scale is halved at every overflow and changes no weight, then grows now and then.
     overflows = moved.index(True)
@@ -547,11 +547,11 @@ def test_steps_that_overflow_in_half_precision_are_left_out_and_the_scale_is_par
         first.train_step()
     assert first.save_checkpoint()
     second = by_hand(config)
-    second.keeper.resume()
-    assert second.accelerator.scaler.state_dict() == first.accelerator.scaler.state_dict()
+    second.checkpoints.resume()
+    assert second.prepared.accelerator.scaler.state_dict() == first.prepared.accelerator.scaler.state_dict()
     for _ in range(30 - overflows - 4):
         second.train_step()
-    assert second.accelerator.scaler.get_scale() == scales[-1]
+    assert second.prepared.accelerator.scaler.get_scale() == scales[-1]
     for name, weight in whole.state.unet.state_dict().items():
         assert torch.equal(second.state.unet.state_dict()[name], weight), name
 

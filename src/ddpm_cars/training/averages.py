@@ -1,53 +1,122 @@
-"""TODO src/ddpm_cars/training/averages.py."""
+"""Moving averages of a network's weights: when they follow how fast, and how a step moves them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from diffusers import UNet2DModel
-from diffusers.training_utils import EMAModel
 from torch.distributed.tensor import DTensor
 
 from ddpm_cars.config.training import TrainingConfig
-
-
-def _follower(
-    averages: Iterable[torch.Tensor], weights: Iterable[torch.Tensor], rate: torch.Tensor
-) -> torch.optim.Optimizer:
-    """Return what takes a step average += rate (weight - average), in one pass over memory where others take three.
-
-    It is gradient ascent along the weight, with a decay of one.
-    """
-    averages = list(averages)
-    for average, weight in zip(averages, weights, strict=True):
-        average.grad = weight.detach()
-    return torch.optim.SGD(averages, lr=rate, weight_decay=1.0, maximize=True, fused=True)
-
 
 RAW = "raw"
 """Name of the weights themselves among their averages."""
 
 
-def make_averages(config: TrainingConfig, unet: UNet2DModel) -> dict[str, EMAModel]:
-    """Start a moving average of the weights for every half-life h, with decay 2^(-1/h) after its warmup."""
-    if not config.use_ema:
-        return {}
-    # Tensors that are spread over processes have no copy for lists of them.
-    foreach = not any(isinstance(p, DTensor) for p in unet.parameters())
-    return {
-        str(half_life): EMAModel(
-            unet.parameters(),
-            decay=0.5 ** (1 / half_life),
-            use_ema_warmup=True,
-            inv_gamma=config.ema_inv_gamma,
-            power=config.ema_power,
-            foreach=foreach,
-        )
-        for half_life in config.ema_half_life_steps
-    }
+def num_averages(config: TrainingConfig) -> int:
+    """Return how many copies of the weights the averages are."""
+    return len(config.ema_half_life_steps) if config.use_ema else 0
 
 
-def half_life_steps(average: EMAModel) -> int:
-    """Return after how many steps a weight counts half in an average as it stands, which its warmup makes fewer."""
-    decay = average.get_decay(average.optimization_step)
-    return round(-math.log(2) / math.log(decay)) if decay > 0 else 0
+def decay_at(config: TrainingConfig, half_life_steps: int, num_updates: int) -> float:
+    """Return what an average keeps of itself at an update of the weights.
+
+    d_k = min(2^(-1/h), 1 - (1 + (k - 1) / ema_inv_gamma)^(-ema_power)) at the k-th update, k >= 1, for a half-life of
+    h steps; the second term is the warmup of `diffusers.training_utils.EMAModel`.
+
+    Args:
+        config: The run's settings.
+        half_life_steps: h, 1 or more.
+        num_updates: k. 0 is before the first update.
+
+    Returns:
+        d_k in [0, 1).
+    """
+    warmup = 1 - (1 + max(0, num_updates - 1) / config.ema_inv_gamma) ** -config.ema_power
+    return min(warmup, 0.5 ** (1 / half_life_steps))
+
+
+class Averages:
+    """The moving averages of a run, one for each half-life: average <- average + (1 - d_k) (weight - average).
+
+    Args:
+        config: The run's settings, which name the half-lives and decide d_k.
+        unet: The network, whose weights the averages start from.
+        captured: Whether a graph replays `step`, which then reads 1 - d_k from the device.
+
+    Attributes:
+        tensors: The averaged weights in the order of the network's parameters, by half-life in steps.
+    """
+
+    def __init__(self, config: TrainingConfig, unet: UNet2DModel, captured: bool = False):
+        self.config = config
+        self.parameters = list(unet.parameters())
+        half_lives = config.ema_half_life_steps if config.use_ema else ()
+        self.tensors = {str(h): [p.detach().clone() for p in self.parameters] for h in half_lives}
+        self._rates: dict[str, float] = {}
+        self._rates_on_device = {name: torch.zeros((), device=unet.device) for name in self.tensors if captured}
+        self._followers = {name: self._follower(name, rate) for name, rate in self._rates_on_device.items()}
+
+    def _follower(self, name: str, rate: torch.Tensor) -> torch.optim.Optimizer:
+        """Return an optimiser that moves an average in one pass over memory, where plain arithmetic takes three.
+
+        With the weight in place of a gradient, a step of gradient ascent with a decay of one is that of an average.
+        """
+        for average, weight in zip(self.tensors[name], self.parameters, strict=True):
+            average.grad = weight.detach()
+        return torch.optim.SGD(self.tensors[name], lr=rate, weight_decay=1.0, maximize=True, fused=True)
+
+    def set_rates(self, num_updates: int) -> None:
+        """Decide how far the next `step` moves the averages.
+
+        Args:
+            num_updates: Updates of the weights, the one that `step` follows included.
+        """
+        for name in self.tensors:
+            self._rates[name] = 1 - decay_at(self.config, int(name), num_updates)
+        for name, rate in self._rates_on_device.items():
+            rate.fill_(self._rates[name])
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every average towards the weights."""
+        for name, averages in self.tensors.items():
+            if self._followers:
+                self._followers[name].step()
+            elif any(isinstance(weight, DTensor) for weight in self.parameters):
+                # torch has no copy of lists of tensors that are spread over processes.
+                for average, weight in zip(averages, self.parameters, strict=True):
+                    average.sub_(self._rates[name] * (average - weight))
+            else:
+                differences = torch._foreach_sub(averages, self.parameters)
+                torch._foreach_sub_(averages, differences, alpha=self._rates[name])
+
+    @contextmanager
+    def in_place_of_weights(self, name: str) -> Iterator[None]:
+        """Exchange the network's weights and an average within a `with` block."""
+        self._exchange(name)
+        try:
+            yield
+        finally:
+            self._exchange(name)
+
+    @torch.no_grad()
+    def _exchange(self, name: str) -> None:
+        # One tensor at a time: a GPU need not have room for the weights once more.
+        for average, weight in zip(self.tensors[name], self.parameters, strict=True):
+            kept = weight.clone()
+            weight.copy_(average)
+            average.copy_(kept)
+
+    def half_life_steps(self, name: str, num_updates: int) -> int | None:
+        """Return after how many steps a weight counts half in an average, which its warmup makes fewer.
+
+        Args:
+            name: Of the average; `RAW` has no half-life.
+            num_updates: Updates of the weights so far.
+        """
+        if name == RAW:
+            return None
+        decay = decay_at(self.config, int(name), num_updates)
+        return round(-math.log(2) / math.log(decay)) if decay > 0 else 0

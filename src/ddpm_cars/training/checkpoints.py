@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ddpm_cars.errors import UserError
+from ddpm_cars.runs.saved_pipeline import delete_if_empty
+from ddpm_cars.runtime.console import say, warn
 from ddpm_cars.runtime.files import atomic_path, remove
+from ddpm_cars.training.state import TrainState
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -118,16 +123,79 @@ def delete_leftovers(folder: Path) -> None:
             remove(path)
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return the optimiser's tensors as "INDEX.NAME", with INDEX the position of the parameter."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": torch.as_tensor(value) for i, named in state.items() for name, value in named.items()}
+def last_safe(folder: Path) -> str:
+    """Say in words which checkpoint there is to go back to."""
+    good, _ = newest_complete(folder)
+    return "there is no checkpoint yet" if good is None else f"the last complete checkpoint is {good}"
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Give an optimiser the tensors that `flatten_optimizer` returned; its hyper-parameters stay its own."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        i, name = key.split(".", 1)
-        state.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+class Checkpointer:
+    """Writes the state of a run where a disk may fail, and reads it where a crash may have struck.
+
+    Args:
+        folder: Where the checkpoints of the run live.
+        state: What it writes and fills.
+        total_limit: How many checkpoints are kept; None keeps all.
+
+    Attributes:
+        saved_step: The step of the checkpoint that was written or read last, or None.
+    """
+
+    def __init__(self, folder: Path, state: TrainState, total_limit: int | None):
+        self.folder = folder
+        self.state = state
+        self.total_limit = total_limit
+        self.saved_step: int | None = None
+
+    def clear(self, start_again: bool) -> None:
+        """Delete what a crash left half written and, to start again, all checkpoints."""
+        delete_leftovers(self.folder)
+        if start_again:
+            for path in list_checkpoints(self.folder):
+                shutil.rmtree(path)
+            # What else lies in the folder is not ours to delete.
+            delete_if_empty(self.folder)
+
+    def resume(self) -> Path | None:
+        """Continue from the newest complete checkpoint and return its path, None if there is none.
+
+        Every process has to call this.
+
+        Raises:
+            UserError: If it belongs to another run, or none of the checkpoints is complete.
+        """
+        found, damaged = newest_complete(self.folder)
+        for path, damage in damaged.items():
+            warn(f"{path} is damaged and left out: {damage}")
+        if found is None and damaged:
+            raise UserError(
+                f"none of the checkpoints in {self.folder} is complete; put a complete one there, or pass "
+                "--overwrite_output_dir to start again"
+            )
+        if found is None:
+            return None
+        self.state.load(found, *load_checkpoint(found))
+        self.saved_step = self.state.step
+        say(f"continuing from {found}")
+        return found
+
+    def save(self) -> bool:
+        """Write a checkpoint, then delete those beyond the limit; return whether the disk took it.
+
+        A disk that fails does not end a run: it is warned of, and older checkpoints are untouched. Every process has
+        to call this; the main one writes.
+        """
+        step, tensors, values = self.state.step, self.state.tensors(), self.state.values()
+        try:
+            if self.state.accelerator.is_main_process:
+                save_checkpoint(self.folder, step, tensors, values)
+                if self.total_limit is not None:
+                    delete_old_checkpoints(self.folder, self.total_limit)
+        except OSError as error:
+            warn(
+                f"the checkpoint of step {step} cannot be written ({error}); {last_safe(self.folder)}; "
+                "training goes on"
+            )
+            return False
+        self.saved_step = step
+        return True

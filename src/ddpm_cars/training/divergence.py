@@ -1,18 +1,29 @@
-"""A watch over losses and gradients that does not make the device wait at every step."""
+"""Finding a run that diverges, without making the device wait at every step."""
+
+import math
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
+from ddpm_cars.runtime.console import warn
+from ddpm_cars.training.checkpoints import list_checkpoints
+from ddpm_cars.training.state import TrainState, full_tensor
+
 
 class FiniteWatch:
-    """Remembers loss and gradient norm of every step and looks at them when asked.
+    """Remembers loss and gradient norm of every step, and looks at them when asked.
 
     Args:
         accelerator: Whose processes are looked at together.
+        checkpoints: The folder of the run's checkpoints, of which the error names the last.
+        max_skipped_steps: How many steps that are not finite may be left out.
     """
 
-    def __init__(self, accelerator: Accelerator):
+    def __init__(self, accelerator: Accelerator, checkpoints: Path, max_skipped_steps: int = 0):
         self.accelerator = accelerator
+        self.checkpoints = checkpoints
+        self.max_skipped_steps = max_skipped_steps
         self._unseen: list[tuple[int, torch.Tensor]] = []
 
     def remember(self, step: int, loss_and_norm: torch.Tensor) -> None:
@@ -48,3 +59,42 @@ class FiniteWatch:
         # With fp16, gradients that overflow are part of finding the scale: the scaler leaves those steps out.
         judged = loss_and_norm[..., :1] if self.accelerator.scaler is not None else loss_and_norm
         return ~torch.isfinite(judged).all(-1)
+
+    def must_skip(self, loss_and_norm: torch.Tensor, state: TrainState) -> bool:
+        """Wait for the step that is being taken, and return whether it must be left out, which is then counted.
+
+        Raises:
+            FloatingPointError: If more steps have to be left out than may be.
+        """
+        bad = self.is_bad(loss_and_norm)
+        if bad is None:
+            return False
+        step, limit = state.step + 1, self.max_skipped_steps
+        state.skipped_steps += 1
+        what = "loss {:.4g}, gradient norm {:.4g}".format(*bad)
+        if state.skipped_steps > limit:
+            raise self._diverged(what, step)
+        warn(f"step {step} is left out: {what} ({state.skipped_steps} of {limit})")
+        return True
+
+    def check(self, state: TrainState) -> None:
+        """Look at the steps since the last look, and at the weights. Every process has to call this.
+
+        Raises:
+            FloatingPointError: If a loss, a gradient or a weight is not finite, with the step and the last checkpoint.
+        """
+        bad = self.first_bad()
+        if bad is not None:
+            raise self._diverged("loss {1:.4g}, gradient norm {2:.4g}".format(*bad), bad[0])
+        # The loss of a step is that of the weights before it.
+        norm = torch.nn.utils.get_total_norm([p.detach() for p in state.unet.parameters()])
+        if not math.isfinite(full_tensor(norm)):
+            raise self._diverged("a weight is not finite", state.step)
+
+    def _diverged(self, what: str, step: int) -> FloatingPointError:
+        good = list_checkpoints(self.checkpoints)
+        return FloatingPointError(
+            f"diverged at step {step}: {what}; "
+            + (f"the last good checkpoint is {good[-1]}. " if good else "there is no checkpoint yet. ")
+            + "Lower learning_rate, use mixed_precision bf16 or no, or allow max_skipped_steps"
+        )

@@ -1,17 +1,134 @@
-"""TODO src/ddpm_cars/training/log.py."""
+"""What is measured while a run trains: the record in the making, and all the records so far."""
 
 import json
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
+import torch
+from accelerate import Accelerator
+
+from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.figures.curves import plot_loss
+from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime import files
-from ddpm_cars.training.state import TrainState
+
+_NUM_QUARTERS = 4
 
 
-def save_log(folder: Path, state: TrainState) -> None:
-    """Write loss.json, loss.png and, where there were measurements on held-out images, validation.json."""
-    files.write_text(folder / "loss.json", json.dumps(state.history, indent=1))
-    if state.validation:
-        files.write_text(folder / "validation.json", json.dumps(state.validation, indent=1))
-    if state.history:
-        plot_loss(state.history, folder / "loss.png", state.validation)
+def quarter_sums(mse: torch.Tensor, t: torch.Tensor, num_train_timesteps: int) -> torch.Tensor:
+    """Return the sums of the errors at timesteps in each quarter of 0 .. T - 1, then how many errors each sum has.
+
+    Args:
+        mse: float32 (batch,), the mean squared error of each image.
+        t: int64 (batch,), its timestep.
+        num_train_timesteps: T.
+
+    Returns:
+        float64 (8,) on the device of `t`.
+    """
+    quarter = t * _NUM_QUARTERS // num_train_timesteps
+    in_quarter = (quarter[:, None] == torch.arange(_NUM_QUARTERS, device=t.device)).double()
+    return torch.cat([(in_quarter * mse[:, None].double()).sum(0), in_quarter.sum(0)])
+
+
+class Log:
+    """The records of a run.
+
+    Args:
+        device: Where steps are taken, and summed up without waiting for them.
+
+    Attributes:
+        sums: float64 (12,), this process's part of the record in the making: the sum and the number of losses, the sum
+            and the number of gradient norms, then what `quarter_sums` gives.
+        history: The records of the loss.
+        validation: {"step", "eps_mse": {average: value}} for every measurement on held-out images.
+        best: {"step", "average", "eps_mse"} of the lowest of these, or None.
+    """
+
+    def __init__(self, device: torch.device):
+        self.sums = torch.zeros(4 + 2 * _NUM_QUARTERS, dtype=torch.float64, device=device)
+        self.history: list[dict[str, float]] = []
+        self.validation: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+
+    def add(self, loss: torch.Tensor, gradient_norm: torch.Tensor, quarters: torch.Tensor) -> None:
+        """Add a step to the record in the making, without waiting for the device.
+
+        Args:
+            loss: float64 scalar.
+            gradient_norm: float64 scalar. It does not count where it is not finite, as where a scaler of gradients
+                has left the step out.
+            quarters: The `quarter_sums` of the step.
+        """
+        has_norm = torch.isfinite(gradient_norm)
+        norm = gradient_norm.masked_fill(~has_norm, 0.0)
+        self.sums += torch.cat([torch.stack([loss, torch.ones_like(loss), norm, has_norm.double()]), quarters])
+
+    def share_sums(self, of_processes: torch.Tensor, accelerator: Accelerator) -> None:
+        """Give every process its part of a saved record in the making.
+
+        Args:
+            of_processes: float64 (processes that saved it, 12).
+            accelerator: Knows the processes that there are now, which may be more or fewer.
+        """
+        n = len(of_processes)
+        if n == accelerator.num_processes:
+            self.sums.copy_(of_processes[accelerator.process_index])
+        elif accelerator.is_main_process:
+            total = of_processes.sum(0)
+            # Losses and norms are summed per process, the quarters per image.
+            total[:4] *= accelerator.num_processes / n
+            self.sums.copy_(total)
+
+    def close_record(self, accelerator: Accelerator, step: int, extra: Mapping[str, float]) -> dict[str, float]:
+        """Make a record of the steps since the last one, and start the next. Every process has to call this.
+
+        Args:
+            accelerator: Adds up the processes, and sends the record to the tracker.
+            step: Optimiser steps done.
+            extra: What else to record.
+        """
+        loss, num_losses, norm, num_norms, *quarters = accelerator.reduce(self.sums, "sum").tolist()
+        self.sums.zero_()
+        means: dict[str, float] = {}
+        # Where every step since was left out, there is nothing to average.
+        if num_losses:
+            means["loss"] = loss / num_losses
+        for i, (total, number) in enumerate(zip(quarters[:_NUM_QUARTERS], quarters[_NUM_QUARTERS:], strict=True), 1):
+            if number:
+                means[f"loss_q{i}"] = total / number
+        if num_norms:
+            means["gradient_norm"] = norm / num_norms
+        record = {"step": step, **means, **extra}
+        self.history.append(record)
+        accelerator.log({**means, **extra}, step=step)
+        return record
+
+    def save(self, folder: RunFolder) -> None:
+        """Write the records of the loss and their curve, and the measurements on held-out images if there are any."""
+        files.write_text(folder.loss, json.dumps(self.history, indent=1))
+        if self.validation:
+            files.write_text(folder.validation, json.dumps(self.validation, indent=1))
+        if self.history:
+            plot_loss(self.history, folder.loss_plot, self.validation)
+
+
+def start_tracker(accelerator: Accelerator, config: TrainingConfig, run_id: str, step: int) -> None:
+    """Open the tracker, or continue in the run that it knows, without the records that will come again.
+
+    Args:
+        accelerator: Holds the tracker.
+        config: The run's settings, which name the tracker.
+        run_id: What the tracker knows the run by.
+        step: Optimiser steps done.
+    """
+    if config.logger is None:
+        return
+    settings = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(config).items()}
+    known = {
+        "tensorboard": {"purge_step": step + 1},
+        "wandb": {"id": run_id, "resume": "allow"},
+        "trackio": {"name": run_id, "resume": "allow"},
+    }
+    accelerator.init_trackers("ddpm_cars", config=settings, init_kwargs=known)

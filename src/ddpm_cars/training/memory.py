@@ -1,10 +1,19 @@
 """How much memory a step takes, measured rather than guessed."""
 
+from dataclasses import replace
+
 import torch
 from accelerate import Accelerator
-from accelerate.utils import release_memory
+from accelerate.utils import gather_object, release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from diffusers import UNet2DModel
+
+from ddpm_cars.errors import UserError
+from ddpm_cars.runtime.console import say
+from ddpm_cars.training.averages import num_averages
+from ddpm_cars.training.network import place_network
+from ddpm_cars.training.optimizer import name_and_tensors_per_weight
+from ddpm_cars.training.run import Run
 
 
 def _loss(unet: UNet2DModel, batch_size: int, accelerator: Accelerator) -> torch.Tensor:
@@ -38,19 +47,18 @@ def activation_bytes_per_image(unet: UNet2DModel, accelerator: Accelerator) -> i
     return sum(kept.values())
 
 
-def step_fits(unet: UNet2DModel, batch_size: int, accelerator: Accelerator, num_averages: int) -> bool:
+def step_fits(unet: UNet2DModel, batch_size: int, accelerator: Accelerator, num_copies: int) -> bool:
     """Try whether forward and backward pass fit into memory beside what the optimiser and the averages will take.
 
     Args:
         unet: The network, on its device; its gradients are cleared.
         batch_size: Images at a time.
         accelerator: Decides the precision.
-        num_averages: Moving averages of the weights that are kept.
+        num_copies: How many times the size of the weights the optimiser and the averages take.
     """
     reserved: list[torch.Tensor] = []
     try:
-        # Adam keeps two tensors like the weights, every average one.
-        for _ in range(2 + num_averages):
+        for _ in range(num_copies):
             reserved += [torch.zeros_like(p) for p in unet.parameters()]
         _loss(unet, batch_size, accelerator).backward()
         return True
@@ -65,3 +73,28 @@ def step_fits(unet: UNet2DModel, batch_size: int, accelerator: Accelerator, num_
         unet.zero_grad(set_to_none=True)
         reserved.clear()
         release_memory()
+
+
+def split_until_it_fits(run: Run) -> Run:
+    """Halve the batch that a process computes at a time until a step fits into memory; the global batch stays.
+
+    Raises:
+        UserError: If not even a batch that cannot be halved fits.
+    """
+    unet, dropout_seeds = place_network(run)
+    num_copies = name_and_tensors_per_weight(run.config)[1] + num_averages(run.config)
+    while True:
+        dropout_seeds.values = [0] * run.batch_size
+        if all(gather_object([step_fits(unet, run.batch_size, run.accelerator, num_copies)])):
+            run.accelerator.gradient_accumulation_steps = run.accumulation
+            return run
+        if run.batch_size % 2:
+            raise UserError(
+                f"train_batch_size is {run.config.train_batch_size}; not even {run.batch_size} images at a time fit "
+                "into memory, which cannot be halved. Take a smaller network, or gradient_checkpointing"
+            )
+        run = replace(run, batch_size=run.batch_size // 2, accumulation=run.accumulation * 2)
+        say(
+            f"memory is short: {run.batch_size} images at a time, {run.accumulation} times per step; "
+            "the run stays the same"
+        )

@@ -1,39 +1,173 @@
-"""What a run leaves for people: the pipeline, sample grids and curves."""
+"""What a run leaves for people: the pipeline, sample grids, curves and reports."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
+from accelerate.utils import gather_object
+
 from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.errors import RunError
 from ddpm_cars.figures.grids import make_grid, save_png
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, as_images
-from ddpm_cars.runs.saved_pipeline import delete_if_empty
+from ddpm_cars.runs import saved_pipeline
+from ddpm_cars.runs.run_folder import RunFolder
+from ddpm_cars.runtime import files
+from ddpm_cars.runtime.console import warn
+from ddpm_cars.runtime.processes import on_main
 from ddpm_cars.sampling.request import SamplingRequest
+from ddpm_cars.training.averages import RAW
+from ddpm_cars.training.checkpoints import last_safe
+from ddpm_cars.training.facts import training_facts
+from ddpm_cars.training.run import Run
+from ddpm_cars.training.state import TrainState
+
+Weights = Mapping[str, torch.Tensor]
 
 
-def grid_path(folder: Path, step: int) -> Path:
-    """Return where the sample grid of a step is written while a run trains."""
-    return folder / "samples" / f"step-{step:08d}.png"
-
-
-def delete_grids(folder: Path) -> None:
-    """Delete what is at paths that `grid_path` returns; what else lies there stays, and then the folder."""
-    for path in (folder / "samples").glob("step-" + "[0-9]" * 8 + ".png"):
+def clear_results(folder: RunFolder) -> None:
+    """Delete what an earlier run wrote, to start again; what else lies in its folders stays."""
+    # The facts say whose the published model is: from now on not this run's.
+    for path in (folder.facts, folder.validation):
+        path.unlink(missing_ok=True)
+    for path in folder.progress.glob("step-" + "[0-9]" * 8 + ".png"):
         path.unlink()
-    delete_if_empty(folder / "samples")
+    saved_pipeline.delete_if_empty(folder.progress)
+    saved_pipeline.delete_pipeline(folder.best)
+
+
+def try_write(run: Run, what: str, write: Callable[[], Any]) -> None:
+    """Write on the main process something that a run can do without: a disk that fails is warned of."""
+    if run.accelerator.is_main_process:
+        try:
+            write()
+        except OSError as error:
+            warn(f"{what} cannot be written ({error}); training goes on")
+
+
+def save_settings(run: Run) -> None:
+    """Write the settings; a run from its own settings continues it."""
+    text = yaml.safe_dump({**asdict(run.config), "overwrite_output_dir": False}, sort_keys=False)
+    path = run.folder.settings
+    try_write(run, path.name, lambda: files.write_text(path, text))
+
+
+def report_bad_images(run: Run, state: TrainState) -> None:
+    """Report the images that were found on the way not to decode. Every process has to call this."""
+    new, path = state.find_bad_images(), run.folder.image_report
+    if new:
+        text = json.dumps({"bad_images": state.bad_images}, indent=1)
+        try_write(run, "the report of bad images", lambda: files.write_text(path, text))
+        warn(f"{len(new)} images cannot be decoded and are left out, {new[0]['path']} for one; see {path}")
+
+
+def save_best(run: Run, state: TrainState, average: str) -> None:
+    """Write the pipeline with the lowest loss on held-out images so far. Every process has to call this."""
+    weights = state.weights(average)
+    try_write(run, "the best model so far", lambda: _save_pipeline(run, state, weights, run.folder.best))
+
+
+def save_progress(run: Run, state: TrainState, stopped: Callable[[], Any]) -> None:
+    """Write a sample grid and the log. Every process has to call this.
+
+    Args:
+        run: The run.
+        state: Its state.
+        stopped: Asked after every denoising step whether to give up.
+    """
+    weights = state.weights(state.chosen_average())
+    path = run.folder.progress / f"step-{state.step:08d}.png"
+    try_write(run, "a sample grid", lambda: save_grid(_make_pipeline(run, state, weights), run.config, path, stopped))
+    try_write(run, "the log", lambda: state.log.save(run.folder))
+
+
+def publish(run: Run, state: TrainState) -> None:
+    """Write the trained pipeline, its grid, the log and training.json. Every process has to call this.
+
+    Raises:
+        RunError: If they cannot be written.
+    """
+    average, folder = state.chosen_average(), run.folder
+    weights = state.weights(average)
+
+    def write() -> None:
+        try:
+            pipeline = _save_pipeline(run, state, weights, folder.path)
+            save_grid(pipeline, run.config, folder.samples)
+            state.log.save(folder)
+            files.write_text(folder.facts, json.dumps(training_facts(run, state, average), indent=1))
+        except OSError as error:
+            raise RunError(
+                f"the trained model cannot be written to {folder.path} ({error}); {last_safe(folder.checkpoints)}. "
+                "Make room or mend the folder, and repeat the same command"
+            ) from error
+
+    on_main(write)
+
+
+def is_published(run: Run, state: TrainState) -> bool:
+    """Return whether the results of this very state are on the disk, whole. Every process has to call this."""
+    published = saved_pipeline.load_published(run.folder.path) if _results_are_there(run, state) else None
+    found = False
+    # Whichever average was the best; where they are spread over processes, all of them have to ask.
+    for average in list(state.averages.tensors) or [RAW]:
+        weights = state.weights(average)
+        found = found or (published is not None and saved_pipeline.same_weights(published, weights))
+    return any(gather_object([found]))
+
+
+def _results_are_there(run: Run, state: TrainState) -> bool:
+    if not run.accelerator.is_main_process:
+        return False
+    folder = run.folder
+    paths = [folder.samples, folder.loss_plot, folder.loss, *([folder.validation] if run.held_out is not None else [])]
+    try:
+        known = json.loads(folder.facts.read_text(encoding="utf-8"))
+        same = (known["steps"], known["data"]["classes"]) == (state.step, list(run.class_names))
+        return same and all(path.stat().st_size > 0 for path in paths)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _make_pipeline(run: Run, state: TrainState, weights: Weights) -> DDPMCarsPipeline:
+    config = state.unet.config
+    return saved_pipeline.make_pipeline(config, weights, run.noise_scheduler, run.class_names, run.device)
+
+
+def _save_pipeline(run: Run, state: TrainState, weights: Weights, folder: Path) -> DDPMCarsPipeline:
+    """Write a pipeline with the weights, with what was measured of one before as far as it fits; return it."""
+    pipeline, before = _make_pipeline(run, state, weights), saved_pipeline.load_published(folder)
+    if before is not None and saved_pipeline.same_weights(before, weights):
+        pipeline.scheduler = before.scheduler
+    elif run.folder.facts.exists():
+        measured = saved_pipeline.scheduler_config(folder)
+        # It depends on the images alone, which are the same.
+        if measured.get("_init_noise") is not None:
+            pipeline.scheduler.register_to_config(_init_noise=measured["_init_noise"])
+        if measured.get("_calibration") is not None:
+            warn(
+                f"the calibration of {folder} (variance_type {measured['variance_type']}) does not fit the new "
+                "weights and is left out; measure it again with ddpm-cars calibrate"
+            )
+    saved_pipeline.save_pipeline(pipeline, folder)
+    return pipeline
 
 
 def save_grid(
     pipeline: DDPMCarsPipeline, config: TrainingConfig, path: Path, stopped: Callable[[], Any] = lambda: None
 ) -> None:
-    """Sample a grid of images, the same noise every time so that grids can be compared.
+    """Sample a grid of images, from the same noise every time so that grids can be compared.
 
     Args:
         pipeline: The model.
         config: Says how many images and steps.
         path: Of the PNG.
-        stopped: Asked after every step whether to give up: who has sent a notice to stop does not wait for images.
+        stopped: Asked after every step whether to give up: who has sent a signal to stop does not wait for images.
     """
     labels = None if pipeline.config.get("id2label") is None else list(range(len(pipeline.config.id2label)))
 

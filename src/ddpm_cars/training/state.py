@@ -1,24 +1,32 @@
-"""What a run has to remember, and how it is written and read."""
+"""What changes while a run trains: all of it, and so what a checkpoint holds."""
 
+import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from diffusers import UNet2DModel
-from diffusers.training_utils import EMAModel
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ddpm_cars.config.fields import settings_with
 from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.data.stream import ShardStream
 from ddpm_cars.errors import UserError
-from ddpm_cars.training import checkpoints
-from ddpm_cars.training.averages import RAW
-
-NUM_SUMS = 12
-"""Of a record in the making: sum and number of losses, of gradient norms, then of the losses in each quarter of T."""
+from ddpm_cars.networks.seeded_dropout import RowSeeds
+from ddpm_cars.runtime.console import warn
+from ddpm_cars.training.averages import RAW, Averages
+from ddpm_cars.training.batches import BatchOrder, MemorySource, Source, has_room
+from ddpm_cars.training.log import Log
+from ddpm_cars.training.network import can_capture, place_network, wrap_network
+from ddpm_cars.training.optimizer import flatten_optimizer, make_optimizer, restore_optimizer
+from ddpm_cars.training.run import Run
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -42,39 +50,77 @@ def _placed_like(like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class TrainState:
-    """All that changes while a run trains.
+    """The state of a run.
 
     Attributes:
+        config: The run's settings.
+        accelerator: Knows the other processes, and has the scaler of gradients if there is one.
         unet: The network.
-        optimizer: Its optimiser.
-        averages: Moving averages of the weights, by half-life in steps.
-        sums: float64 (NUM_SUMS,), this process's part of the record in the making.
+        model: The network as accelerate runs it: compiled, and on several processes.
+        dropout_seeds: Where the seeds of dropout are put before a forward pass.
+        optimizer: The optimiser as accelerate runs it.
+        averages: The moving averages of the weights.
+        source: Where images come from.
+        captured: Whether a step is captured in a graph.
+        log: What is measured.
         facts: What the run is, besides its settings: images, network, batch. They may not change.
-        step: Optimiser steps done.
         total_steps: Where the run is to end, which the learning rate depends on.
-        skipped_steps: Steps that were left out because something was not finite.
-        history: The records of the log.
-        validation: {"step", "eps_mse": {average: value}} for every measurement on held-out images.
-        best: {"step", "average", "eps_mse"} of the lowest of these, or None.
-        bad_images: {"path", "reason"} of images that could not be decoded on the way.
-        hardware: {"device", "num_processes", "steps", "seconds"} of everything it ran on.
         run_id: What trackers know the run by.
+        step: Optimiser steps done.
+        skipped_steps: Steps that were left out because something was not finite.
+        bad_images: {"path", "reason"} of images that could not be decoded on the way.
     """
 
+    config: TrainingConfig
+    accelerator: Accelerator
     unet: UNet2DModel
+    model: Any
+    dropout_seeds: RowSeeds
     optimizer: torch.optim.Optimizer
-    averages: dict[str, EMAModel]
-    sums: torch.Tensor
+    averages: Averages
+    source: Source
+    captured: bool
+    log: Log
     facts: dict[str, Any]
     total_steps: int
     run_id: str
     step: int = 0
     skipped_steps: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    validation: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
     bad_images: list[dict[str, str]] = field(default_factory=list)
     hardware: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, run: Run) -> "TrainState":
+        """Return the state of a run before its first step, which the seed decides."""
+        unet, dropout_seeds = place_network(run)
+        source, facts = _open_source(run)
+        captured = can_capture(run, dropout_seeds)
+        optimizer = make_optimizer(run.config, unet, run.device, captured)
+        model, optimizer = wrap_network(run, unet, optimizer)
+        # Spread over processes, the network has other weights than before.
+        unet = run.accelerator.unwrap_model(model, keep_torch_compile=False)
+        network = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+        network_sha256 = hashlib.sha256(json.dumps(network, sort_keys=True).encode()).hexdigest()
+        return cls(
+            config=run.config,
+            accelerator=run.accelerator,
+            unet=unet,
+            model=model,
+            dropout_seeds=dropout_seeds,
+            optimizer=optimizer,
+            averages=Averages(run.config, unet, captured),
+            source=source,
+            captured=captured,
+            log=Log(run.device),
+            facts={**facts, "network": network_sha256[:16], "global batch size": run.global_batch_size},
+            total_steps=run.total_steps,
+            run_id=uuid.uuid4().hex[:8],
+        )
+
+    @property
+    def num_updates(self) -> int:
+        """Return how often the weights were updated: once a step that was not left out."""
+        return self.step - self.skipped_steps
 
     def count_time(self, hardware: Mapping[str, Any], seconds_per_step: float) -> None:
         """Credit some hardware with the steps since the last call, also those that a stop has left uncounted."""
@@ -84,71 +130,138 @@ class TrainState:
         self.hardware[-1]["steps"] += steps
         self.hardware[-1]["seconds"] = round(self.hardware[-1]["seconds"] + steps * seconds_per_step, 3)
 
+    def chosen_average(self) -> str:
+        """Return the average to sample with: the best at the last measurement, else that of the first half-life."""
+        names = list(self.averages.tensors) or [RAW]
+        if not self.log.validation:
+            return names[0]
+        last = self.log.validation[-1]["eps_mse"]
+        return min(names, key=lambda name: last[name])
+
     def weights(self, average: str) -> dict[str, torch.Tensor]:
         """Return a network's state dict with one of the averages in it, or the weights themselves for `RAW`.
 
         Where tensors are spread over processes, all of them have to ask.
         """
         tensors = {name: _whole(tensor.detach()) for name, tensor in self.unet.state_dict().items()}
-        if average != RAW:
-            names = [name for name, _ in self.unet.named_parameters()]
-            tensors.update(zip(names, map(_whole, self.averages[average].shadow_params), strict=True))
-        return tensors
+        return tensors if average == RAW else {**tensors, **self._average(average)}
+
+    def _average(self, name: str) -> dict[str, torch.Tensor]:
+        names = [parameter for parameter, _ in self.unet.named_parameters()]
+        return dict(zip(names, map(_whole, self.averages.tensors[name]), strict=True))
+
+    def forget_gathered_weights(self) -> None:
+        """Make a network that is spread over processes see that its weights have been replaced."""
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def find_bad_images(self) -> list[dict[str, str]]:
+        """Return the images that any process could not decode since the last call. Every process has to call this."""
+        known = {image["path"] for image in self.bad_images}
+        found = {image["path"]: image for part in gather_object([self.source.bad_images]) for image in part}
+        new = [found[path] for path in sorted(found) if path not in known]
+        self.bad_images += new
+        return new
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
-        """Return all tensors of a checkpoint, in groups, whole."""
-        names = [name for name, _ in self.unet.named_parameters()]
-        optimizer = checkpoints.flatten_optimizer(self.optimizer)
-        groups = {"unet": self.weights(RAW), "optimizer": {k: _whole(v) for k, v in optimizer.items()}}
-        for name, average in self.averages.items():
-            groups[f"average-{name}"] = dict(zip(names, map(_whole, average.shadow_params), strict=True))
-        return groups
+        """Return all tensors of a checkpoint, in groups, whole. Every process has to call this."""
+        optimizer = {name: _whole(tensor) for name, tensor in flatten_optimizer(self.optimizer).items()}
+        averages = {f"average-{name}": self._average(name) for name in self.averages.tensors}
+        return {"unet": self.weights(RAW), "optimizer": optimizer, **averages}
 
-    def numbers(self) -> dict[str, Any]:
-        """Return what a checkpoint says in JSON, but for the settings and what other processes know."""
-        names = "facts total_steps skipped_steps history validation best bad_images hardware run_id".split()
-        return {name: getattr(self, name) for name in names}
+    def values(self) -> dict[str, Any]:
+        """Return what a checkpoint holds besides tensors, as JSON. Every process has to call this."""
+        source: dict[str, Any] = {}
+        for part in gather_object([self.source.state_dict(self.step)]):
+            for name, value in part.items():
+                source.setdefault(name, {}).update(value)
+        scaler = self.accelerator.scaler
+        return {
+            "step": self.step,
+            "config": asdict(self.config),
+            "facts": self.facts,
+            "total_steps": self.total_steps,
+            "skipped_steps": self.skipped_steps,
+            "history": self.log.history,
+            "validation": self.log.validation,
+            "best": self.log.best,
+            "bad_images": self.bad_images,
+            "hardware": self.hardware,
+            "run_id": self.run_id,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "source": source,
+            "sums": self.accelerator.gather(self.log.sums[None]).tolist(),
+        }
 
-    def load(self, path: Path, config: TrainingConfig) -> dict[str, Any]:
-        """Continue from the checkpoint at `path` and return what its JSON says.
+    def load(self, path: Path, tensors: Mapping[str, Mapping[str, torch.Tensor]], values: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint. Every process has to call this.
+
+        Args:
+            path: Of the checkpoint, for the message.
+            tensors: What `tensors` returned.
+            values: What `values` returned.
 
         Raises:
             UserError: If it belongs to a run with other settings, images, network or batch.
         """
-        tensors, state = checkpoints.load_checkpoint(path)
-        _check_same_run(path, state, config, self.facts)
+        _check_same_run(path, values, self.config, self.facts)
+        self._load_tensors(tensors)
+        if self.accelerator.scaler is not None and values["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(values["scaler"])
+        self.source.load_state_dict(values["source"])
+        self.log.history, self.log.validation, self.log.best = values["history"], values["validation"], values["best"]
+        self.log.share_sums(torch.tensor(values["sums"], dtype=torch.float64), self.accelerator)
+        self.step, self.skipped_steps = values["step"], values["skipped_steps"]
+        self.bad_images, self.run_id = values["bad_images"], values["run_id"]
+        # Checkpoints of earlier versions do not say.
+        self.hardware = values.get("hardware", [])
+        if values["total_steps"] != self.total_steps and self.config.lr_scheduler in ("linear", "cosine"):
+            warn(
+                f"the run was to end at step {values['total_steps']} and now ends at {self.total_steps}: the "
+                f"learning rate of its {self.config.lr_scheduler} schedule jumps"
+            )
+        if self.step > self.total_steps:
+            warn(f"the run is at step {self.step} already, beyond {self.total_steps}")
+
+    def _load_tensors(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         named = dict(self.unet.named_parameters())
-        placed = {k: _placed_like(named[k], v) if k in named else v for k, v in tensors["unet"].items()}
-        self.unet.load_state_dict(placed)
+        weights = {k: _placed_like(named[k], v) if k in named else v for k, v in tensors["unet"].items()}
+        self.unet.load_state_dict(weights)
         parameters = list(named.values())
         moments = {k: _placed_like(parameters[int(k.split(".")[0])], v) for k, v in tensors["optimizer"].items()}
-        checkpoints.restore_optimizer(self.optimizer, moments)
-        for half_life, average in self.averages.items():
-            for shadow, name in zip(average.shadow_params, named, strict=True):
-                shadow.copy_(_placed_like(shadow, tensors[f"average-{half_life}"][name]))
-            # Steps that were left out are not averaged.
-            average.optimization_step = state["step"] - state["skipped_steps"]
-        self.step, self.skipped_steps, self.history = state["step"], state["skipped_steps"], state["history"]
-        self.validation, self.best, self.run_id = state["validation"], state["best"], state["run_id"]
-        self.bad_images = state["bad_images"]
-        # Checkpoints of earlier versions do not say.
-        self.hardware = state.get("hardware", [])
-        return state
+        restore_optimizer(self.optimizer, moments)
+        for half_life, averages in self.averages.tensors.items():
+            for average, name in zip(averages, named, strict=True):
+                average.copy_(_placed_like(average, tensors[f"average-{half_life}"][name]))
 
 
-def _check_same_run(path: Path, state: Mapping[str, Any], config: TrainingConfig, facts: dict[str, Any]) -> None:
+def _open_source(run: Run) -> tuple[Source, dict[str, Any]]:
+    """Open where images come from, and say what identifies it."""
+    config, images = run.config, run.images
+    if images is None:
+        stream = ShardStream(config, run.num_channels, run.global_batch_size, run.rows)
+        return stream, {"shards": stream.fingerprint[:16]}
+    order = BatchOrder(len(images.images), run.global_batch_size, config.seed)
+    # Where a batch that just fits has been looked for, there is no memory left.
+    kept = not config.auto_find_batch_size and has_room(run.device, images.images.nbytes)
+    source = MemorySource(images, order, run.rows, run.device if kept else None)
+    return source, {"pictures": images.sha256[:16]}
+
+
+def _check_same_run(path: Path, values: Mapping[str, Any], config: TrainingConfig, facts: dict[str, Any]) -> None:
     # JSON has no tuples, so both sides go through it.
     now = json.loads(json.dumps(asdict(config)))
-    # A setting that came later was at its default.
+    # Where a checkpoint does not have a setting, which came later, the run had its default.
     defaults = json.loads(json.dumps({f.name: f.default for f in fields(config)}))
-    then = {**defaults, **state["config"]}
+    then = {**defaults, **values["config"]}
     may_change = settings_with(type(config), "may_change")
     compared = [name for name in now if name not in may_change]
     changed = [f"{name} {then.get(name)} (now {now[name]})" for name in compared if then.get(name) != now[name]]
     changed += [
-        f"{name} {state['facts'].get(name)} (now {value})"
+        f"{name} {values['facts'].get(name)} (now {value})"
         for name, value in facts.items()
-        if state["facts"].get(name) != value
+        if values["facts"].get(name) != value
     ]
     if changed:
         raise UserError(

@@ -1,0 +1,82 @@
+"""What does not change while a run trains."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.data.pictures import Pictures
+from ddpm_cars.runs.run_folder import RunFolder
+from ddpm_cars.runtime.folders import FolderLock
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+from ddpm_cars.training.batches import rows_of_process
+from ddpm_cars.training.validation import HeldOut
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to begin, as `prepare` makes it.
+
+    Attributes:
+        config: Its settings.
+        folder: Where it writes.
+        lock: Keeps other runs out of the folder.
+        accelerator: The device, the precision and the processes.
+        hardware: {"device", "num_processes"} of what it computes on.
+        memory_format: How images and weights lie in memory.
+        num_channels: Of the images, 3 for colour and 1 for grey.
+        images: The training images; None where they are streamed.
+        class_names: The classes; empty without `class_conditional`.
+        noise_scheduler: Noises images, and is saved with the model.
+        held_out: The images that the model is measured on, or None.
+        batch_size: Images that a process computes at a time.
+        accumulation: How many such batches a process takes for one step.
+        total_steps: The optimiser step at which the run ends.
+        learning_rate: The learning rate of an optimiser step, counted from 0.
+    """
+
+    config: TrainingConfig
+    folder: RunFolder
+    lock: FolderLock
+    accelerator: Accelerator
+    hardware: dict[str, Any]
+    memory_format: torch.memory_format
+    num_channels: int
+    images: Pictures | None
+    class_names: tuple[str, ...]
+    noise_scheduler: DDPMCarsScheduler
+    held_out: HeldOut | None
+    batch_size: int
+    accumulation: int
+    total_steps: int
+    learning_rate: Callable[[int], float]
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of this process."""
+        return self.accelerator.device
+
+    @property
+    def num_classes(self) -> int | None:
+        """Return the number of classes, None where the model learns no classes."""
+        return len(self.class_names) if self.config.class_conditional else None
+
+    @property
+    def global_batch_size(self) -> int:
+        """Return the images of a step over all processes."""
+        return self.batch_size * self.accumulation * self.accelerator.num_processes
+
+    @property
+    def rows(self) -> list[range]:
+        """Return the rows of a step's global batch that this process computes, batch by batch."""
+        processes = self.accelerator
+        return rows_of_process(processes.process_index, processes.num_processes, self.batch_size, self.accumulation)
+
+    def close(self) -> None:
+        """Let go of the tracker, the other processes and the folder."""
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
+        self.lock.release()
