@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "runtime": ("errors",),
     "config": ("errors",),
     "diffusion": BASE,
-    "data": ("config", "errors", "runtime"),
+    "data": ("config", "diffusion", "errors", "runtime"),
     "toy_cars": ("runtime",),
     "networks": ("diffusion", *BASE),
     "figures": ("runtime",),
@@ -167,6 +167,19 @@ def test_nothing_is_pickled(path: Path):
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             assert ast.unparse(node) not in pickling, f"{path.name}, line {node.lineno}: {ast.unparse(node)}."
+
+
+@pytest.mark.parametrize("path", by_name([path for path in MODULES if path != PACKAGE / "diffusion" / "seeds.py"]))
+def test_randomness_is_derived_in_one_module(path: Path):
+    # The painter of toy cars draws a car from its number with a generator of its own.
+    if wing_of(path) == "toy_cars":
+        return
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func).split(".")[-1]
+            assert name not in {"Generator", "manual_seed", "default_rng", "SeedSequence", "PCG64", "RandomState"}, (
+                f"{path.name}, line {node.lineno}: take {name} from ddpm_cars.diffusion.seeds."
+            )
 
 
 def undocumented(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:

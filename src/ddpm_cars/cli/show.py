@@ -14,15 +14,14 @@ def show_images(config: ShowConfig) -> list[str]:
         UserError: If the images cannot be loaded.
     """
     # Libraries are imported late, so that --help and mistakes answer at once.
-    import numpy as np
-
     from ddpm_cars.data.pictures import load_pictures, to_samples
+    from ddpm_cars.diffusion.seeds import permutation
     from ddpm_cars.figures.grids import make_grid, save_png, to_pil
     from ddpm_cars.sampling.strips import forward_noising_strip
     from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
     images = load_pictures(config).images
-    chosen = np.random.default_rng(config.seed).permutation(len(images))[: config.num_images]
+    chosen = permutation(len(images), config.seed)[: config.num_images]
     samples = to_samples(images[chosen])
     scheduler = DDPMCarsScheduler(**{field.name: getattr(config, field.name) for field in fields(NoiseConfig)})
     folder = Path(config.output_dir)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.shards import Row, Shards
+from ddpm_cars.diffusion.seeds import permutation
 from ddpm_cars.errors import UserError
 
 MAX_BARREN = 1000
@@ -23,8 +24,7 @@ MAX_BARREN = 1000
 
 def _permutation(length: int, *entropy: int) -> np.ndarray:
     # Without its length, entropy would be the same with zeros behind it.
-    sequence = np.random.SeedSequence([len(entropy), *entropy])
-    return np.random.Generator(np.random.PCG64(sequence)).permutation(length)
+    return permutation(length, len(entropy), *entropy)
 
 
 class Place(NamedTuple):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ddpm_cars.diffusion.chains import WHITE_VARIANCES, check_variance_type, expected_kl_nats
 from ddpm_cars.diffusion.denoiser import Denoiser
 from ddpm_cars.diffusion.gaussian import discretized_gaussian_nll_nats, gaussian_kl_nats, mean_per_image
-from ddpm_cars.diffusion.seeds import step_seed
+from ddpm_cars.diffusion.seeds import noise_of_rows, step_seed
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, interpolated_log_variance, posterior_of_chain
 
 # What decides how x_0_hat is read off the network's output.
@@ -145,7 +145,7 @@ def variational_bounds(
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
             x_0 = images[rows]
-            eps = _noise(x_0.shape[1:], seed, indices[rows], t).to(x_0.dtype)
+            eps = noise_of_rows(x_0.shape[1:], (step_seed(seed, i, t) for i in indices[rows])).to(x_0.dtype)
             labels = None if class_labels is None else class_labels[rows]
             x_0_hat, place = denoiser.x_0_hat(scheduler.add_noise(x_0, eps, torch.tensor(t)), t, labels)
             x_0 = x_0.double()
@@ -212,11 +212,6 @@ class _Chain:
         log_variance, zero = torch.tensor(np.log1p(-self.alpha_bar[0])), torch.zeros((), dtype=torch.float64)
         prior_nats = gaussian_kl_nats(mean, log_variance, zero, zero).numpy()
         return Bound(self.timesteps, prior_nats / math.log(2), self.terms_nats / math.log(2))
-
-
-def _noise(shape: Sequence[int], seed: int, indices: Sequence[int], t: int) -> torch.Tensor:
-    generator = torch.Generator()
-    return torch.stack([torch.randn(shape, generator=generator.manual_seed(step_seed(seed, i, t))) for i in indices])
 
 
 def _check_images(images: torch.Tensor) -> None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ddpm_cars.diffusion.denoiser import x_0_error
 from ddpm_cars.diffusion.frequency_bands import Bands, dct
+from ddpm_cars.diffusion.seeds import seeded_generator
 from ddpm_cars.runtime.files import rounded
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, dct_matrix
 
@@ -77,7 +78,7 @@ def calibrate(
     alpha_bar = scheduler.alphas_cumprod_float64
     timesteps = _spaced_in_log_snr(alpha_bar, num_timesteps)
     bands = None if num_bands is None else Bands(images, num_bands)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator(seed)
     mse, band_mse = [], []
     for t in tqdm(timesteps.tolist(), desc="calibrating", unit="timestep", disable=not progress_bar):
         chosen = torch.randperm(len(images), generator=generator)[:num_images]

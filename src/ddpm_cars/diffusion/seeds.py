@@ -1,4 +1,9 @@
-"""TODO src/ddpm_cars/diffusion/seeds.py."""
+"""Where everything random comes from: seeds are derived and generators made here and nowhere else.
+
+Runs of before continue and seeds give the images that they gave: none of these values may ever change.
+"""
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +25,43 @@ def step_seed(seed: int, step: int, *path: int) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def seeded_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator of random numbers on a device; each kind of device draws numbers of its own."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def seed_new_weights(seed: int) -> None:
+    """Seed the generator that torch itself draws from, which only the weights of new networks do here."""
+    torch.manual_seed(seed)
+
+
 def seeded_generators(seed: int, start: int, stop: int) -> list[torch.Generator]:
-    """Return a generator per image: image i is drawn from the seed `seed + i`, whatever its batch."""
-    return [torch.Generator().manual_seed(seed + i) for i in range(start, stop)]
+    """Return a generator for each of some images: image i is drawn from the seed `seed + i`, whatever its batch."""
+    return [seeded_generator(seed + i) for i in range(start, stop)]
+
+
+def noise_of_rows(shape: Sequence[int], seeds: Iterable[int]) -> torch.Tensor:
+    """Draw a row from N(0, I) for each of some seeds, so that a row does not depend on the others.
+
+    Args:
+        shape: Of one row.
+        seeds: One for each row.
+
+    Returns:
+        float32 (rows, *shape) on the CPU.
+    """
+    return torch.stack([torch.randn(shape, generator=seeded_generator(seed)) for seed in seeds])
+
+
+def permutation(length: int, *entropy: int) -> np.ndarray:
+    """Return 0, 1, ... length - 1 in random order.
+
+    Args:
+        length: How many, 0 or more.
+        entropy: Integers, 0 or more, that decide the order: a seed, and what tells its uses apart. Zeros at the end
+            count for nothing.
+
+    Returns:
+        int64 (length,).
+    """
+    return np.random.default_rng(entropy).permutation(length)

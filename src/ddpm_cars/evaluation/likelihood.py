@@ -10,6 +10,7 @@ from accelerate import PartialState
 from ddpm_cars.data.pictures import Pictures, to_samples
 from ddpm_cars.diffusion.bound import Bound, Likelihood, variational_bounds
 from ddpm_cars.diffusion.chains import least_cost_timesteps
+from ddpm_cars.diffusion.seeds import permutation
 from ddpm_cars.runtime.files import rounded
 from ddpm_cars.runtime.processes import gathered
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
@@ -73,7 +74,7 @@ def measure_bounds(
     Returns:
         The entries "likelihood" and "eps_mse" of metrics.json.
     """
-    chosen = np.random.default_rng(seed).permutation(len(held_out.images))[:num_images]
+    chosen = permutation(len(held_out.images), seed)[:num_images]
     named = {", ".join(map(str, key)): _scheduler_of(key, config) for key in keys}
 
     def measure(rows: range) -> Likelihood:

@@ -10,6 +10,7 @@ import torch
 from ddpm_cars.config.commands import MIN_EVALUATION_IMAGES, EvaluateConfig
 from ddpm_cars.data.cache import cache_folder
 from ddpm_cars.data.pictures import Pictures, load_pictures
+from ddpm_cars.diffusion.seeds import permutation
 from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.features import Extractor
 from ddpm_cars.runs.pictures_of_run import check_classes
@@ -85,7 +86,7 @@ def load_real_images(
         if len(held_out.images) < 2:
             split = config.validation_split
             raise UserError(f"validation_split {split} of {source} has 1 image; it takes 2 or more")
-    order = np.random.default_rng(config.seed).permutation(n)
+    order = permutation(n, config.seed)
     return RealImages(training, held_out, order, num_images)
 
 

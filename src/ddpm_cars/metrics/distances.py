@@ -6,6 +6,8 @@ from functools import reduce
 import numpy as np
 import torch
 
+from ddpm_cars.diffusion.seeds import seeded_generator
+
 _NUM_ROWS_AT_A_TIME = 4096
 
 
@@ -181,7 +183,7 @@ def kernel_distance(
         raise ValueError(f"There are {len(x)} and {len(y)} vectors, compared {n} at a time; it takes 2 or more.")
     if n == len(x) == len(y):
         return _squared_mmd(x.double(), y.double()), 0.0
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator(seed)
     values = []
     for _ in range(num_subsets):
         a, b = (z[torch.randperm(len(z), generator=generator)[:n]].double() for z in (x, y))

@@ -4,7 +4,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import nn
 
-from ddpm_cars.diffusion.seeds import step_seed
+from ddpm_cars.diffusion.seeds import seeded_generator, step_seed
 
 
 class RowSeeds:
@@ -44,9 +44,8 @@ class SeededDropout(nn.Module):
         """Drop values of x, (batch, ...), float of any width; outside training return x itself."""
         if not self.training:
             return x
-        generator = torch.Generator(x.device)
         rows = [
-            torch.rand(x.shape[1:], generator=generator.manual_seed(step_seed(seed, self.layer)), device=x.device)
+            torch.rand(x.shape[1:], generator=seeded_generator(step_seed(seed, self.layer), x.device), device=x.device)
             for seed in self.seeds.values[: len(x)]
         ]
         return x * (torch.stack(rows) >= self.p).to(x.dtype) / (1 - self.p)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ddpm_cars.diffusion.seeds import seeded_generator
 from ddpm_cars.figures.grids import make_grid, noisy_to_pil, to_pil
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.sampling.request import SamplingRequest
@@ -25,7 +26,7 @@ def forward_noising_strip(
     """
     T = scheduler.config.num_train_timesteps
     timesteps = np.linspace(0, T - 1, num_frames).round().astype(int).tolist()
-    noise = torch.randn(samples.shape, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(samples.shape, generator=seeded_generator(seed))
     columns = [to_pil(scheduler.add_noise(samples, noise, torch.tensor(t))) for t in timesteps]
     tiles = [column[row] for row in range(len(samples)) for column in columns]
     return make_grid(tiles, num_frames, labels=[f"t = {t}" for t in timesteps])

@@ -8,7 +8,7 @@ import torch
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.pictures import Pictures, to_samples
-from ddpm_cars.diffusion.seeds import step_seed
+from ddpm_cars.diffusion.seeds import permutation, seeded_generator, step_seed
 
 
 class BatchOrder:
@@ -34,8 +34,7 @@ class BatchOrder:
         return np.stack([self._epochs[epoch][offset] for epoch, offset in zip(epochs, offsets, strict=True)])
 
     def _shuffle(self, epoch: int) -> np.ndarray:
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
-        return rng.permutation(self.num_images)
+        return permutation(self.num_images, self.seed, epoch)
 
 
 class Batch(NamedTuple):
@@ -164,7 +163,7 @@ class BatchMaker:
         images, labels = self.source.batch(step, micro_step)
         # Bytes travel, and become numbers there.
         x_0 = to_samples(to_device(images, device)).contiguous(memory_format=self.memory_format)
-        generator = torch.Generator(device).manual_seed(step_seed(config.seed, step))
+        generator = seeded_generator(step_seed(config.seed, step), device)
         mine = slice(rows.start, rows.stop)
         t = self._timesteps(generator)[mine]
         if config.random_flip:

@@ -7,6 +7,7 @@ from accelerate.utils import TorchDynamoPlugin
 from diffusers import UNet2DModel
 
 from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.diffusion.seeds import seed_new_weights
 from ddpm_cars.networks.compiled_layers import replace_layers
 from ddpm_cars.networks.seeded_dropout import RowSeeds, seed_dropout
 from ddpm_cars.networks.unet import create_unet
@@ -40,7 +41,7 @@ def place_network(run: Run) -> tuple[UNet2DModel, RowSeeds]:
     Returns:
         The network, and where the seeds of its dropout are put before every forward pass.
     """
-    torch.manual_seed(run.config.seed)
+    seed_new_weights(run.config.seed)
     unet = create_network(run.config, run.num_classes)
     dropout_seeds = seed_dropout(unet)
     # accelerate may compile without being asked here. Where nothing is compiled, these layers are the usual ones.

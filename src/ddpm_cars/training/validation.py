@@ -8,7 +8,7 @@ import torch
 
 from ddpm_cars.data.pictures import to_samples
 from ddpm_cars.diffusion.denoiser import Denoiser
-from ddpm_cars.diffusion.seeds import step_seed
+from ddpm_cars.diffusion.seeds import noise_of_rows, permutation, step_seed
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
 
@@ -30,11 +30,9 @@ class HeldOut:
         self.scheduler = scheduler
         self.labels = None if labels is None else torch.from_numpy(np.array(labels))
         x_0 = to_samples(np.array(images)).contiguous()
-        part = torch.from_numpy(np.random.default_rng(seed).permutation(n))
+        part = torch.from_numpy(permutation(n, seed))
         self.t = ((part + 0.5) * (T / n)).long().clamp(max=T - 1)
-        generator = torch.Generator()
-        rows = [torch.randn(x_0.shape[1:], generator=generator.manual_seed(step_seed(seed, i))) for i in range(n)]
-        self.eps = torch.stack(rows)
+        self.eps = noise_of_rows(x_0.shape[1:], (step_seed(seed, i) for i in range(n)))
         self.x_t = scheduler.add_noise(x_0, self.eps, self.t)
 
     def __len__(self) -> int:
