@@ -1,8 +1,10 @@
-"""Measure ddpm_cars beside stock diffusers, alternately: python -m benchmarks SUITE
+"""Measure ddpm_cars beside stock diffusers, alternately.
 
-`scheduler` times the arithmetic of a step and computes exactly how far samples end from the data, `train` times
-training from a folder of JPEGs, `sample` the pipelines, and `startup` what an import and a first image cost.
-Times of different runs, also on one machine, say nothing beside each other; the ratios within a run do.
+    python -m benchmarks SUITE
+
+`scheduler` times the arithmetic of a step and computes exactly how far samples end from the data. `train` times
+training from a folder of JPEGs, `sample` times the pipelines, and `startup` an import and a first image. Only ratios
+within a run can be compared: times of different runs say nothing beside each other, not even on one machine.
 """
 
 import argparse

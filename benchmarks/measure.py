@@ -1,4 +1,4 @@
-"""What the suites of benchmarks share: measuring alternately, spreads, tables."""
+"""The suites of the benchmarks share this: measuring alternately, spreads and tables."""
 
 import itertools
 import multiprocessing
@@ -28,20 +28,20 @@ def default_device() -> torch.device:
 
 
 def environment() -> dict[str, Any]:
-    """Say on what the figures were measured."""
+    """Return the device, the threads and the versions that figures are measured with."""
     on = {"device": device_name(default_device()), "threads": torch.get_num_threads()}
     versions = {name: version(name) for name in _PACKAGES}
     return {**on, "python": platform.python_version(), **versions, "ddpm_cars": ddpm_cars.__version__}
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when the device has nothing left to do."""
+    """Wait until the device has nothing left to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds_of(function: Callable[[], Any], device: torch.device) -> float:
-    """Return how long one call takes until the device is done."""
+    """Return the seconds that one call takes until the device is done."""
     wait_for(device)
     started = time.perf_counter()
     function()
@@ -50,11 +50,11 @@ def seconds_of(function: Callable[[], Any], device: torch.device) -> float:
 
 
 class Apart:
-    """An object in a process of its own, where what this one sets for itself, such as how it keeps memory, is not.
+    """An object in a process of its own, which does not see the settings of this one, such as how it keeps memory.
 
     Args:
         make: Makes the object; an importable function or class.
-        arguments: What it is called with.
+        arguments: Its arguments.
     """
 
     def __init__(self, make: Callable[..., Any], *arguments: Any):
@@ -67,7 +67,7 @@ class Apart:
         return self._process.submit(_call_apart, method, arguments).result()
 
     def seconds(self, method: str, *arguments: Any) -> float:
-        """Return how long a call of a method takes, without the way there and back."""
+        """Return the seconds that a call of a method takes, without the way to the process and back."""
         return self._process.submit(_seconds_apart, method, arguments).result()
 
     def close(self) -> None:
@@ -95,15 +95,15 @@ def _seconds_apart(method: str, arguments: tuple) -> float:
 def alternate(
     measures: Mapping[str, Callable[[], float]], num_repeats: int, description: str
 ) -> dict[str, list[float]]:
-    """Measure one after the other, again and again, so that whatever else the machine does falls on all alike.
+    """Measure one after the other, again and again, so that other work of the machine slows all of them alike.
 
     Args:
-        measures: What each call of gives one figure.
-        num_repeats: Figures of each.
-        description: Of the progress bar.
+        measures: Functions by name. Each call gives one figure.
+        num_repeats: How many figures each function gives.
+        description: Text of the progress bar.
 
     Returns:
-        The figures by name, in order: those at one place belong to one round.
+        The figures by name, in order. Figures at the same place belong to one round.
     """
     figures: dict[str, list[float]] = {name: [] for name in measures}
     with tqdm(total=num_repeats * len(measures), desc=description, unit="figure") as bar:
@@ -115,7 +115,7 @@ def alternate(
 
 
 def spread(values: Sequence[float], digits: int = 2) -> dict[str, float]:
-    """Return median, least and greatest, rounded."""
+    """Return the median, the least and the greatest value, rounded."""
     figures = {"median": statistics.median(values), "min": min(values), "max": max(values)}
     return {name: round(value, digits) for name, value in figures.items()}
 
@@ -132,7 +132,7 @@ def _cell(value: Any) -> str:
 
 
 def table(rows: Rows) -> str:
-    """Write rows as a Markdown table; a spread is its median with the ends behind, and what a row lacks is empty."""
+    """Write rows as a Markdown table: a spread is its median, its ends in brackets; what a row lacks is empty."""
     names = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
     lines = [names, ["---"] * len(names), *[[_cell(row.get(name, "")) for name in names] for row in rows]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""Sampling with the same weights and seeds: diffusers' DDPMPipeline, ours, and ours made fast."""
+"""Time sampling with the same weights and seeds: diffusers' DDPMPipeline, ours, and ours made fast."""
 
 import argparse
 import copy
@@ -24,7 +24,9 @@ _PLACED = "ours, as `ddpm-cars sample` places it"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this suite."""
     on_gpu = default_device().type == "cuda"
-    parser.add_argument("--preset", choices=list(PRESETS), default="peer64" if on_gpu else "tiny", help="network")
+    parser.add_argument(
+        "--preset", choices=list(PRESETS), default="peer64" if on_gpu else "tiny", help="preset of the network"
+    )
     parser.add_argument("--resolution", type=int, default=64 if on_gpu else 32, help="height and width")
     parser.add_argument("--steps", type=int, default=100 if on_gpu else 20, help="denoising steps of an image")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 16], help="images at a time")
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         choices=["float32", "bfloat16", "float16"],
         default=["float32", "bfloat16"] if on_gpu else ["float32"],
-        help="also ours with enable_fast_sampling(), the network in each of these",
+        help="types of the network for ours with enable_fast_sampling()",
     )
 
 
@@ -46,7 +48,7 @@ def open_pipelines(
         "stock": DDPMPipeline(unet, DDPMScheduler()),
         "ours": DDPMCarsPipeline(unet, DDPMCarsScheduler()),
     }
-    # The others must not see what making it fast does to a network.
+    # Making a network fast changes it, which the other pipelines must not see.
     fast_ones = {
         f"ours, fast, {dtype}": DDPMCarsPipeline(copy.deepcopy(unet).to(getattr(torch, dtype)), DDPMCarsScheduler())
         for dtype in fast_dtypes
@@ -70,10 +72,10 @@ def draw(pipeline: Any, batch_size: int, num_inference_steps: int) -> np.ndarray
 
 
 class PlacedPipeline:
-    """Our pipeline as the commands that draw have it.
+    """Our pipeline as `ddpm-cars sample` prepares it.
 
     Args:
-        unet: Its network.
+        unet: The network of the pipeline.
     """
 
     def __init__(self, unet: UNet2DModel):
@@ -87,8 +89,8 @@ class PlacedPipeline:
 
 
 def how_it_ran(pipeline: Any) -> dict[str, bool]:
-    """Return what has become of `enable_fast_sampling`, where it was called: compilers may be missing or fail."""
-    fast = getattr(pipeline, "_fast", None)
+    """Return what `enable_fast_sampling` has led to, if it was called: compilers may be missing or fail."""
+    fast = getattr(pipeline, "fast_network", None)
     if fast is None or fast.compiled is None:
         return {"compiled": False, "captured": False}
     return {"compiled": True, "captured": fast.is_captured}
@@ -140,7 +142,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
     torch.manual_seed(SEED)
     unet = create_unet(arguments.preset, arguments.resolution).to(device).eval()
     with open_pipelines(unet, arguments.fast_dtypes, max(arguments.batch_sizes)) as pipelines:
-        # What the process does once, at the first call of anything, is nobody's.
+        # The first call of a process does some work once, which no pipeline should pay for.
         draw(pipelines["stock"], 1, 1)
         # On a GPU this pipeline is the plain one.
         placed = Apart(PlacedPipeline, unet) if device.type == "cpu" else None

@@ -1,6 +1,6 @@
-"""The arithmetic of a scheduler's step, and how far sampling with a perfect model ends from the data.
+"""Time the arithmetic of a scheduler's step, and compute how far sampling with a perfect model ends from the data.
 
-The distance is exact, for Gaussian data with the spectrum of small photographs, with the steps of the real classes.
+The distance is exact: for Gaussian data with the spectrum of small photographs, and the steps of the real classes.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def time_steps(device: str, num_repeats: int) -> Iterator[dict[str, Any]]:
             schedulers[name].set_calibration(spectrum)
         for scheduler in schedulers.values():
             scheduler.set_timesteps(50)
-        # A pipeline's loop: the timesteps are on the CPU, and all but the last one draw noise.
+        # As in the loop of a pipeline, the timesteps are on the CPU, and every step but the last draws noise.
         ts = schedulers["ours"].timesteps[:-1:5]
         run = partial(_steps, ts=ts, output=output, x=x, generator=generator)
         functions: dict[str, Callable[[], Any]] = {name: partial(run, s) for name, s in schedulers.items()}
@@ -102,7 +102,7 @@ def natural_spectrum(size: int) -> np.ndarray:
 
 
 def gaussian_calibration(spectrum: np.ndarray, num_bands: int = 32) -> dict[str, Any]:
-    """Return what calibrating the ideal denoiser of Gaussian data would give, without its sampling error."""
+    """Return the calibration of the ideal denoiser of Gaussian data, without sampling error."""
     alpha_bar, size = DDPMCarsScheduler().alphas_cumprod_float64, spectrum.shape[-1]
     edges = band_edges(size, size, num_bands)
     index = band_index(size, size, edges).ravel()
@@ -158,7 +158,7 @@ class ExactSampling:
         for t in scheduler.timesteps:
             output = self.eps_hat(x, float(scheduler.alphas_cumprod[int(t)]))
             if not ancestral:
-                # Linear and without noise: a start of 1 in every mode ends in the gain of the whole chain.
+                # The chain is linear and without noise, so a start of 1 in every mode ends in the gain of the chain.
                 x = scheduler.step(output, t, x).prev_sample
                 continue
             z = torch.randn(x.shape, generator=torch.Generator().manual_seed(SEED), dtype=x.dtype)

@@ -1,4 +1,4 @@
-"""What an import and the first image of a saved pipeline cost, each in a fresh process."""
+"""Time an import and the first image of a saved pipeline, each in a fresh process."""
 
 import argparse
 import os
@@ -37,7 +37,7 @@ def first_image(pipeline_class: str, folder: Path, num_inference_steps: int) -> 
 
 
 def seconds_of_code(code: str, before: str = "") -> float:
-    """Return how long some code takes in a fresh process; what it does `before` does not count."""
+    """Return the seconds that some code takes in a fresh process, not counting the code `before`."""
     timed = f"{before}\nimport time\nstarted = time.perf_counter()\n{code}\nprint(time.perf_counter() - started)"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", timed]
@@ -54,7 +54,7 @@ def save_pipelines(folder: Path) -> None:
 
 
 def rows_of_times(seconds: dict[str, list[float]], stock: str) -> Rows:
-    """Return a row per code, compared with stock's."""
+    """Return a row for each piece of code, compared with stock's."""
     return [
         {
             "code": name,
@@ -67,7 +67,7 @@ def rows_of_times(seconds: dict[str, list[float]], stock: str) -> Rows:
 
 
 def import_rows(num_repeats: int) -> Rows:
-    """Return rows for importing stock, ours, and ours where stock is imported already."""
+    """Return rows for importing stock, ours, and ours in a process that has imported stock."""
     code = {f"stock: {STOCK_IMPORT}": (STOCK_IMPORT,), f"ours: {OUR_IMPORT}": (OUR_IMPORT,)}
     after = "ours, in a process that has imported stock"
     measures = {name: partial(seconds_of_code, *parts) for name, parts in code.items()}

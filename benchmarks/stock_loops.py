@@ -1,4 +1,4 @@
-"""Training as diffusers' example of unconditional generation documents it, and as denoising-diffusion-pytorch does."""
+"""Train as diffusers' example of unconditional generation does, and as denoising-diffusion-pytorch does."""
 
 import io
 from collections.abc import Callable
@@ -20,21 +20,21 @@ from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.networks.unet import create_unet
 
 
-def stock_picture(picture: Image.Image, resolution: int) -> torch.Tensor:
-    """Do what the example's transforms do: shorter side to `resolution`, centre, mirrored or not, to [-1, 1].
+def stock_image(image: Image.Image, resolution: int) -> torch.Tensor:
+    """Apply the example's transforms: shorter side to `resolution`, centre, perhaps mirrored, scaled to [-1, 1].
 
     Returns:
         float32 (3, resolution, resolution).
     """
-    picture = picture.convert("RGB")
-    short = min(picture.size)
-    width, height = (resolution * side // short for side in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    image = image.convert("RGB")
+    short = min(image.size)
+    width, height = (resolution * side // short for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - resolution) / 2), round((height - resolution) / 2)
-    picture = picture.crop((left, top, left + resolution, top + resolution))
+    image = image.crop((left, top, left + resolution, top + resolution))
     if torch.rand(1) < 0.5:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    sample = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float().div(255)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    sample = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
     return sample.sub_(0.5).div_(0.5)
 
 
@@ -50,13 +50,13 @@ class StockTraining:
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
         self.dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(str(config.mixed_precision), torch.float32)
         datasets.disable_progress_bars()
-        pictures = datasets.load_dataset(
+        images = datasets.load_dataset(
             "imagefolder", data_dir=str(config.train_data_dir), split="train", cache_dir=config.cache_dir
         )
-        pictures.set_transform(
-            lambda rows: {"input": [stock_picture(picture, config.resolution) for picture in rows["image"]]}
+        images.set_transform(
+            lambda rows: {"input": [stock_image(image, config.resolution) for image in rows["image"]]}
         )
-        self.num_images = len(pictures)
+        self.num_images = len(images)
         torch.manual_seed(config.seed)
         unet = create_unet(config.preset, config.resolution, config.model_config)
         self.noise_scheduler = DDPMScheduler(config.num_train_timesteps, beta_schedule=config.beta_schedule)
@@ -73,7 +73,7 @@ class StockTraining:
             num_warmup_steps=config.lr_warmup_steps,
             num_training_steps=config.max_train_steps,
         )
-        loader = DataLoader(pictures, batch_size=config.train_batch_size, shuffle=True, num_workers=0)
+        loader = DataLoader(images, batch_size=config.train_batch_size, shuffle=True, num_workers=0)
         self.model, self.optimizer, self.loader, self.lr_scheduler = self.accelerator.prepare(
             unet, optimizer, loader, lr_scheduler
         )
@@ -102,8 +102,8 @@ class StockTraining:
         for _ in range(num_steps):
             self.step(self._first)
 
-    def pictures(self) -> None:
-        """Fetch every image once, and do nothing with it."""
+    def fetch_images(self) -> None:
+        """Fetch every image once without using it."""
         for _ in self.loader:
             pass
 
@@ -126,7 +126,7 @@ class StockTraining:
 
     def epoch(self) -> None:
         """Train on every image once, from the files."""
-        # Written nowhere: what it costs to make the text belongs to the loop, the terminal does not.
+        # The text of the bar goes nowhere: making it is part of the loop, the terminal is not.
         with tqdm(total=len(self.loader), file=io.StringIO()) as bar:
             for batch in self.loader:
                 loss = self.step(batch["input"])
@@ -141,7 +141,7 @@ def peer_step(config: TrainingConfig, num_parameters: int, device: torch.device)
     `num_parameters`. The step is that of its Trainer: Adam, gradients clipped to 1, an average every ten steps.
 
     Raises:
-        ImportError: If the package, or something that it needs, is not there.
+        ImportError: If the package, or something that it needs, is not installed.
     """
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from ema_pytorch import EMA

@@ -1,8 +1,8 @@
-"""Training from a folder of JPEGs: diffusers' documented loop and ours on the same network.
+"""Time training from a folder of JPEGs: diffusers' documented loop and ours on the same network.
 
-Numbers of images a second are taken alternately, an epoch of one after an epoch of the other. The settings of both
-are those of diffusers' example: AdamW with betas 0.95 and 0.999, cosine after 500 steps, clipping to 1, an average of
-the weights. Besides, it is shown how far the two ways of computing the same steps lead apart.
+Images a second are measured alternately, an epoch of one loop after an epoch of the other. Both have the settings of
+diffusers' example: AdamW with betas 0.95 and 0.999, a cosine after 500 steps, clipping to 1, and an average of the
+weights. The suite also shows how far the same steps lead apart when they are computed in two ways.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from ddpm_cars.toy_cars.painting import draw_car
 from ddpm_cars.training.trainer import Trainer
 
 NUM_REPEATS = 5
-# Far enough away that the learning rate, a cosine, is that of the middle of a run.
+# So many that the learning rate, a cosine, is that of the middle of a run.
 _TOTAL_STEPS = 100_000
 _NUM_PROFILED = 12
 _PEAK_TFLOPS = {"H100 80GB HBM3": 989.0, "H200": 989.0, "A100": 312.0}
@@ -50,16 +50,23 @@ def known_peak_tflops() -> float | None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this suite."""
     on_gpu = default_device().type == "cuda"
-    parser.add_argument("--train_data_dir", help="folder of images, instead of drawn ones; of its split train")
-    parser.add_argument("--num_images", type=int, default=256, help="JPEGs to draw, where no folder is given")
-    parser.add_argument("--preset", choices=list(PRESETS), default="peer64" if on_gpu else "tiny", help="network")
+    parser.add_argument(
+        "--train_data_dir", help="folder of images, of which the split train is read; default: drawn cars"
+    )
+    parser.add_argument("--num_images", type=int, default=256, help="JPEGs to draw, if no folder is given")
+    parser.add_argument(
+        "--preset", choices=list(PRESETS), default="peer64" if on_gpu else "tiny", help="preset of the network"
+    )
     parser.add_argument("--resolution", type=int, default=64 if on_gpu else 32, help="height and width")
     parser.add_argument("--train_batch_size", type=int, default=16, help="images a step")
     parser.add_argument(
-        "--mixed_precision", choices=["no", "fp16", "bf16"], default="bf16" if on_gpu else "no", help="of both"
+        "--mixed_precision",
+        choices=["no", "fp16", "bf16"],
+        default="bf16" if on_gpu else "no",
+        help="precision of both loops",
     )
     parser.add_argument(
-        "--use_ema", action=argparse.BooleanOptionalAction, default=True, help="average the weights, in both"
+        "--use_ema", action=argparse.BooleanOptionalAction, default=True, help="average the weights in both loops"
     )
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=on_gpu, help="train ours with --compile"
@@ -77,12 +84,12 @@ def write_jpegs(folder: Path, num_images: int) -> None:
     """Write cars of 500x375 pixels to folder/train."""
     (folder / "train").mkdir(parents=True)
     for i in tqdm(range(num_images), desc="drawing", unit="image"):
-        picture = draw_car(i, 96, 128).resize((500, 375), Image.Resampling.BICUBIC)
-        picture.save(folder / "train" / f"{i:05}.jpg", quality=90)
+        image = draw_car(i, 96, 128).resize((500, 375), Image.Resampling.BICUBIC)
+        image.save(folder / "train" / f"{i:05}.jpg", quality=90)
 
 
 def make_config(arguments: argparse.Namespace, folder: Path) -> TrainingConfig:
-    """Return the settings of both loops; `folder` is for what they write."""
+    """Return the settings of both loops, which write into `folder`."""
     return TrainingConfig(
         train_data_dir=arguments.train_data_dir or str(folder / "cars"),
         split="train",
@@ -104,7 +111,7 @@ def make_config(arguments: argparse.Namespace, folder: Path) -> TrainingConfig:
 
 @contextmanager
 def open_trainer(config: TrainingConfig) -> Iterator[Trainer]:
-    """Make a run whose steps are taken by hand, and let go of it afterwards."""
+    """Make a run whose steps are taken by hand, and close it afterwards."""
     with redirect_stderr(io.StringIO()):
         trainer = Trainer(config)
     try:
@@ -128,21 +135,21 @@ def forward_flops(unet: UNet2DModel) -> int:
     """Return the floating-point operations, two for a multiply-add, of a forward pass of one image."""
     size = unet.config.sample_size
     x_t = torch.zeros(1, unet.config.in_channels, size, size, device=unet.device)
-    # Of the ways to compute attention, this one is counted on every device.
+    # Of the ways to compute attention, only this one is counted on every device.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         unet(x_t, torch.zeros(1, device=unet.device))
     return counter.get_total_flops()
 
 
 def loops(stock: Apart, trainer: Trainer, num_repeats: int) -> tuple[dict[str, list[float]], list[str]]:
-    """Return the images a second of every loop, and what there is to say of them."""
+    """Return the images a second of every loop, and notes on them."""
     config, device, notes = trainer.config, trainer.prepared.device, []
     num_images, batch_size = stock.call("count"), config.train_batch_size
     num_steps = max(1, num_images // batch_size)
     # A CPU needs seconds for a few; a GPU, which nobody waits for in between, needs more of them.
     num_alone = num_steps if device.type == "cuda" else min(num_steps, 4)
     here = partial(seconds_of, device=device)
-    # How many images a call is for, and what measures it.
+    # Each loop has the images that a call takes, and the function that measures the call.
     measured: dict[str, tuple[int, Callable[[], float]]] = {
         "stock, from files": (num_images, partial(stock.seconds, "epoch")),
         "ours, from files": (num_steps * batch_size, partial(here, partial(our_epoch, trainer, num_steps))),
@@ -161,7 +168,7 @@ def loops(stock: Apart, trainer: Trainer, num_repeats: int) -> tuple[dict[str, l
             f"denoising-diffusion-pytorch, the step alone of its own Unet of {num_parameters / 1e6:.2f} M parameters"
         )
         measured[name] = (num_alone * batch_size, partial(here, lambda: [peer() for _ in range(num_alone)]))
-    # What is not there or does not fit to the rest of the installation raises either.
+    # A package that is missing, or that does not fit the others, raises one of these.
     except (ImportError, RuntimeError) as error:
         notes.append(f"denoising-diffusion-pytorch cannot be imported ({error}), so it has no row")
 
@@ -169,9 +176,9 @@ def loops(stock: Apart, trainer: Trainer, num_repeats: int) -> tuple[dict[str, l
         return number / seconds()
 
     measures = {name: partial(images_per_second, *pair) for name, pair in measured.items()}
-    # Every network and every file once.
+    # Every network and every file is used once before.
     warm_up = [
-        partial(stock.call, "pictures"),
+        partial(stock.call, "fetch_images"),
         *(measure for name, measure in measures.items() if "the step alone" in name),
     ]
     for work in tqdm(warm_up, desc="warming up", unit="loop"):
@@ -180,7 +187,7 @@ def loops(stock: Apart, trainer: Trainer, num_repeats: int) -> tuple[dict[str, l
 
 
 def loop_rows(speeds: dict[str, list[float]], flops: int, peak_tflops: float | None) -> Rows:
-    """Return a row per loop; each is compared with stock's of the same kind."""
+    """Return a row for each loop, compared with stock's loop of the same kind."""
     rows = []
     for name, values in speeds.items():
         kind = "the step alone" if "the step alone" in name else "from files"
@@ -193,7 +200,7 @@ def loop_rows(speeds: dict[str, list[float]], flops: int, peak_tflops: float | N
 
 
 def decode_rows(stock: Apart, trainer: Trainer, num_repeats: int) -> Rows:
-    """Return a row per way of getting the images of one epoch."""
+    """Return a row for each way of getting the images of one epoch."""
     config, n = trainer.config, stock.call("count")
     batches_per_epoch = max(1, n // config.train_batch_size)
     fresh = itertools.count()
@@ -208,15 +215,15 @@ def decode_rows(stock: Apart, trainer: Trainer, num_repeats: int) -> Rows:
 
     here, num_later = partial(seconds_of, device=trainer.prepared.device), batches_per_epoch * config.train_batch_size
     ways: dict[str, tuple[int, Callable[[], float]]] = {
-        "stock, every epoch: one process decodes and transforms": (n, partial(stock.seconds, "pictures")),
+        "stock, every epoch: one process decodes and transforms": (n, partial(stock.seconds, "fetch_images")),
         "ours, first epoch: decoded by all cores and kept": (n, partial(here, first)),
         "ours, later epochs: drawn from the cache, with noise": (num_later, partial(here, later)),
     }
-    seconds = alternate({name: measure for name, (_, measure) in ways.items()}, num_repeats, "pictures")
+    seconds = alternate({name: measure for name, (_, measure) in ways.items()}, num_repeats, "images")
     speeds = {name: [ways[name][0] / value for value in values] for name, values in seconds.items()}
     return [
         {
-            "pictures": name,
+            "images": name,
             "images/s": spread(speeds[name], 1),
             "seconds an epoch": spread(seconds[name], 4),
             "to stock": ratio(speeds[name], speeds[next(iter(ways))]),
@@ -226,10 +233,10 @@ def decode_rows(stock: Apart, trainer: Trainer, num_repeats: int) -> Rows:
 
 
 def profile_rows(trainer: Trainer, num_steps: int = 3) -> Rows:
-    """Return what the device does during a step of ours, longest first, and how long the step takes by the clock."""
+    """Return the work of the device in a step of ours, longest first, and the time of the step by the clock."""
     on_gpu = trainer.prepared.device.type == "cuda"
     activities = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
-    # Watching costs time as well, so the clock is read without.
+    # The profiler costs time, so the clock is read without it.
     seconds = seconds_of(lambda: [trainer.train_step() for _ in range(num_steps)], trainer.prepared.device)
     with profile(activities=activities, acc_events=True) as watch:
         seconds_of(lambda: [trainer.train_step() for _ in range(num_steps)], trainer.prepared.device)
@@ -249,12 +256,12 @@ def profile_rows(trainer: Trainer, num_steps: int = 3) -> Rows:
 
 
 def exact_float32() -> AbstractContextManager:
-    """Keep convolutions from rounding their factors to TF32, which PyTorch allows on GPUs; products it does not."""
+    """Keep convolutions from rounding their factors to TF32, which PyTorch allows for them on GPUs."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def plain_steps(trainer: Trainer, unet: UNet2DModel, num_steps: int) -> None:
-    """Train a network on the batches that a run draws, in float32 and with nothing that makes it fast."""
+    """Train a network on the batches that a run draws, in plain float32."""
     config = trainer.config
     optimizer = torch.optim.AdamW(
         unet.parameters(),
@@ -285,7 +292,7 @@ def numeric_rows(config: TrainingConfig, num_steps: int) -> Rows:
         output_dir=f"{config.output_dir}-compared",
         split="train[:90%]",
         validation_split="train[90%:]",
-        # From the first step on: a warmup would leave next to nothing to compare.
+        # A warmup would leave next to nothing to compare.
         lr_scheduler="constant",
     )
     with open_trainer(config) as trainer:
@@ -327,7 +334,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
         config = make_config(arguments, folder)
         stock = Apart(StockTraining, config)
         with open_trainer(config) as trainer, closing(stock):
-            num_pictures = stock.call("count")
+            num_images = stock.call("count")
             unet, compiled = trainer.state.unet, is_compiled_module(trainer.state.model)
             flops = forward_flops(unet)
             speeds, notes = loops(stock, trainer, arguments.repeats)
@@ -336,11 +343,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Rows]:
         numerics = numeric_rows(config, arguments.num_compared_steps)
     names = ("preset", "resolution", "train_batch_size", "mixed_precision", "use_ema")
     settings = {name: getattr(arguments, name) for name in names}
-    # What has happened, not what was asked for.
+    # This is what has happened, which need not be what was asked for.
     settings |= {"ours compiled": compiled, "ours captured": trainer.state.captured}
     settings |= {"parameters": unet.num_parameters(), "GFLOPs forward an image": round(flops / 1e9, 3)}
     results = {
-        "settings of all loops": [{**settings, "pictures": num_pictures}],
+        "settings of all loops": [{**settings, "images": num_images}],
         "training": loop_rows(speeds, flops, arguments.peak_tflops),
         "images of one epoch": decoding,
         "where the time of our step goes": profiled,

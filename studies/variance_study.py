@@ -80,13 +80,13 @@ class Study:
         self.pipeline = DDPMCarsPipeline.from_pretrained(arguments.pretrained_model_name_or_path)
         self.pipeline.set_progress_bar_config(disable=True)
         unet = self.pipeline.unet
-        pictures = ImageConfig(train_data_dir=arguments.train_data_dir, resolution=unet.config.sample_size)
-        self.images = load_pictures(pictures, unet.config.in_channels).images
+        settings = ImageConfig(train_data_dir=arguments.train_data_dir, resolution=unet.config.sample_size)
+        self.images = load_pictures(settings, unet.config.in_channels).images
         self.real_contrast, self.real_spectrum = contrast(self.images), spectrum(self.images)
         if arguments.compile:
             unet.compile()
         if self.pipeline.scheduler.config.get("_calibration") is None:
-            samples = training_samples(pictures, unet.config.in_channels)
+            samples = training_samples(settings, unet.config.in_channels)
             with torch.no_grad(), self.precision():
                 calibrate(unet, samples, self.pipeline.scheduler, num_images=arguments.batch_size)
         self.config = self.pipeline.scheduler.config

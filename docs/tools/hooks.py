@@ -36,13 +36,18 @@ def public_names(init: Path) -> tuple[str, list[str]]:
 
 def api_pages() -> dict[str, str]:
     """Return the pages of the public names, the package's own first, by the path of the page."""
-    pages = {}
-    for init in [PACKAGE / "__init__.py", *sorted(PACKAGE.glob("*/__init__.py"))]:
-        package = ".".join(init.parent.relative_to(PACKAGE.parent).parts)
-        docstring, names = public_names(init)
+    pages: dict[str, str] = {}
+    _, of_the_package = public_names(PACKAGE / "__init__.py")
+    wings = sorted(PACKAGE.glob("*/__init__.py"))
+    for path in [PACKAGE / "__init__.py", *sorted(PACKAGE.glob("*_ddpm_cars.py")), *wings]:
+        module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        docstring, names = public_names(path)
+        if path.name != "__init__.py":
+            # The classes of the two modules that saved models name are on the page of the package.
+            names = [name for name in names if name not in of_the_package]
         if names:
-            entries = "\n".join(f"::: {package}.{name}\n" for name in names)
-            pages[f"api/{package}.md"] = f"# {package}\n\n{docstring}\n\n{entries}"
+            entries = "\n".join(f"::: {module}.{name}\n" for name in names)
+            pages[f"api/{module}.md"] = f"# {module}\n\n{docstring}\n\n{entries}"
     return pages
 
 

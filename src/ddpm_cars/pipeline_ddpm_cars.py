@@ -154,6 +154,11 @@ class DDPMCarsPipeline(DiffusionPipeline):
             self._fast = None
 
     @property
+    def fast_network(self) -> CompiledNetwork | None:
+        """The network that `enable_fast_sampling` compiles, None while fast sampling is off."""
+        return self._fast
+
+    @property
     def null_class(self) -> int | None:
         """The class that stands for no class at all (Ho & Salimans 2022), None if the UNet has not learned one."""
         num_names = len(self.config.get("id2label") or ())

@@ -13,7 +13,7 @@ from ddpm_cars.networks.unet import create_unet
 
 
 @pytest.mark.parametrize("size", [(50, 37), (37, 50)])
-def test_the_benchmark_gives_stock_the_pictures_of_its_example(size: tuple[int, int]):
+def test_the_benchmark_gives_stock_the_images_of_its_example(size: tuple[int, int]):
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     whole = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     # 50 : 37 = 21.6 : 16, of which torchvision keeps the integer part.
@@ -26,7 +26,7 @@ def test_the_benchmark_gives_stock_the_pictures_of_its_example(size: tuple[int, 
     torch.manual_seed(0)
     mirrored = []
     for _ in range(20):
-        got = stock_loops.stock_picture(Image.fromarray(pixels), 16)
+        got = stock_loops.stock_image(Image.fromarray(pixels), 16)
         assert (got.dtype, got.shape) == (torch.float32, (3, 16, 16))
         mirrored.append(bool((got - square.flip(-1)).abs().max() < 2 / 127.5))
         assert mirrored[-1] or (got - square).abs().max() < 2 / 127.5

@@ -36,7 +36,7 @@ def multiply_adds(unet: UNet2DModel) -> int:
 def test_the_train_suite(tmp_path: Path, fresh_accelerate: None):
     options = "--num_images 8 --train_batch_size 4 --resolution 8 --preset tiny --mixed_precision no"
     results = run_suite("train", tmp_path, f"{options} --num_compared_steps 4 --peak_tflops 0.2")
-    assert results["settings of all loops"][0]["pictures"] == 8
+    assert results["settings of all loops"][0]["images"] == 8
     rows = {row["loop"]: row for row in results["training"]}
     assert list(rows)[:2] == ["stock, from files", "ours, from files"]
     assert "stock, the step alone" in rows
