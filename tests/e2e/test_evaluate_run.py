@@ -95,7 +95,7 @@ def test_everything_that_was_asked_for_is_measured_with_what_it_was_measured_wit
     assert {"features", "pixels"} < set(whole["memorisation"])
 
 
-def test_the_report_and_its_pictures_are_there(runs: Runs, whole: dict):
+def test_the_report_and_its_images_are_there(runs: Runs, whole: dict):
     names = "samples denoising neighbours_features neighbours_pixels bits_by_timestep eps_mse spectrum quality loss"
     for name in names.split():
         with Image.open(runs.folder / "whole" / f"{name}.png") as picture:
@@ -249,7 +249,7 @@ def test_models_of_other_sizes_are_not_compared(runs: Runs):
     assert "good generates 8 pixels with 3 channels and large 16 pixels" in last
 
 
-def test_a_model_without_a_run_behind_it_needs_to_be_told_the_pictures(runs: Runs):
+def test_a_model_without_a_run_behind_it_needs_to_be_told_the_images(runs: Runs):
     left = shutil.ignore_patterns("config.yaml", "loss.json", "checkpoints", "evaluation")
     shutil.copytree(runs.folder / "good", runs.folder / "moved", ignore=left)
     run = evaluate(runs, code=2, pretrained_model_name_or_path="moved")

@@ -20,7 +20,7 @@ from ddpm_cars.evaluation import features
 from ddpm_cars.evaluation.features import Extractor, load_extractor
 
 
-def pictures(n: int, size: int, num_channels: int = 3, seed: int = 0) -> np.ndarray:
+def make_images(n: int, size: int, num_channels: int = 3, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, size, size, num_channels), dtype=np.uint8)
 
 
@@ -37,7 +37,7 @@ def lite0() -> Extractor:
 def test_lite0_sees_what_its_library_sees(lite0: Extractor, size: int):
     library = EfficientNet.from_name("efficientnet-lite0").eval()
     library.load_state_dict(package_weights())
-    images = pictures(2, size)
+    images = make_images(2, size)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     if size != 224:
         x = nn.functional.interpolate(x, size=224, mode="bicubic", antialias=True).clamp(0, 255)
@@ -52,8 +52,8 @@ def test_lite0_sees_what_its_library_sees(lite0: Extractor, size: int):
     torch.testing.assert_close(seen @ weights["_fc.weight"].T + weights["_fc.bias"], logits, rtol=1e-3, atol=1e-3)
 
 
-def test_features_belong_to_one_picture(lite0: Extractor):
-    images = pictures(5, 32)
+def test_features_belong_to_one_image(lite0: Extractor):
+    images = make_images(5, 32)
     alone = torch.cat([lite0(image[None], progress_bar=False) for image in images])
     # Not the same for all, which would hide the rest.
     assert (alone[1:] - alone[:-1]).abs().amax(1).min() > 0.1
@@ -65,13 +65,13 @@ def test_features_belong_to_one_picture(lite0: Extractor):
     torch.testing.assert_close(lite0(torch.from_numpy(images), progress_bar=False), alone, rtol=1e-4, atol=1e-4)
 
 
-def test_a_grey_picture_is_one_of_three_equal_channels(lite0: Extractor):
-    grey = pictures(3, 24, num_channels=1)
+def test_a_grey_image_is_one_of_three_equal_channels(lite0: Extractor):
+    grey = make_images(3, 24, num_channels=1)
     assert torch.equal(lite0(grey, progress_bar=False), lite0(np.repeat(grey, 3, axis=3), progress_bar=False))
 
 
-def test_pictures_that_may_not_be_written_to_give_no_warning():
-    images = pictures(3, 32)
+def test_images_that_may_not_be_written_to_give_no_warning():
+    images = make_images(3, 32)
     images.flags.writeable = False
     flatten = load_extractor("torch.nn:Flatten")
     # Else torch warns of it only once per process, which may have been before.
@@ -89,9 +89,9 @@ def test_loading_is_silent_and_the_fingerprint_stays(lite0: Extractor, capfd: py
     assert again.fingerprint == lite0.fingerprint
     assert len(lite0.fingerprint) == 16
     assert int(lite0.fingerprint, 16) > 0
-    again(pictures(1, 8), progress_bar=False)
+    again(make_images(1, 8), progress_bar=False)
     assert capfd.readouterr() == ("", "")
-    again(pictures(1, 8))
+    again(make_images(1, 8))
     assert "features" in capfd.readouterr().err
 
 
@@ -107,7 +107,7 @@ def test_other_weights_have_another_fingerprint(lite0: Extractor, tmp_path: Path
     weights["_bn1.bias"] += 1
     torch.save(weights, tmp_path / "biased.pth")
     biased = load_extractor("efficientnet-lite0", tmp_path / "biased.pth")
-    images = pictures(1, 32)
+    images = make_images(1, 32)
     assert (biased(images, progress_bar=False) - lite0(images, progress_bar=False)).mean() > 0.1
 
 
@@ -133,11 +133,11 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path):
     torch.save(weights, tmp_path / "nan.pth")
     extractor = load_extractor("efficientnet-lite0", tmp_path / "nan.pth")
     with pytest.raises(UserError, match="efficientnet-lite0 gives features that are not finite"):
-        extractor(pictures(1, 8), progress_bar=False)
+        extractor(make_images(1, 8), progress_bar=False)
 
 
 @pytest.mark.parametrize("shape", [(17, 17), (300, 250), (224, 224)], ids=str)
-def test_pictures_are_resized_as_pillow_does_it_without_rounding(shape: tuple[int, int]):
+def test_images_are_resized_as_pillow_does_it_without_rounding(shape: tuple[int, int]):
     """Pillow filters floats of mode "F" with the same kernel, and rounds none of them."""
     images = (np.random.default_rng(1).integers(0, 2, (1, 3, *shape)) * 255).astype(np.uint8)
     channels = [Image.fromarray(x.astype(np.float32)).resize((224, 224), Image.Resampling.BICUBIC) for x in images[0]]
@@ -154,7 +154,7 @@ def test_pictures_are_resized_as_pillow_does_it_without_rounding(shape: tuple[in
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 254, 255])
-def test_a_plain_picture_stays_plain_when_resized(value: int):
+def test_a_plain_image_stays_plain_when_resized(value: int):
     for shape in ((8, 8), (33, 500), (224, 224)):
         resized = features._resized(torch.full((1, 3, *shape), value, dtype=torch.uint8))
         torch.testing.assert_close(resized, torch.full((1, 3, 224, 224), float(value)), rtol=0, atol=1e-3)
@@ -177,7 +177,7 @@ def dinov2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("size", [224, 40], ids=["as it is", "resized"])
 def test_dinov2_gives_its_normalised_class_token(dinov2_folder: Path, size: int):
-    images = pictures(3, size)
+    images = make_images(3, size)
     library = Dinov2Model.from_pretrained(dinov2_folder).eval()
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     if size != 224:
@@ -247,7 +247,7 @@ def test_packages_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch):
         assert "\n" not in str(caught.value)
 
 
-def test_inception_gets_pictures_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_inception_gets_images_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     class Inception(nn.Module):
         def __init__(self, name: str, wanted: list[str], feature_extractor_weights_path: str | None = None):
             super().__init__()
@@ -263,7 +263,7 @@ def test_inception_gets_pictures_as_they_are(monkeypatch: pytest.MonkeyPatch, tm
     (tmp_path / "weights.pth").touch()
     inception = load_extractor("inception", tmp_path / "weights.pth")
     assert inception.network.network.asked == ("inception-v3-compat", ["2048"], str(tmp_path / "weights.pth"))
-    images = pictures(2, 20)
+    images = make_images(2, 20)
     assert np.array_equal(inception(images, progress_bar=False), images[:, 0, :5].transpose(0, 2, 1).reshape(2, -1))
     assert inception.distance_name == "FID"
 

@@ -50,7 +50,7 @@ network = FID()
 """
 
 
-def pictures(n: int, size: int, num_channels: int = 3, seed: int = 0) -> np.ndarray:
+def make_images(n: int, size: int, num_channels: int = 3, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, size, size, num_channels), dtype=np.uint8)
 
 
@@ -69,7 +69,7 @@ def test_a_class_called_fid_does_not_give_fid(own: str):
 
 def test_pixels_are_features_of_flatten():
     extractor = load_extractor("torch.nn:Flatten")
-    images = pictures(3, 32)
+    images = make_images(3, 32)
     seen = extractor(images, progress_bar=False)
     assert (seen.dtype, extractor.num_features, extractor.resize) == (torch.float32, 3 * 32 * 32, "none")
     assert np.array_equal(seen, images.transpose(0, 3, 1, 2).reshape(3, -1))
@@ -81,7 +81,7 @@ def test_a_network_of_ones_own_with_its_weights(own: str, tmp_path: Path, attrib
     weights = {"layer.weight": torch.arange(12.0).view(4, 3), "layer.bias": torch.tensor([0.0, 1, 2, 3])}
     save_file({name: tensor.to(dtype) for name, tensor in weights.items()}, tmp_path / "own.safetensors")
     extractor = load_extractor(f"{own}:{attribute}", tmp_path / "own.safetensors")
-    images = pictures(3, 8)
+    images = make_images(3, 8)
     seen = extractor(images, progress_bar=False)
     expected = images.mean((1, 2)) @ weights["layer.weight"].double().numpy().T + weights["layer.bias"].numpy()
     assert (extractor.name, extractor.num_features, seen.dtype) == (f"{own}:{attribute}", 4, torch.float32)

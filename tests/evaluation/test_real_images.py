@@ -33,7 +33,7 @@ def config(cars: Path, tmp_path: Path) -> EvaluateConfig:
     )
 
 
-def test_floor_and_reference_are_different_pictures_and_held_out_ones_are_in_neither(config: EvaluateConfig):
+def test_floor_and_reference_are_different_images_and_held_out_ones_are_in_neither(config: EvaluateConfig):
     real = load_real_images(config, 8, 3, ())
     assert len(real.training.images) == 90
     assert len(real.held_out.images) == 8
@@ -44,13 +44,13 @@ def test_floor_and_reference_are_different_pictures_and_held_out_ones_are_in_nei
     assert other.order.tolist() != real.order.tolist()
 
 
-def test_without_a_held_out_split_all_pictures_are_training_pictures(config: EvaluateConfig):
+def test_without_a_held_out_split_all_images_are_training_images(config: EvaluateConfig):
     real = load_real_images(replace(config, validation_split=None), 8, 1, ())
     assert real.held_out is None
     assert real.training.images.shape == (98, 8, 8, 1)
 
 
-def test_drawn_pictures_have_the_classes_of_real_ones(config: EvaluateConfig, tmp_path: Path):
+def test_drawn_images_have_the_classes_of_real_ones(config: EvaluateConfig, tmp_path: Path):
     for name, number in (("red", 60), ("green", 30)):
         write_toy_cars(tmp_path / "classes" / name, number, 0, 8, seed=number)
         for i, path in enumerate(sorted((tmp_path / "classes" / name / "train").iterdir())):
@@ -66,13 +66,13 @@ def test_drawn_pictures_have_the_classes_of_real_ones(config: EvaluateConfig, tm
         load_real_images(folder, 8, 3, ("blue", "red"))
 
 
-def test_too_few_pictures_are_named_with_the_number_that_would_do(config: EvaluateConfig):
+def test_too_few_images_are_named_with_the_number_that_would_do(config: EvaluateConfig):
     with pytest.raises(UserError, match=r"num_images is 46, which takes 92 .* has 90: lower num_images to 45"):
         load_real_images(replace(config, num_images=46), 8, 3, ())
 
 
 @pytest.mark.parametrize(("split", "num_drawn"), [(None, 45), ("train[:81]", 40)])
-def test_half_of_the_pictures_are_drawn_where_no_number_is_given(
+def test_half_of_the_images_are_drawn_where_no_number_is_given(
     config: EvaluateConfig, split: str | None, num_drawn: int
 ):
     real = load_real_images(replace(config, split=split, num_images=None), 8, 3, ())
@@ -94,13 +94,13 @@ def test_a_set_that_is_too_small_for_any_number_is_told_what_is_needed(config: E
     assert "lower" not in str(failed.value)
 
 
-def test_one_held_out_picture_is_too_few_for_an_error(config: EvaluateConfig, tmp_path: Path):
+def test_one_held_out_image_is_too_few_for_an_error(config: EvaluateConfig, tmp_path: Path):
     write_toy_cars(tmp_path / "lone", 90, 1, 8)
     with pytest.raises(UserError, match=r"validation_split test of .*lone has 1 image; it takes 2 or more"):
         load_real_images(replace(config, train_data_dir=str(tmp_path / "lone")), 8, 3, ())
 
 
-def test_features_are_kept_under_the_contents_of_pictures_and_extractor():
+def test_features_are_kept_under_the_contents_of_images_and_extractor():
     flat, identity = load_extractor("torch.nn:Flatten"), load_extractor("efficientnet-lite0")
     paths = {features_path(e, sha256, "cache") for e in (flat, identity) for sha256 in ("a", "b")}
     assert len(paths) == 4
@@ -117,14 +117,14 @@ def test_distances_between_pixels_are_root_mean_squares_of_at_most_32_pixels(siz
     assert float(torch.dist(*vectors)) == pytest.approx(10, rel=1e-5)
 
 
-def test_kept_pictures_can_be_compared_however_many_there_are():
+def test_kept_images_can_be_compared_however_many_there_are():
     images = np.random.default_rng(0).integers(0, 256, (2500, 8, 8, 3), np.uint8)
     images.setflags(write=False)
     expected = images.transpose(0, 3, 1, 2).reshape(len(images), -1) / 192**0.5
     np.testing.assert_allclose(compared_pixels(images).numpy(), expected, rtol=1e-6)
 
 
-def test_mirrored_pictures_have_left_on_the_right():
+def test_mirrored_images_have_left_on_the_right():
     images = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
     assert mirrored(images)[0, 1, 0].tolist() == images[0, 1, 1].tolist()
     np.testing.assert_array_equal(mirrored(mirrored(images)), images)

@@ -262,25 +262,25 @@ def test_the_kernel_distance_of_equal_distributions_is_0_on_average_and_may_be_n
 
 
 @pytest.fixture(scope="module")
-def pictures() -> tuple[torch.Tensor, torch.Tensor]:
+def images() -> tuple[torch.Tensor, torch.Tensor]:
     real = torch.randint(0, 256, (50, 3, 2, 2), generator=seeded(0), dtype=torch.uint8)
     generated = torch.randint(40, 230, (50, 3, 2, 2), generator=seeded(1), dtype=torch.uint8)
     return real, generated
 
 
-def test_the_frechet_distance_is_that_of_torchmetrics(pictures: tuple[torch.Tensor, torch.Tensor]):
-    real, generated = pictures
+def test_the_frechet_distance_is_that_of_torchmetrics(images: tuple[torch.Tensor, torch.Tensor]):
+    real, generated = images
     theirs = FrechetInceptionDistance(feature=Projection())
     for batch in real.split(20):
         theirs.update(batch, real=True)
     theirs.update(generated, real=False)
-    a, b = (Moments.of(Projection()(images)) for images in pictures)
+    a, b = (Moments.of(Projection()(images)) for images in (real, generated))
     assert frechet_distance(a, b) == pytest.approx(float(theirs.compute()), rel=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save all extracted features:UserWarning")
-def test_the_kernel_distance_is_that_of_torchmetrics(pictures: tuple[torch.Tensor, torch.Tensor]):
-    real, generated = pictures
+def test_the_kernel_distance_is_that_of_torchmetrics(images: tuple[torch.Tensor, torch.Tensor]):
+    real, generated = images
     theirs = KernelInceptionDistance(feature=Projection(), subsets=1, subset_size=50)
     theirs.update(real, real=True)
     theirs.update(generated, real=False)

@@ -34,7 +34,7 @@ def test_the_spectrum_keeps_the_variance_of_the_lightness(noise: np.ndarray):
     assert power[-1] == pytest.approx(whole[inside].mean(), rel=0.1)
 
 
-def test_the_spectrum_does_not_depend_on_how_many_pictures_are_looked_at_together(noise: np.ndarray):
+def test_the_spectrum_does_not_depend_on_how_many_images_are_looked_at_together(noise: np.ndarray):
     _, all_at_once = radial_spectrum(noise)
     modes = scipy.fft.dctn(noise.mean(-1), axes=(1, 2), norm="ortho").var(0, ddof=1)
     # The mean of the modes in a band lies between the least and the greatest.
@@ -53,7 +53,7 @@ def test_a_pattern_is_found_at_its_frequency():
     assert frequency[power.argmax()] == pytest.approx(5 / 16 / np.sqrt(2), abs=0.03)
 
 
-def test_grey_pictures_are_their_own_lightness(noise: np.ndarray):
+def test_grey_images_are_their_own_lightness(noise: np.ndarray):
     grey = noise[..., :1]
     np.testing.assert_array_equal(radial_spectrum(grey)[1], radial_spectrum(np.repeat(grey, 3, axis=-1))[1])
 
