@@ -1,12 +1,15 @@
 """The rules of the code's layout, read off the sources themselves."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from ddpm_cars.runs.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "ddpm_cars"
@@ -144,6 +147,69 @@ def test_tests_mirror_the_wings(path: Path):
     if modules:
         name = path.stem.removeprefix("test_")
         assert any(name == module or name.startswith(f"{module}_") for module in modules), f"{path.name}: of what?"
+
+
+PRIVATE_OF_OTHERS = {
+    "_asdict": "a method of named tuples, which keep names without underscores for fields",
+    "_calibration": "an entry in the config of a saved scheduler",
+    "_fingerprint": "the documentation of datasets names it as what changes with the data",
+    "_foreach_sub": "torch has no other name for its operations on lists of tensors",
+    "_foreach_sub_": "torch has no other name for its operations on lists of tensors",
+    "_get_variance": "the stock schedulers of diffusers have no other name for the variance of a step",
+    "_hf_hook": "accelerate has no other name for the hooks of a network",
+    "_init_noise": "an entry in the config of a saved scheduler",
+    "_replace": "a method of named tuples, like _asdict",
+    "_version": "the counter of changes in place that the documentation of torch describes",
+}
+"""The names with an underscore that a module may ask another object for, and why."""
+
+
+def private_names_of_others(tree: ast.Module) -> Iterator[str]:
+    """Yield every use of a private name of another object or module, with its line."""
+    for node in ast.walk(tree):
+        found: list[tuple[object, str]] = []
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls", "super()"):
+            found = [(node.attr, ast.unparse(node))]
+        elif isinstance(node, ast.ImportFrom):
+            found = [(alias.name, f"from {node.module} import {alias.name}") for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr", "delattr"):
+            found = [(name.value, ast.unparse(node)) for name in node.args[1:2] if isinstance(name, ast.Constant)]
+        for name, code in found:
+            private = str(name).startswith("_") and not str(name).endswith("__")
+            if private and name not in PRIVATE_OF_OTHERS:
+                yield f"line {node.lineno}: {code}"
+
+
+@pytest.mark.parametrize("path", by_name(MODULES + PROGRAMS))
+def test_nobody_touches_private_names_of_others(path: Path):
+    assert not list(private_names_of_others(parse(path)))
+
+
+def strings_in(path: Path) -> set[str]:
+    """Return the strings of a module, except its docstrings."""
+    nodes = list(ast.walk(parse(path)))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    constants = (node for node in nodes if isinstance(node, ast.Constant) and id(node) not in docstrings)
+    return {node.value for node in constants if isinstance(node.value, str)}
+
+
+def test_the_name_of_a_file_is_spelled_in_one_module():
+    modules: dict[str, list[str]] = {}
+    for path in MODULES:
+        for text in strings_in(path):
+            if re.fullmatch(r"[\w./-]*[\w]\.(csv|html|json|lock|md|npy|png|py|safetensors|yaml)", text):
+                modules.setdefault(text, []).append(path.relative_to(PACKAGE).as_posix())
+    assert {"config.yaml", "metrics.json", "sampling.json"} < modules.keys()
+    assert {text: where for text, where in modules.items() if len(where) > 1} == {}
+
+
+@pytest.mark.parametrize("path", by_name(MODULES))
+def test_run_folder_alone_names_the_folders_of_a_run(path: Path):
+    folder = RunFolder("run")
+    names = {place.name for place in vars(folder).values() if isinstance(place, Path)} | {folder.evaluation.path.name}
+    joined = (node.right for node in ast.walk(parse(path)) if isinstance(node, ast.BinOp))
+    spelled = {node.value for node in joined if isinstance(node, ast.Constant)} & names
+    assert not spelled or path.name == "run_folder.py"
 
 
 @pytest.mark.parametrize("path", by_name([path for path in MODULES if wing_of(path) in TRAVELS]))
