@@ -253,13 +253,12 @@ class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
         Raises:
             ValueError: If the scheduler has no calibration, or one of other noise levels.
         """
-        calibration = self.config.get("_calibration")
+        calibration, alpha_bar = self.config.get("_calibration"), self.alphas_cumprod_float64
         if calibration is None:
             raise ValueError(
                 "The scheduler has no calibration, which says how far x_0_hat is from x_0: measure it with "
                 "ddpm_cars.calibrate(unet, images, scheduler)."
             )
-        alpha_bar = self.alphas_cumprod_float64
         check_calibration(calibration, alpha_bar, self.config.num_train_timesteps)
         return calibrated_x_0_variance(calibration, alpha_bar, np.arange(len(alpha_bar)))
 

@@ -20,13 +20,7 @@ def dct_matrix(size: int) -> np.ndarray:
 def band_index(height: int, width: int, band_edges: Any) -> np.ndarray:
     """Number the radial band of every 2-D DCT mode (i, j) by its frequency, sqrt((i/H)^2 + (j/W)^2) / sqrt(2) < 1.
 
-    Args:
-        height: H of the images, 1 or more.
-        width: W of the images, 1 or more.
-        band_edges: B + 1 ascending frequencies from 0 to 1.
-
-    Returns:
-        Integers in [0, B - 1], shape (H, W).
+    The edges are B + 1 ascending frequencies from 0 to 1; the result is of integers in [0, B - 1], shape (H, W).
     """
     i, j = np.mgrid[:height, :width]
     # The edges pass through modes: without the allowance, rounding would decide on which side of one they fall.

@@ -16,12 +16,7 @@ class DeviceTable:
         self._copies: dict[tuple[torch.device, torch.dtype | None], torch.Tensor] = {}
 
     def on(self, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Return the table.
-
-        Args:
-            device: Where it is needed; it stays there.
-            dtype: In which dtype; None keeps its own.
-        """
+        """Return the table on a device, where it stays, in its own dtype or another."""
         key = (device, dtype)
         if key not in self._copies:
             # Apple's devices have no float64.
@@ -35,15 +30,7 @@ class DeviceTable:
         return self.on(device).index_select(0, index.to(device).long().flatten())
 
     def columns(self, timesteps: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return a tensor per row, shaped to multiply a sample, in float32 or wider.
-
-        Args:
-            timesteps: The columns, integers of shape (batch,) or ().
-            sample: Shape (batch, ...), floating point.
-
-        Raises:
-            ValueError: If `timesteps` are no integers.
-        """
+        """Return the columns of some timesteps, a tensor per row, shaped to multiply a sample, in float32 or wider."""
         if timesteps.is_floating_point():
             raise ValueError(f"timesteps are {timesteps.dtype}; noise levels are numbered by integers: use .long().")
         device = sample.device
@@ -58,11 +45,6 @@ def edit_count(tensor: torch.Tensor) -> int | None:
 
 
 def is_edited(tensor: torch.Tensor, count: int | None) -> bool:
-    """Tell whether a tensor was written to since `edit_count` gave a number.
-
-    Args:
-        tensor: The tensor.
-        count: The number.
-    """
+    """Tell whether a tensor was written to since `edit_count` gave a number."""
     # A compiled program is made for the values that it has seen.
     return not torch.compiler.is_compiling() and edit_count(tensor) != count

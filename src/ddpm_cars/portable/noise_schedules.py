@@ -18,20 +18,7 @@ MAX_TERMINAL_ALPHA_BAR = 0.01
 
 
 def make_betas(beta_schedule: str, beta_start: float, beta_end: float, num_train_timesteps: int) -> np.ndarray:
-    """Compute the betas of a named schedule, which are those of diffusers' `DDPMScheduler`.
-
-    Args:
-        beta_schedule: One of `BetaSchedule`.
-        beta_start: The first beta, in (0, 1); "squaredcos_cap_v2" and "laplace" ignore it.
-        beta_end: The last beta, likewise.
-        num_train_timesteps: T, 1 or more.
-
-    Returns:
-        float64 (T,).
-
-    Raises:
-        NotImplementedError: If `beta_schedule` is unknown.
-    """
+    """Return the betas of a named schedule, float64 (T,), which are those of diffusers' `DDPMScheduler`."""
     if beta_schedule == "linear":
         return np.linspace(beta_start, beta_end, num_train_timesteps)
     if beta_schedule == "scaled_linear":
@@ -61,20 +48,9 @@ def _laplace_alpha_bar(u: float) -> float:
 
 
 def scaled_betas(beta_schedule: str, beta_start: float, beta_end: float, num_train_timesteps: int) -> np.ndarray:
-    """Compute betas that end as near to pure noise as those of 1000 timesteps: multiplied by 1000 / T.
+    """Return betas that end as near to pure noise as those of 1000 timesteps: multiplied by 1000 / T.
 
-    Args:
-        beta_schedule: As in `make_betas`, and so are the others. Schedules that end alike at any T are not scaled.
-        beta_start: Likewise.
-        beta_end: Likewise.
-        num_train_timesteps: Likewise.
-
-    Returns:
-        float64 (T,).
-
-    Raises:
-        NotImplementedError: If `beta_schedule` is unknown.
-        ValueError: If a beta would be 1 or more.
+    Schedules that end alike at any T are not scaled. A ValueError says where a beta would be 1 or more.
     """
     betas = make_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
     if beta_schedule in SCHEDULES_OF_ANY_T:
@@ -89,12 +65,7 @@ def scaled_betas(beta_schedule: str, beta_start: float, beta_end: float, num_tra
 
 
 def are_scaled_betas(betas: Any, config: Mapping[str, Any]) -> bool:
-    """Tell whether betas are those that `scaled_betas` makes of the other settings of a config.
-
-    Args:
-        betas: Numbers, or None.
-        config: The settings of a scheduler, of which any may be missing.
-    """
+    """Tell whether betas, or None, are those that `scaled_betas` makes of the other settings of a config."""
     names = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
     if betas is None or not config.get("scale_betas_for_timesteps") or not set(names) <= config.keys():
         return False
@@ -102,14 +73,7 @@ def are_scaled_betas(betas: Any, config: Mapping[str, Any]) -> bool:
 
 
 def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
-    """Shift and scale sqrt(alpha_bar) so that it ends at 0 (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
-
-    Args:
-        betas: float64 (T,).
-
-    Returns:
-        float64 (T,), of which the last is 1.
-    """
+    """Shift and scale sqrt(alpha_bar) so that it ends at 0 (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
     root = np.sqrt(np.cumprod(1 - betas))
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     alpha_bar = root**2
@@ -117,12 +81,7 @@ def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
 
 
 def mistakes_in_noise_schedule(config: Mapping[str, Any], betas: np.ndarray) -> Iterator[str]:
-    """Yield a sentence for everything about a noise schedule that sampling survives but that is probably a mistake.
-
-    Args:
-        config: The settings of a scheduler.
-        betas: The betas that it computes with, float64 (T,).
-    """
+    """Yield a sentence for everything about a noise schedule that sampling survives but that is probably a mistake."""
     T, alpha_bar_T = len(betas), float(np.cumprod(1 - betas)[-1])
     if config["num_train_timesteps"] != T:
         named_T = config["num_train_timesteps"]

@@ -15,16 +15,8 @@ def predicted_x_0(
 ) -> torch.Tensor:
     """Return x_0_hat: (x_t - b eps_hat) / a (eq. 15), or a x_t - b v (Salimans & Ho 2022, appendix D).
 
-    Args:
-        prediction_type: One of `PredictionType`.
-        model_output: What the model predicts, float32 or wider, the shape of `x_t`.
-        x_t: The noised image, the same dtype.
-        a: sqrt(alpha_bar_t), a number or a tensor that multiplies `x_t`.
-        one_over_a: 1 / a, likewise.
-        b: sqrt(1 - alpha_bar_t), likewise.
-
-    Returns:
-        The shape and dtype of `x_t`; where x_0 is what the model predicts, `model_output` itself.
+    a is sqrt(alpha_bar_t) and b is sqrt(1 - alpha_bar_t), numbers or tensors that multiply x_t. Where x_0 is what the
+    model predicts, its output itself is returned.
     """
     if prediction_type == "epsilon":
         return plus_scaled(x_t, -b, model_output).mul_(one_over_a)
@@ -34,13 +26,7 @@ def predicted_x_0(
 
 
 def threshold_sample(x_0_hat: torch.Tensor, ratio: float, max_value: float) -> torch.Tensor:
-    """Clip each image to its own quantile range [-q, q] and divide by q (arXiv:2205.11487, section 2.3).
-
-    Args:
-        x_0_hat: Shape (batch, ...), floating point.
-        ratio: The quantile of |x_0_hat| that q is, in [0, 1].
-        max_value: The largest q, 1 or more; the smallest is 1.
-    """
+    """Clip each image to its own quantile range [-q, q] and divide by q, from 1 to max_value (arXiv:2205.11487)."""
     magnitudes = x_0_hat.to(torch.promote_types(x_0_hat.dtype, torch.float32)).abs().flatten(1)
     q = torch.quantile(magnitudes, ratio, dim=1)
     q = q.clamp(1, max_value).view(-1, *[1] * (x_0_hat.ndim - 1)).to(x_0_hat.dtype)

@@ -17,7 +17,6 @@ from ddpm_cars.portable.variances import (
     calibrated_band_variance,
     calibrated_std,
     calibrated_x_0_variance,
-    check_calibration,
     needed_calibration,
     posterior,
     posterior_of_chain,
@@ -63,16 +62,7 @@ class Step(NamedTuple):
 
 
 class ChainSettings(NamedTuple):
-    """What the steps of a chain follow from; equal settings are the same objects.
-
-    Attributes:
-        levels: The noise levels.
-        timesteps: Those that sampling visits, descending integers (n,), on any device.
-        variance_type: One of `VarianceType`; what is none of them counts as "fixed_small".
-        calibration: What `DDPMCarsScheduler.set_calibration` takes, or None.
-        max_last_noise_grey_levels: As `DDPMCarsScheduler` takes it.
-        num_train_timesteps: T as the config has it.
-    """
+    """What the steps of a chain follow from, as the scheduler and its config have it."""
 
     levels: NoiseLevels
     timesteps: torch.Tensor
@@ -134,8 +124,7 @@ class StepTables:
 
     def _calibrated_std(self, t: np.ndarray, x_0_weight: np.ndarray, beta_tilde: np.ndarray) -> np.ndarray:
         levels, _, variance_type, calibration, max_grey_levels, num_train_timesteps = self._settings
-        calibration = needed_calibration(calibration, variance_type)
-        check_calibration(calibration, levels.alpha_bar, num_train_timesteps)
+        calibration = needed_calibration(calibration, variance_type, levels.alpha_bar, num_train_timesteps)
         of_step = x_0_weight, beta_tilde, max_grey_levels
         std = calibrated_std(calibrated_x_0_variance(calibration, levels.alpha_bar, t), *of_step)
         if variance_type == "spectral":
@@ -156,18 +145,10 @@ class StepTables:
         return same and not is_edited(settings.timesteps, self._edit_count)
 
     def at(self, timestep: Any, ndim: int, device: torch.device | None = None) -> Step:
-        """Look up the coefficients of the step that starts at a timestep.
+        """Return the coefficients of the step that starts at a timestep, for samples of `ndim` dimensions.
 
-        Args:
-            timestep: A number, or an integer tensor of shape () or (batch,).
-            ndim: Of the samples that they are to multiply.
-            device: Where they are needed; None is the device of `timestep`.
-
-        Returns:
-            Numbers where that needs no waiting for a device, else float64 tensors.
-
-        Raises:
-            ValueError: If a timestep on the CPU is not one of the chain.
+        They are numbers where that needs no waiting for a device, else float64 tensors. A ValueError says which
+        timestep on the CPU is not one of the chain.
         """
         timestep = self._as_number(timestep)
         if not isinstance(timestep, torch.Tensor):

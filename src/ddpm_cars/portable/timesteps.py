@@ -25,19 +25,9 @@ def custom_timesteps(timesteps: Sequence[float], num_train_timesteps: int) -> np
 def spaced_timesteps(
     num_inference_steps: float, num_train_timesteps: int, timestep_spacing: str, steps_offset: int
 ) -> np.ndarray:
-    """Spread timesteps over [0, T - 1] (table 2 of Lin et al. 2023, arXiv:2305.08891).
+    """Spread n timesteps over [0, T - 1], descending int64 (table 2 of Lin et al. 2023, arXiv:2305.08891).
 
-    Args:
-        num_inference_steps: n, a whole number from 1 to T, which may be a float.
-        num_train_timesteps: T.
-        timestep_spacing: One of `TimestepSpacing`.
-        steps_offset: Added to the timesteps of "leading", 0 or more, cut to what fits.
-
-    Returns:
-        int64 (n,), strictly descending.
-
-    Raises:
-        ValueError: If `num_inference_steps` is out of its range.
+    The offset of "leading" is cut to what fits. A ValueError says where n is no whole number from 1 to T.
     """
     T = num_train_timesteps
     if not 1 <= num_inference_steps <= T or int(num_inference_steps) != num_inference_steps:

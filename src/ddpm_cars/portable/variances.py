@@ -80,28 +80,16 @@ def posterior_of_chain(alpha_bar: np.ndarray) -> Posterior:
 
 
 def interpolated_log_variance(place: Any, log_beta: Any, log_beta_tilde: Any) -> Any:
-    """Compute log sigma^2 = f log beta + (1 - f) log beta_tilde, f = (v + 1) / 2 (arXiv:2102.09672, eq. 15).
+    """Return log sigma^2 = f log beta + (1 - f) log beta_tilde, f = (v + 1) / 2 (arXiv:2102.09672, eq. 15).
 
-    Args:
-        place: v, what a network with "learned_range" predicts beside the mean, in [-1, 1] where it is trained well.
-        log_beta: Natural logarithm, of a shape that broadcasts with the others.
-        log_beta_tilde: Likewise.
+    v is what a network with "learned_range" predicts beside the mean, in [-1, 1] where it is trained well.
     """
     f = (place + 1) / 2
     return f * log_beta + (1 - f) * log_beta_tilde
 
 
 def check_calibration(calibration: Mapping[str, Any], alpha_bar: np.ndarray, num_train_timesteps: int) -> None:
-    """Refuse a calibration that is of other noise levels or not complete.
-
-    Args:
-        calibration: What `DDPMCarsScheduler.set_calibration` takes.
-        alpha_bar: The noise levels of the scheduler, float64 (T,).
-        num_train_timesteps: T as the config has it.
-
-    Raises:
-        ValueError: If it does not fit.
-    """
+    """Raise ValueError for a calibration that is of other noise levels, float64 (T,), or not complete."""
     measured_T = calibration["num_train_timesteps"]
     if measured_T != num_train_timesteps:
         raise ValueError(
@@ -122,16 +110,10 @@ def check_calibration(calibration: Mapping[str, Any], alpha_bar: np.ndarray, num
         )
 
 
-def needed_calibration(calibration: Mapping[str, Any] | None, variance_type: str) -> Mapping[str, Any]:
-    """Return a calibration that a variance can be made from.
-
-    Args:
-        calibration: What the config of the scheduler has.
-        variance_type: "analytic" or "spectral".
-
-    Raises:
-        ValueError: If there is none, or none with bands where they are needed.
-    """
+def needed_calibration(
+    calibration: Mapping[str, Any] | None, variance_type: str, alpha_bar: np.ndarray, num_train_timesteps: int
+) -> Mapping[str, Any]:
+    """Return a calibration that a variance can be made from, or raise ValueError with what to do."""
     if calibration is None:
         raise ValueError(
             f"variance_type {variance_type!r} depends on the model: measure it with "
@@ -139,19 +121,14 @@ def needed_calibration(calibration: Mapping[str, Any] | None, variance_type: str
         )
     if variance_type == "spectral" and "band_eps_mse" not in calibration:
         raise ValueError("The calibration has no bands, which 'spectral' needs: calibrate again with num_bands.")
+    check_calibration(calibration, alpha_bar, num_train_timesteps)
     return calibration
 
 
 def calibrated_x_0_variance(calibration: Mapping[str, Any], alpha_bar: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Return Var(x_0 | x_t) per dimension at some timesteps.
+    """Return Var(x_0 | x_t) per dimension at timesteps t, integers (n,), from noise levels alpha_bar, float64 (T,).
 
-    Args:
-        calibration: What `DDPMCarsScheduler.set_calibration` takes.
-        alpha_bar: The noise levels of the scheduler, float64 (T,).
-        t: Timesteps, integers in [0, T - 1], shape (n,).
-
-    Returns:
-        float64 (n,), from 0 to 1, or to the variance of the data where that is larger.
+    The result is float64 (n,), at most 1, or the variance of the data where that is larger.
     """
     variance = _x_0_variance(alpha_bar, t, np.asarray(calibration["timesteps"]), calibration["eps_mse"])
     # A posterior never varies by more than the data, and images in [-1, 1] by no more than 1.
@@ -159,16 +136,7 @@ def calibrated_x_0_variance(calibration: Mapping[str, Any], alpha_bar: np.ndarra
 
 
 def calibrated_band_variance(calibration: Mapping[str, Any], alpha_bar: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Return Var(x_0 | x_t) of every band and colour axis at some timesteps.
-
-    Args:
-        calibration: As in `calibrated_x_0_variance`, with bands.
-        alpha_bar: Likewise.
-        t: Likewise.
-
-    Returns:
-        float64 (n, C, B), at most the variance of the data in each.
-    """
+    """Return Var(x_0 | x_t) of every colour axis and band, float64 (n, C, B), at most the variance of the data."""
     variance = _x_0_variance(alpha_bar, t, np.asarray(calibration["timesteps"]), calibration["band_eps_mse"])
     return np.minimum(variance, np.asarray(calibration["band_variance"]))
 
@@ -193,17 +161,10 @@ def _x_0_variance(alpha_bar: np.ndarray, t: np.ndarray, known: np.ndarray, eps_m
 def calibrated_std(
     x_0_variance: np.ndarray, x_0_weight: np.ndarray, beta_tilde: np.ndarray, max_last_noise_grey_levels: float | None
 ) -> np.ndarray:
-    """Compute sigma of every step of a chain (arXiv:2201.06503, theorem 1): beta_tilde + x_0_weight^2 x_0_variance.
+    """Return sigma of every step of a chain, 0 for the last: beta_tilde + x_0_weight^2 x_0_variance is its square.
 
-    Args:
-        x_0_variance: Var(x_0 | x_t), one or many per step, float64 (n, ...).
-        x_0_weight: That of the posterior, float64 (n,).
-        beta_tilde: The variance of the posterior, float64 (n,).
-        max_last_noise_grey_levels: Bound on the mean magnitude of the last noise, in steps of 1/255 of [-1, 1], or
-            None.
-
-    Returns:
-        float64 (n, ...), 0 for the last step.
+    That is theorem 1 of arXiv:2201.06503, for one or many x_0_variance per step, float64 (n, ...). The other arrays
+    are those of the posterior, (n,).
     """
     per_step = (-1, *[1] * (x_0_variance.ndim - 1))
     std = np.sqrt(beta_tilde.reshape(per_step) + x_0_weight.reshape(per_step) ** 2 * x_0_variance)
