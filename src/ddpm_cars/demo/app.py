@@ -34,10 +34,10 @@ _MAX_UPLOAD = "20mb"
 
 _DAY_SECONDS = 86400
 
-# Two visitors draw at a time, the next ones wait; looks at a single image do not wait for drawings.
+# Two visitors draw at a time and the others wait. Looks at a single image do not wait for drawings.
 _CONCURRENT_DRAWINGS = 2
 
-# The others do not report x_0_hat.
+# The other schedulers do not report x_0_hat.
 _WATCHABLE = (OWN_SCHEDULER, "DDIMScheduler")
 
 
@@ -45,9 +45,9 @@ def build_app(pipeline: DDPMCarsPipeline, name: str, max_images: int = 16) -> gr
     """Build the page of a model; `launch` shows it.
 
     Args:
-        pipeline: The model, on the device that it is to run on.
-        name: What the model is called.
-        max_images: The most images of one drawing, 1 or more.
+        pipeline: The model, on the device that it runs on.
+        name: The name of the model.
+        max_images: The largest number of images in one drawing, 1 or more.
 
     Raises:
         UserError: If the page cannot show images of this model.
@@ -67,12 +67,12 @@ def build_app(pipeline: DDPMCarsPipeline, name: str, max_images: int = 16) -> gr
 
 
 def launch(app: gr.Blocks, **settings: Any) -> None:
-    """Serve a page until the process is ended.
+    """Serve a page until the process ends.
 
     Args:
         app: What `build_app` returns.
-        settings: As `gr.Blocks.launch` takes them, such as `server_name` and `server_port`. What is not given comes
-            from the environment variables of gradio.
+        settings: As `gr.Blocks.launch` takes them, such as `server_name` and `server_port`. The environment
+            variables of gradio replace those that are left out.
     """
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
     mono = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -89,7 +89,7 @@ def launch(app: gr.Blocks, **settings: Any) -> None:
 
 
 def serve_folder(folder: str | Path) -> None:
-    """Serve the page of a model folder, with the settings of gradio's environment variables, as a Space needs it.
+    """Serve the page of a model folder as the environment variables of gradio say, which is what a Space needs.
 
     Args:
         folder: A saved pipeline.
@@ -105,7 +105,7 @@ def serve_folder(folder: str | Path) -> None:
 
 
 def _in_words(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Show a mistake of the visitor as a message in the page."""
+    """Wrap a function so that the page shows a mistake of the visitor as a message."""
 
     @functools.wraps(function)
     def call(*inputs: Any) -> Any:
@@ -118,7 +118,7 @@ def _in_words(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _each_in_words(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """Do the same for a generator."""
+    """Wrap a generator in the same way."""
 
     @functools.wraps(function)
     def call(*inputs: Any) -> Iterator[Any]:
@@ -136,7 +136,7 @@ def _message(error: UserError) -> gr.Error:
 
 
 def _unchecked(component: Any) -> Any:
-    """Hand on what was sent as it is; the functions behind check it, in words that say what would be right."""
+    """Let a component pass on what was sent, because the errors of the functions behind it name the cure."""
     component.preprocess = lambda payload: payload
     return component
 
@@ -200,7 +200,7 @@ def _draw_tab(pipeline: DDPMCarsPipeline, max_images: int) -> None:
         api_name="draw",
         concurrency_limit=_CONCURRENT_DRAWINGS,
     )
-    # Afterwards, or a frame that is under way would take its place.
+    # The message follows the end of the drawing, or the next frame would replace it.
     ended = stop.click(None, cancels=[drawing], api_visibility="private", queue=False)
     ended.then(_stopped, None, [status, stop], api_visibility="private", queue=False)
     scheduler.change(_fitting_controls, scheduler, [variance, watched], api_visibility="private", queue=False)
@@ -226,7 +226,7 @@ def _draw(
     guidance: Any,
     watched: Any,
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield values of status, grid, the column of the film, film, download and stop."""
+    """Yield values for the status, the grid, the column of the film, the film, the download and the stop button."""
     request = check_request(pipeline, max_images, steps, seed, num_images, scheduler, variance, label, guidance)
     frames: list[Image.Image] = []
     start = time.monotonic()
@@ -238,7 +238,7 @@ def _draw(
             empty = gr.update(value=None, interactive=False)
             first = (gr.update(visible=False), None, empty, gr.update(interactive=True))
             yield status, shown, *(first if frame.step == 0 else (gr.skip(),) * 4)
-    # gradio copies the files as it takes them over.
+    # Gradio copies the files when it is given their paths.
     with tempfile.TemporaryDirectory(prefix="ddpm_cars_demo_") as folder:
         name = f"seed_{request.seed}_pictures_{request.num_images}_steps_{request.num_inference_steps}"
         png, webp = save_png(frames[-1], Path(folder) / f"{name}.png"), Path(folder) / f"{name}.webp"
@@ -291,7 +291,7 @@ def _noise_tab(pipeline: DDPMCarsPipeline) -> None:
 
 
 def _panel(caption: str, value: Image.Image) -> gr.Image:
-    # Three in a row on a phone, too, where the slider below them has to stay in sight.
+    # Three stand in a row on a phone, too, so that the slider below them stays in sight.
     with gr.Column(min_width=90):
         gr.HTML(caption, elem_classes="caption")
         return _picture(re.sub("<.*?>", "", caption), value, buttons=[])

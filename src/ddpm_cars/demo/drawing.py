@@ -38,12 +38,12 @@ _FRAME_MS, _LAST_FRAME_MS = 80, 2500
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a drawing has got to.
+    """A state of a drawing that the page shows.
 
     Attributes:
-        step: How many steps are done; 0 shows the noise that it starts from.
-        images: x_t, and after the last step the images.
-        guesses: x_0_hat, None where the scheduler does not report it.
+        step: The number of steps that are done; 0 is the noise that the drawing starts from.
+        images: x_t, or the finished images after the last step.
+        guesses: x_0_hat, None before the first step and for schedulers that do not report it.
     """
 
     step: int
@@ -53,11 +53,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Noised:
-    """An image with noise, and what the network sees in it.
+    """An image with noise, and the clean image that the network guesses from it.
 
     Attributes:
         x_t: The image with noise.
-        x_0_hat: The image that the network takes it for.
+        x_0_hat: The guess.
         alpha_bar: alpha_bar_t, in [0, 1].
         snr: alpha_bar_t / (1 - alpha_bar_t).
     """
@@ -69,17 +69,17 @@ class Noised:
 
 
 def draw(pipeline: DDPMCarsPipeline, request: SamplingRequest) -> Iterator[Frame]:
-    """Draw images as `ddpm_cars.sampling.generate` does, in one batch, and show how they come out of the noise.
+    """Draw images in one batch, the same as `ddpm_cars.sampling.generate` draws, and show the steps to them.
 
     Args:
-        pipeline: The model. Its scheduler gives the config alone.
-        request: What to draw, checked.
+        pipeline: The model. Only the config of its scheduler is read.
+        request: What to draw, as `check_request` returns it.
 
     Yields:
-        The noise, some of the steps, evenly spaced, and the images.
+        The noise, then evenly spaced steps, then the images.
 
     Raises:
-        UserError: If what the scheduler draws is not finite.
+        UserError: If the scheduler makes values that are not finite.
     """
     own, steps = with_scheduler(pipeline, request.sampler(pipeline.scheduler)), request.num_inference_steps
     own.set_progress_bar_config(disable=True)
@@ -89,7 +89,7 @@ def draw(pipeline: DDPMCarsPipeline, request: SamplingRequest) -> Iterator[Frame
             is_last = timestep is None
             if not is_last and step not in shown:
                 continue
-            # Some schedulers of diffusers put all timesteps at 0 where there are to be T.
+            # Some schedulers of diffusers set all timesteps to 0 when they are asked for T steps.
             if not x_t.isfinite().all():
                 raise UserError(f"{request.scheduler} loses the image in {steps} steps; choose another number")
             images = as_images(x_t) if is_last else noisy_to_pil(x_t)
@@ -97,13 +97,13 @@ def draw(pipeline: DDPMCarsPipeline, request: SamplingRequest) -> Iterator[Frame
 
 
 def enlarged(images: Sequence[Image.Image]) -> Image.Image:
-    """Lay images out in a grid, enlarged by a whole factor to about 512 pixels in all."""
+    """Lay images out in a grid that is about 512 pixels wide; each is enlarged by a whole factor."""
     columns = math.ceil(math.sqrt(len(images)))
     return make_grid(images, columns, min_size=math.ceil(_GRID_WIDTH / columns))
 
 
 def animation(frames: Sequence[Image.Image]) -> bytes:
-    """Return a WebP without loss that shows images of one size in turn, holds the last one and begins again."""
+    """Return a lossless WebP animation of images of one size. It holds the last one and then begins again."""
     durations = [*[_FRAME_MS] * (len(frames) - 1), _LAST_FRAME_MS]
     buffer = BytesIO()
     settings: dict[str, Any] = {"lossless": True, "quality": 0, "method": 0, "loop": 0}
@@ -112,14 +112,14 @@ def animation(frames: Sequence[Image.Image]) -> bytes:
 
 
 def squared(source: str | bytes, pipeline: DDPMCarsPipeline) -> Image.Image:
-    """Bring a visitor's image to the size and the colours of a model; the middle of it is kept.
+    """Bring an image of a visitor to the size and the colours of a model. The middle of the image is kept.
 
     Args:
-        source: Path or bytes of the file.
+        source: The path or the bytes of the file.
         pipeline: The model.
 
     Raises:
-        UserError: If it is no image.
+        UserError: If the file is no image.
     """
     try:
         image = decode_image(source, "L" if pipeline.unet.config.in_channels == 1 else "RGB")
@@ -133,14 +133,14 @@ def noised(pipeline: DDPMCarsPipeline, picture: Image.Image, t: Any, seed: Any, 
     """Draw x_t from q(x_t | x_0) (Ho et al. 2020, eq. 4) and let the network guess x_0 from it in one look (eq. 15).
 
     Args:
-        pipeline: The model; its scheduler gives the config alone.
-        picture: x_0 as `squared` returns it.
-        t: Anything; integers in [0, T - 1] are right.
-        seed: Of the noise, which is the same for every t.
-        class_choice: A value of `class_choices`; of several the first counts.
+        pipeline: The model. Only the config of its scheduler is read.
+        picture: x_0, as `squared` returns it.
+        t: The timestep, an integer in [0, T - 1]. Other values are refused, here and below.
+        seed: The seed of the noise, which is the same for every t.
+        class_choice: A value of `class_choices`. If it stands for several classes, the first counts.
 
     Raises:
-        UserError: If t, the seed or the class is none.
+        UserError: If t, the seed or the class is not one that the model has.
     """
     t = whole_number(t, "the timestep t", 0, num_timesteps_of(pipeline) - 1)
     seed = whole_number(seed, "the seed", 0, MAX_SEED)

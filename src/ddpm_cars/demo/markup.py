@@ -52,7 +52,7 @@ _LEVELS = (
 
 
 def headline(pipeline: DDPMCarsPipeline, name: str) -> str:
-    """Return the name of a model and what it is."""
+    """Return the heading of the page: the name of a model and facts about it."""
     facts = " ".join(f"<span>{html.escape(fact)}</span>" for fact in describe(pipeline))
     return f"<h1>{html.escape(name)}</h1><p>{facts}</p>"
 
@@ -66,7 +66,7 @@ def progress(done: float, text: str) -> str:
 
 
 def progress_of(request: SamplingRequest, step: int, seconds: float) -> str:
-    """Return how far a drawing is after some seconds."""
+    """Return the progress of a drawing after some seconds."""
     steps = request.num_inference_steps
     if step == 0:
         text = f"Noise of {seeds_of(request).lower()}"
@@ -78,13 +78,13 @@ def progress_of(request: SamplingRequest, step: int, seconds: float) -> str:
 
 
 def seeds_of(request: SamplingRequest) -> str:
-    """Name the seeds of the images of a drawing."""
+    """Return the seeds of the images of a drawing in words."""
     last = request.seed + request.num_images - 1
     return f"Seed {request.seed}" if last == request.seed else f"Seeds {request.seed} to {last}"
 
 
 def level(t: int, seen: Noised) -> str:
-    """Say how much of an image is left at t."""
+    """Return a line that says how much of an image is left at t."""
     words = next(words for snr, words in _LEVELS if seen.snr >= snr)
     return (
         f"<p class='level'><b>t = {t}</b>: ᾱ = {seen.alpha_bar:.3g}, signal-to-noise ratio {seen.snr:.3g}. "
@@ -93,7 +93,7 @@ def level(t: int, seen: Noised) -> str:
 
 
 def plots(pipeline: DDPMCarsPipeline, num_inference_steps: object) -> str:
-    """Return the drawings of the schedule; `num_inference_steps` is checked as in `schedule_curves`."""
+    """Return the plots of the noise schedule. `schedule_curves` checks `num_inference_steps`."""
     drawings = schedule_drawings(schedule_curves(pipeline, num_inference_steps))
     figures = (f"<figure><figcaption>{caption}</figcaption>{svg}</figure>" for caption, svg in drawings)
     return f"<div class='plots'>{''.join(figures)}</div>"

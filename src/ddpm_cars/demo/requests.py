@@ -19,17 +19,17 @@ SCHEDULERS = {
     "UniPCMultistepScheduler": "UniPC",
 }
 
-# Values of the choice of a class that are no class.
+# The values in the list of classes that are not the number of a class.
 NO_CLASS, EVERY_CLASS = -1, -2
 
-# Numbers that every client and every generator of random numbers can hold.
+# Every browser and every generator of random numbers can hold numbers up to this.
 MAX_SEED = 2**32 - 1
 
 MAX_GUIDANCE = 20.0
 
 
 def num_timesteps_of(pipeline: DDPMCarsPipeline) -> int:
-    """Return T."""
+    """Return T, the number of timesteps of a model."""
     return int(pipeline.scheduler.config.num_train_timesteps)
 
 
@@ -37,7 +37,7 @@ def resolution_of(pipeline: DDPMCarsPipeline) -> int:
     """Return the height and width of the images of a model.
 
     Raises:
-        UserError: If it does not draw squares in grey or RGB.
+        UserError: If the images are not squares in grey or RGB.
     """
     size, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
     height, width = (size, size) if isinstance(size, int) else (size or (None, None))
@@ -47,20 +47,20 @@ def resolution_of(pipeline: DDPMCarsPipeline) -> int:
 
 
 def describe(pipeline: DDPMCarsPipeline) -> list[str]:
-    """Return resolution, T and number of parameters of a model in words."""
+    """Return the resolution, T and the number of parameters of a model in words."""
     size, count = resolution_of(pipeline), sum(p.numel() for p in pipeline.unet.parameters())
     parameters = f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"
     return [f"{size}x{size} pixels", f"T = {num_timesteps_of(pipeline)}", f"{parameters} parameters"]
 
 
 def scheduler_choices(pipeline: DDPMCarsPipeline) -> dict[str, str]:
-    """Return labels by class name: the schedulers of the page, and the saved one where it is another."""
+    """Return the labels of schedulers by class name: the saved one first, then those of the page."""
     saved = type(pipeline.scheduler).__name__
     return {saved: SCHEDULERS.get(saved, saved), **SCHEDULERS}
 
 
 def variance_choices(pipeline: DDPMCarsPipeline) -> list[str]:
-    """Return the variances of `DDPMCarsScheduler` that a model can be drawn with, its own one first."""
+    """Return the variances of `DDPMCarsScheduler` that a model can be drawn with, the saved one first."""
     config, unet = pipeline.scheduler.config, pipeline.unet.config
     calibration = config.get("_calibration") or {}
     saved = str(config.get("variance_type") or "fixed_small").removesuffix("_log")
@@ -70,13 +70,13 @@ def variance_choices(pipeline: DDPMCarsPipeline) -> list[str]:
     if "band_eps_mse" in calibration:
         choices.append("spectral")
     if unet.out_channels == 2 * unet.in_channels:
-        # Which of the two the second half means is known from the training alone.
+        # Only the training knows which of the two the second half of the channels means.
         choices.append(saved if saved in LEARNED_VARIANCES else "learned_range")
     return sorted(choices, key=lambda name: name != saved)
 
 
 def class_choices(pipeline: DDPMCarsPipeline) -> list[tuple[str, int]]:
-    """Return labels and values of the choice of a class, empty for a model without classes.
+    """Return the labels and values of the list of classes, which is empty for a model without classes.
 
     Raises:
         UserError: If its network takes classes that have no names.
@@ -92,13 +92,13 @@ def whole_number(value: Any, name: str, minimum: int, maximum: int) -> int:
     """Check a number that anybody may have sent.
 
     Args:
-        value: Anything.
-        name: What it is, for the message.
-        minimum: The smallest that is allowed.
-        maximum: The largest.
+        value: The value that was sent, of any type.
+        name: The name of the value in the message.
+        minimum: The smallest number that is allowed.
+        maximum: The largest number that is allowed.
 
     Raises:
-        UserError: If it is not a whole number in this range.
+        UserError: If the value is not a whole number in this range.
     """
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if not is_whole or isinstance(value, bool) or not minimum <= value <= maximum:
@@ -108,7 +108,7 @@ def whole_number(value: Any, name: str, minimum: int, maximum: int) -> int:
 
 
 def check_class(pipeline: DDPMCarsPipeline, value: Any) -> tuple[int, ...] | None:
-    """Turn the choice of a class into classes that images take in turn, None for none.
+    """Turn a choice from the list of classes into the classes that images take in turn, None for none.
 
     Raises:
         UserError: If the model does not have this choice.
@@ -135,21 +135,21 @@ def check_request(
     class_choice: Any = None,
     guidance_scale: Any = 1.0,
 ) -> SamplingRequest:
-    """Check what a visitor, or a program in a visitor's place, has sent.
+    """Check what a visitor, or a program in the place of one, has sent.
 
     Args:
         pipeline: The model.
-        max_images: The most images of one request.
-        num_inference_steps: Anything, as all that follow.
-        seed: Of the first image.
-        num_images: How many.
+        max_images: The largest number of images in one request.
+        num_inference_steps: Like all arguments that follow, a value of any type.
+        seed: The seed of the first image.
+        num_images: The number of images.
         scheduler: One of `scheduler_choices`.
-        variance_type: One of `variance_choices`; schedulers other than `DDPMCarsScheduler` do not look at it.
-        class_choice: A value of `class_choices`, None for a model without.
-        guidance_scale: In [0, MAX_GUIDANCE], 1 for a model that has not learned to be guided.
+        variance_type: One of `variance_choices`. Only `DDPMCarsScheduler` reads it.
+        class_choice: A value of `class_choices`, None for a model without classes.
+        guidance_scale: In [0, MAX_GUIDANCE]; 1 for a model that has not learned to be guided.
 
     Raises:
-        UserError: With a message for the visitor, if the model cannot draw this.
+        UserError: If the model cannot draw this. The message is for the visitor.
     """
     steps = whole_number(num_inference_steps, "the number of steps", 1, num_timesteps_of(pipeline))
     seed = whole_number(seed, "the seed", 0, MAX_SEED)

@@ -10,26 +10,26 @@ from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.sampling.samplers import make_scheduler
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, posterior
 
-# Those that can be seen on light and on dark pages.
+# These colours can be seen on light and on dark pages.
 _BLUE, _RED, _AMBER = COLOURS[3:6]
 
-# More marks than this run into a line.
+# More marks than these run into a line.
 _MAX_MARKS = 100
 
 
 def schedule_curves(pipeline: DDPMCarsPipeline, num_inference_steps: Any) -> dict[str, np.ndarray]:
-    """Return what a model's noise schedule is, and what a chain of some of its timesteps adds.
+    """Return the noise schedule of a model, and the variances that a chain of some of its timesteps adds.
 
     Args:
-        pipeline: The model; its scheduler gives the config alone.
-        num_inference_steps: Anything; integers in [1, T] are right.
+        pipeline: The model. Only the config of its scheduler is read.
+        num_inference_steps: An integer in [1, T]. Other values are refused.
 
     Returns:
-        float64 arrays: "alpha_bar" and "snr" (T,); "timesteps", those visited, descending (n,); "beta", "beta_tilde"
-        and, where the model is calibrated, "analytic" (n - 1,), of every step but the last, which adds no noise.
+        float64 arrays: "alpha_bar" and "snr" (T,); "timesteps", those that are visited, descending (n,); "beta",
+        "beta_tilde" and, for a calibrated model, "analytic" (n - 1,), of every step but the last, which adds no noise.
 
     Raises:
-        UserError: If the number of steps is none.
+        UserError: If the number of steps is not such an integer.
     """
     steps = whole_number(num_inference_steps, "the number of steps", 1, num_timesteps_of(pipeline))
     is_calibrated = "analytic" in variance_choices(pipeline)
@@ -51,13 +51,13 @@ def schedule_curves(pipeline: DDPMCarsPipeline, num_inference_steps: Any) -> dic
 
 
 def schedule_drawings(curves: dict[str, np.ndarray]) -> list[tuple[str, str]]:
-    """Draw a schedule as SVGs, transparent and inked in the colour of the text around them.
+    """Plot a noise schedule as SVGs, transparent and in the colour of the text around them.
 
     Args:
         curves: What `schedule_curves` returns.
 
     Returns:
-        A caption and an `<svg>` element for each of alpha_bar, SNR and variances.
+        A caption and an `<svg>` element each for alpha_bar, the signal-to-noise ratio and the variances.
     """
     t, visited = np.arange(len(curves["alpha_bar"])), curves["timesteps"].astype(int)
     drawings = []
@@ -65,7 +65,7 @@ def schedule_drawings(curves: dict[str, np.ndarray]) -> list[tuple[str, str]]:
         ("alpha_bar", "What is left of the image: ᾱ over t", "linear"),
         ("snr", "Signal-to-noise ratio ᾱ / (1 - ᾱ) over t", "log"),
     ):
-        # A logarithm has no place for the 0 of schedules that end in pure noise.
+        # Schedules that end in pure noise have a 0, which has no logarithm.
         values = np.where(curves[name] > 0, curves[name], np.nan) if scale == "log" else curves[name]
         figure, axes = _axes(len(t), scale)
         axes.plot(t, values, color=_BLUE, linewidth=1.8)

@@ -11,13 +11,13 @@ logger = logging.get_logger(__name__)
 
 
 class CapturedFunction:
-    """A function of tensors on a GPU, captured in a graph: one call where there were thousands of small ones.
+    """A function of tensors on a GPU, captured in a graph, which replaces thousands of small calls by one.
 
-    The first calls run as they are, and prepare what is prepared once. Shapes, dtypes and the memory of whatever else
-    the function works on must stay.
+    The first calls run as they are, so that everything that is prepared once is ready. The shapes and dtypes of the
+    arguments must stay, and so must the memory of everything else that the function works on.
 
     Args:
-        function: Takes tensors and returns one. It must not wait for the device.
+        function: It takes tensors and returns one, and must not wait for the device.
     """
 
     _num_plain_calls = 3
@@ -29,14 +29,14 @@ class CapturedFunction:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
-        """Return what the function returns, in memory of its own."""
+        """Return the result of the function, in memory that later calls do not use."""
         with torch.cuda.device(arguments[0].device):
             return self._call(*arguments)
 
     def _call(self, *arguments: torch.Tensor) -> torch.Tensor:
         if not self._arguments:
             self._arguments = [argument.clone() for argument in arguments]
-            # One for all first calls: each stream keeps memory of its own.
+            # All first calls share a stream, because each stream keeps memory of its own.
             self._stream = torch.cuda.Stream()
         for kept, given in zip(self._arguments, arguments, strict=True):
             kept.copy_(given)
@@ -45,7 +45,7 @@ class CapturedFunction:
             return self._run_plainly()
         if self._graph is None:
             graph = torch.cuda.CUDAGraph()
-            # Other threads may go on using the device.
+            # Other threads may continue to use the device.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._result = self.function(*self._arguments)
             self._graph = graph
@@ -53,7 +53,7 @@ class CapturedFunction:
         return self._result.clone()
 
     def _run_plainly(self) -> torch.Tensor:
-        # Beside the usual stream, as graphs are captured.
+        # Graphs are captured beside the usual stream, too.
         ours = torch.cuda.current_stream()
         self._stream.wait_stream(ours)
         with torch.cuda.stream(self._stream):
@@ -63,17 +63,18 @@ class CapturedFunction:
 
 
 def compiler_options(device: torch.device) -> dict[str, Any] | None:
-    """Return what torch.compile has to be told of a UNet on a device, None where it is nothing."""
-    # By itself the compiler leaves channels-last where a convolution halves its channels, as half of a UNet does.
+    """Return the options of torch.compile for a UNet on a device, None if there are none."""
+    # Without this, the compiler leaves channels-last where a convolution halves the channels, as half of a UNet does.
     return {"force_layout_optimization": True} if device.type == "cuda" else None
 
 
 class CompiledNetwork:
-    """A network behind torch.compile, and behind a captured graph on CUDA, in batches of few shapes.
+    """A network behind torch.compile and, on CUDA, behind captured graphs, which runs in batches of few shapes.
 
     Args:
         unet: The network.
-        max_batch_size: Larger batches are run in parts of this size, and smaller ones in the next power of two.
+        max_batch_size: Larger batches run in parts of this size, and smaller ones are filled up to the next power of
+            two.
     """
 
     def __init__(self, unet: UNet2DModel, max_batch_size: int):
@@ -93,7 +94,7 @@ class CompiledNetwork:
         return any(isinstance(program, CapturedFunction) for program in self._programs.values())
 
     def begin(self) -> None:
-        """Forget what was compiled for another device, and captured around weights that have moved since."""
+        """Forget programs for another device, and graphs around weights that have moved since their capture."""
         if self.unet.device.type != self._device_type:
             self._compile()
         places = [tensor.data_ptr() for tensor in (*self.unet.parameters(), *self.unet.buffers())]
@@ -101,10 +102,10 @@ class CompiledNetwork:
             self._programs, self._places = {}, places
 
     def __call__(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        # As a tensor, or every timestep would be a program of its own; so would every other layout in memory.
+        # Every timestep that is no tensor would need a program of its own, and so would every layout in memory.
         x_t, t = x_t.contiguous(), t.expand(len(x_t)).contiguous()
         labels = None if labels is None else labels.contiguous()
-        # The compiler gives up on a network after a few shapes, and takes a minute for each.
+        # The compiler takes a minute for each shape, and gives up after a few.
         n = min(1 << (len(x_t) - 1).bit_length(), self.max_batch_size)
         if len(x_t) == n:
             return self._run(x_t, t, labels)
@@ -119,14 +120,14 @@ class CompiledNetwork:
                 # Schedulers number their timesteps by integers or by fractions.
                 key = tuple((argument.shape, argument.dtype) for argument in arguments)
                 if key not in self._programs:
-                    # Weights that are moved in and out, as for a small GPU, cannot be captured.
+                    # Weights that are moved in and out, as on a small GPU, cannot be captured.
                     captured = x_t.is_cuda and not hasattr(self.unet, "_hf_hook")
                     self._programs[key] = CapturedFunction(self._call_compiled) if captured else self._call_compiled
                 return self._programs[key](*arguments)
             except (torch.OutOfMemoryError, MemoryError):
                 raise
             except Exception as error:
-                # Whatever it is that a compiler lacks here, the network runs without it, or raises by itself.
+                # Whatever the compiler lacks here, the network runs without it, or raises the error itself.
                 reason = " ".join(str(error).split())[:200]
                 logger.warning(
                     f"The network cannot be compiled here and runs as it is: {type(error).__name__}: {reason}"

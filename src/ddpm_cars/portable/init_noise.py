@@ -10,7 +10,7 @@ import torch
 def match_init_noise(noise: torch.Tensor, statistics: Mapping[str, Any], alpha_bar: float) -> torch.Tensor:
     """Turn white noise into x_T ~ N(sqrt(alpha_bar) mean, alpha_bar covariance + (1 - alpha_bar) I).
 
-    That is q(x_T) of Ho et al. 2020, eq. 4, to second order; N(0, I) stands in for it where alpha_bar is nearly 0.
+    This is q(x_T) of Ho et al. 2020, eq. 4, to second order. N(0, I) stands in for it where alpha_bar is nearly 0.
 
     Args:
         noise: z ~ N(0, I), shape (batch, C, H, W), float32 or float64.
@@ -23,7 +23,7 @@ def match_init_noise(noise: torch.Tensor, statistics: Mapping[str, Any], alpha_b
         x_T like `noise`.
 
     Raises:
-        ValueError: If the statistics are those of images of another shape.
+        ValueError: If the statistics belong to images of another shape.
     """
     mean, covariance, rows, columns = (
         torch.tensor(statistics[name], dtype=torch.float64) for name in ("mean", "covariance", "rows", "columns")
@@ -35,7 +35,7 @@ def match_init_noise(noise: torch.Tensor, statistics: Mapping[str, Any], alpha_b
             f"width) = {measured}: measure it again with ddpm_cars.fit_init_noise."
         )
     values, vectors = torch.linalg.eigh(alpha_bar * covariance)
-    # The symmetric root keeps x_T as near to the given noise as can be, so seeds keep their images.
+    # The symmetric root keeps x_T as near as possible to the given noise, so seeds keep their images.
     root = vectors * (values.clamp(min=0) + 1 - alpha_bar).sqrt() @ vectors.T
     rest_std = (alpha_bar * statistics["rest_variance"] + 1 - alpha_bar) ** 0.5
     rows, columns, root, shift = (x.to(noise) for x in (rows, columns, root, alpha_bar**0.5 * mean))
@@ -56,7 +56,7 @@ def noised_start(noise: torch.Tensor, scheduler: Any) -> torch.Tensor:
         A tensor like `noise`.
 
     Raises:
-        ValueError: If the moments are those of images of another shape.
+        ValueError: If the moments belong to images of another shape.
     """
     statistics, scale = scheduler.config.get("_init_noise"), scheduler.init_noise_sigma
     if statistics is None:

@@ -1,4 +1,4 @@
-"""`ddpm-cars calibrate`: measures a saved model on its training images, and writes it into its folder."""
+"""`ddpm-cars calibrate`: measures a saved model on its training images and writes the result into its folder."""
 
 from pathlib import Path
 

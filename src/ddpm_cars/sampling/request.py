@@ -80,14 +80,18 @@ class SamplingRequest:
         T, steps = scheduler.config.num_train_timesteps, self.num_inference_steps
         if steps > T:
             raise UserError(f"num_inference_steps is {steps}; this model was trained with {T}")
-        ids = None if self.class_labels is None else [_without_quotes(x, pipeline.labels) for x in self.class_labels]
+        ids = None if self.class_labels is None else [_as_number(x, pipeline.labels) for x in self.class_labels]
         try:
             labels = pipeline.prepare_class_labels(ids, len(ids or [0]), self.guidance_scale)
-            scheduler.set_timesteps(steps)
         except ValueError as error:
             raise UserError(str(error)) from error
+        try:
+            scheduler.set_timesteps(steps)
+        except ValueError as error:
+            name = type(scheduler).__name__
+            raise UserError(f"{name} cannot take {steps} steps; choose another number: {error}") from error
         return replace(self, class_labels=None if ids is None or labels is None else tuple(labels.tolist()))
 
 
-def _without_quotes(label: int | str, names: Container[str]) -> int | str:
+def _as_number(label: int | str, names: Container[str]) -> int | str:
     return int(label) if isinstance(label, str) and label.isdecimal() and label not in names else label
