@@ -108,16 +108,16 @@ def variational_bounds(
 
     Args:
         unet: The network, in evaluation mode, or any callable of (x_t, t), shapes (batch, C, H, W) and (batch,),
-            whose result is a tensor or has one as `sample`, of C or 2 C channels. The second half is the place of
-            log variance that "learned_range" needs, and is left out elsewhere.
+            whose result is a tensor or has one as `sample`, of C or 2 C channels. The second half is what
+            "learned_range" makes its variance of; other variances do not use it.
         images: x_0, shape (N, C, H, W), on the CPU: k / 127.5 - 1 with k = 0, 1, ... 255, float32, or float64 to have
             everything in it. With float32, errors and terms are float64 all the same.
         schedulers: By name; `timesteps` of each is its chain, as `set_timesteps` left it. They may differ in chain and
             `variance_type` ("fixed_small", "fixed_large", "analytic" without `max_last_noise_grey_levels`,
             "learned_range"), and in nothing that x_t or x_0_hat depend on. None is changed.
         class_labels: int64 (N,), handed to the network; None hands it none.
-        indices: The numbers of the images in the whole data set, 0 or more, which decide their noise, so that
-            processes can share it; None is 0, 1, ... N - 1.
+        indices: The numbers of the images in the whole data set, 0 or more. They decide the noise, so that several
+            processes can share a data set. None is 0, 1, ... N - 1.
         batch_size: Images at a time, 1 or more.
         seed: Decides the noise together with the number of the image and the timestep, 0 or more.
         progress_bar: Whether one is shown.

@@ -1,4 +1,4 @@
-"""A network read in the words of its scheduler: what it should predict, and what its output says of eps and x_0."""
+"""What a network should predict, and what its output says of the noise and of the clean image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -145,6 +145,6 @@ def x_0_error(
     x_t = scheduler.add_noise(x_0, torch.randn(x_0.shape, generator=generator), torch.tensor(t))
     x_0_hat, _ = Denoiser(unet, scheduler).x_0_hat(x_t, t, class_labels)
     if t > 0:
-        # A step of sampling drew noise here once, and seeds go on giving the calibrations that they gave then.
+        # Earlier versions drew noise twice. Without this draw a seed would give another calibration.
         torch.randn(x_0.shape, generator=generator)
     return (x_0 - x_0_hat).double()

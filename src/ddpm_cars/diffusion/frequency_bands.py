@@ -1,4 +1,4 @@
-"""TODO src/ddpm_cars/diffusion/frequency_bands.py."""
+"""The bands of spatial frequency in which calibration measures images, and the colour axes that it does so on."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,6 +1,6 @@
-"""Where everything random comes from: seeds are derived and generators made here and nowhere else.
+"""Seeds and generators: everything random is derived here and nowhere else.
 
-Runs of before continue and seeds give the images that they gave: none of these values may ever change.
+Runs that were begun earlier continue, and a seed gives the images that it gave, so these values must never change.
 """
 
 from collections.abc import Iterable, Sequence
