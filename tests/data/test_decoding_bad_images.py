@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_cars.data.decoding import PictureError, decode_image
+from ddpm_cars.data.decoding import ImageError, decode_image
 from ddpm_cars.data.pictures import Pictures
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.hardware import num_cores
@@ -56,7 +56,7 @@ def jpeg(path: Path) -> bytes:
 def test_the_reason_is_given(tmp_path: Path, name: str, content: bytes, reason: str):
     (tmp_path / name).write_bytes(content)
     for source in (tmp_path / name, content):
-        with pytest.raises(PictureError, match=reason) as error:
+        with pytest.raises(ImageError, match=reason) as error:
             decode_image(source)
         assert "BytesIO" not in str(error.value)
 
@@ -68,7 +68,7 @@ def test_a_picture_that_ends_early_is_refused(tmp_path: Path, kind: str, share: 
     Image.fromarray(noise).save(tmp_path / "whole", kind)
     whole = (tmp_path / "whole").read_bytes()
     decode_image(whole)
-    with pytest.raises(PictureError, match=r"\w"):
+    with pytest.raises(ImageError, match=r"\w"):
         decode_image(whole[: int(share * len(whole))])
 
 
@@ -81,7 +81,7 @@ def test_a_file_that_cannot_be_read_is_an_error_of_the_system(tmp_path: Path):
 def test_a_bomb_is_not_decoded(size: tuple[int, int]):
     tracemalloc.start()
     # A warning would be an error of another kind.
-    with pytest.raises(PictureError, match="more than"):
+    with pytest.raises(ImageError, match="more than"):
         decode_image(png_without_pixels(*size))
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
@@ -96,7 +96,7 @@ def test_the_limit_is_that_of_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyP
         if allowed:
             assert decode_image(tmp_path / "a.png").size == (11, 10)
         else:
-            with pytest.raises(PictureError, match=rf"11 x 10 pixels, more than .* {limit}"):
+            with pytest.raises(ImageError, match=rf"11 x 10 pixels, more than .* {limit}"):
                 decode_image(tmp_path / "a.png")
 
 

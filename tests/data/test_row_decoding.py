@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_cars.data.row_decoding import Decoder, first_pictures, measure
+from ddpm_cars.data.row_decoding import Decoder, first_images, measure
 from ddpm_cars.data.shards import open_shards
 from ddpm_cars.errors import UserError
 from tests.support.streaming_helpers import (
@@ -82,15 +82,15 @@ def test_the_first_pictures_of_a_split_come_in_the_order_of_the_files(folder: Pa
     for path in list(folder.iterdir()):
         shutil.copy(path, path.with_name(path.name.replace("train", "test")))
     config = make_config(folder, **LENIENT)
-    images, labels = first_pictures(config, 3, "test", 8)
+    images, labels = first_images(config, 3, "test", 8)
     assert labels.tolist() == [0, 1, 2, 4, 5, 6, 7, 9]
     np.testing.assert_array_equal(images, pixels(labels))
-    assert first_pictures(make_config(folder, class_conditional=False, **LENIENT), 1, "test", 3)[1] is None
-    assert len(first_pictures(config, 3, "test", 100)[0]) == NUM_IMAGES - len(BAD)
+    assert first_images(make_config(folder, class_conditional=False, **LENIENT), 1, "test", 3)[1] is None
+    assert len(first_images(config, 3, "test", 100)[0]) == NUM_IMAGES - len(BAD)
     with pytest.raises(UserError, match="1 of the first 4 images cannot be used"):
-        first_pictures(make_config(folder, max_bad_images_fraction=0.0), 3, "test", 8)
+        first_images(make_config(folder, max_bad_images_fraction=0.0), 3, "test", 8)
     with pytest.raises(UserError, match="no split 'validation'"):
-        first_pictures(config, 3, "validation", 8)
+        first_images(config, 3, "validation", 8)
 
 
 def test_the_first_pictures_have_the_classes_of_the_training_split(tmp_path: Path, kind: str):
@@ -99,7 +99,7 @@ def test_the_first_pictures_have_the_classes_of_the_training_split(tmp_path: Pat
     shutil.copy(path, folder / path.name.replace("train", "test"))
     write_shard(folder, kind, 0, [png(0)], [1])
     with pytest.raises(UserError, match="split test has the classes 0, 1, 2, and train has 0, 1; they must be"):
-        first_pictures(make_config(folder), 3, "test", 1)
+        first_images(make_config(folder), 3, "test", 1)
 
 
 def test_costs_are_measured(folder: Path, tmp_path: Path, kind: str):

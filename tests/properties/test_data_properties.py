@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from ddpm_cars.data.decoding import PictureError, decode_image, resize_image
+from ddpm_cars.data.decoding import ImageError, decode_image, resize_image
 from ddpm_cars.data.pictures import to_samples
 from ddpm_cars.figures.grids import to_pil
 from ddpm_cars.training.batches import BatchOrder
@@ -115,7 +115,7 @@ def assert_picture_or_reason(data: bytes) -> None:
         warnings.simplefilter("ignore")
         try:
             image = decode_image(data)
-        except PictureError as error:
+        except ImageError as error:
             reason = str(error)
     assert reason != ""
     assert reason is not None or image.mode == "RGB"

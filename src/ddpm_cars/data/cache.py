@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ddpm_cars.config.pictures import ImageConfig
-from ddpm_cars.data.decoding import PictureError, decode_square, image_mode
+from ddpm_cars.data.decoding import ImageError, decode_square, image_mode
 from ddpm_cars.data.listing import Source
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import note
@@ -134,7 +134,7 @@ def _decoder(source: Source, config: ImageConfig, mode: str) -> Decode:
         try:
             data = source.read(i)
             pixels = decode_square(data, mode, config).tobytes()
-        except PictureError as error:
+        except ImageError as error:
             return str(error)
         except OSError as error:
             return error.strerror or str(error)

@@ -12,7 +12,7 @@ from datasets.exceptions import DatasetsError
 
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.data.decoding import PictureError
+from ddpm_cars.data.decoding import ImageError
 from ddpm_cars.data.listing import Source, as_labels, without_split
 from ddpm_cars.errors import UserError
 
@@ -26,8 +26,8 @@ def find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spli
     else:
         parts = {config.split: _open_dataset(config, config.split)}
     features = next(iter(parts.values())).features
-    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    image_column = find_image_column(config, features, pictures)
+    with_images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    image_column = find_image_column(config, features, with_images)
     if label_column == TrainingConfig.label_column and label_column not in features and "cls" in features:
         # This is the name of the column in archives of WebDataset.
         label_column = "cls"
@@ -45,7 +45,7 @@ def find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spli
     def read(i: int) -> bytes:
         row = rows[i][image_column]
         if row is None or (row["bytes"] is None and row["path"] is None):
-            raise PictureError("the row has no image")
+            raise ImageError("the row has no image")
         if row["bytes"] is not None:
             return row["bytes"]
         if "://" not in row["path"]:
@@ -69,16 +69,16 @@ def find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spli
     return Source(place, len(rows), read, path, rows._fingerprint, labels, class_names, [], {})
 
 
-def find_image_column(config: ImageConfig, columns: Collection[str], pictures: Sequence[str]) -> str:
+def find_image_column(config: ImageConfig, columns: Collection[str], with_images: Sequence[str]) -> str:
     """Return the column of images: the one in the settings, or the only one if the default name is missing.
 
     Args:
         config: The settings.
         columns: All columns of the dataset.
-        pictures: The columns that hold images.
+        with_images: The columns that hold images.
     """
     by_itself = config.image_column == ImageConfig.image_column and config.image_column not in columns
-    return pictures[0] if by_itself and len(pictures) == 1 else config.image_column
+    return with_images[0] if by_itself and len(with_images) == 1 else config.image_column
 
 
 def _open_dataset(config: ImageConfig, split: str | None) -> Any:

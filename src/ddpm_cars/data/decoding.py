@@ -24,7 +24,7 @@ _TURNS = {
 }
 
 
-class PictureError(ValueError):
+class ImageError(ValueError):
     """A file that gives no image; the message is the reason, without the name of the file."""
 
 
@@ -44,29 +44,29 @@ def decode_image(source: str | os.PathLike | bytes, mode: str = "RGB", backgroun
 
     Raises:
         OSError: If the file cannot be read.
-        PictureError: If it cannot be decoded, or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels, which are then
+        ImageError: If it cannot be decoded, or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels, which are then
             not decoded.
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     if not data:
-        raise PictureError("the file is empty")
+        raise ImageError("the file is empty")
     try:
         with _open(data) as image:
             width, height = image.size
             if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-                raise PictureError(
+                raise ImageError(
                     f"{width} x {height} pixels, more than PIL.Image.MAX_IMAGE_PIXELS, {Image.MAX_IMAGE_PIXELS}"
                 )
             image.load()
             image = _turn_upright(image)
         return _flatten(image, background).convert(mode)
-    except (PictureError, MemoryError):
+    except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise PictureError("not an image in a format that Pillow reads, or one of zero size") from error
+        raise ImageError("not an image in a format that Pillow reads, or one of zero size") from error
     except Exception as error:
         # On damaged files Pillow's readers raise whatever their parsing runs into.
-        raise PictureError(str(error) or type(error).__name__) from error
+        raise ImageError(str(error) or type(error).__name__) from error
 
 
 def _open(data: bytes) -> Image.Image:
@@ -93,7 +93,7 @@ def _turn_upright(image: Image.Image) -> Image.Image:
 def _flatten(image: Image.Image, background: str) -> Image.Image:
     """Return the image in mode "RGB", without transparency."""
     if image.mode == "F":
-        raise PictureError("its pixels are floating-point numbers, and nothing says which of them is white")
+        raise ImageError("its pixels are floating-point numbers, and nothing says which of them is white")
     if image.mode.startswith("I"):
         image = _to_8_bits(image)
     if image.has_transparency_data:
@@ -106,7 +106,7 @@ def _flatten(image: Image.Image, background: str) -> Image.Image:
 def _to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int32)
     if values.min() < 0 or values.max() > 65535:
-        raise PictureError(f"its pixels run from {values.min()} to {values.max()}, not from 0 to 65535")
+        raise ImageError(f"its pixels run from {values.min()} to {values.max()}, not from 0 to 65535")
     grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     transparent = image.info.get("transparency")
     if transparent is not None:

@@ -65,21 +65,21 @@ def list_folder(folder: Path) -> Listing:
     Image.init()
     known = {suffix for suffix, name in Image.EXTENSION.items() if name in Image.OPEN}
     readable = {suffix for suffix in known if Image.EXTENSION[suffix] not in _UNREADABLE_FORMATS}
-    pictures: list[str] = []
+    images: list[str] = []
     not_listed: list[str] = []
     ignored: Counter[str] = Counter()
     for entry in _walk(folder, frozenset()):
         name = Path(entry.path).relative_to(folder).as_posix()
         suffix = os.path.splitext(entry.name)[1].lower()
         if suffix in readable and entry.is_file():
-            pictures.append(name)
+            images.append(name)
         elif suffix in known or suffix in _UNREADABLE_SUFFIXES:
             not_listed.append(name)
         else:
             ignored[suffix] += 1
     splits: dict[str, list[str]] = {split: [] for split in _SPLIT_WORDS}
     outside: list[str] = []
-    for name in sorted(pictures):
+    for name in sorted(images):
         split, _ = _split_of(name)
         (splits[split] if split else outside).append(name)
     splits = {split: names for split, names in splits.items() if names}

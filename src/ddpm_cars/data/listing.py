@@ -16,7 +16,7 @@ class Source:
     Attributes:
         place: The folder or dataset, for messages.
         size: The number of images.
-        read: Returns the bytes of image i, or raises OSError or PictureError.
+        read: Returns the bytes of image i, or raises OSError or ImageError.
         path: Returns the name by which a person finds image i.
         fingerprint: It changes if anything about the files changes.
         labels: The class of each image, int64 (size,); None without classes.

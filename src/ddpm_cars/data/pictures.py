@@ -152,7 +152,7 @@ def _check_bad(report: dict[str, Any], limit: float, report_path: Path | None) -
     bad, total, place = report["bad_images"], report["num_listed"], report["source"]
     in_full = f"; all are listed in {report_path}" if report_path else ""
     if len(bad) / total > limit:
-        named = "; ".join(f"{picture['path']} ({picture['reason']})" for picture in bad[:_NUM_NAMED])
+        named = "; ".join(f"{image['path']} ({image['reason']})" for image in bad[:_NUM_NAMED])
         raise UserError(
             f"{len(bad)} of {total} images of {place} ({len(bad) / total:.2%}) cannot be decoded, "
             f"max_bad_images_fraction is {limit:.2%}; remove or mend them, or raise it: {named}{in_full}"

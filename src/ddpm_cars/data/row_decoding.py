@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.data.decoding import PictureError, decode_square, image_mode
+from ddpm_cars.data.decoding import ImageError, decode_square, image_mode
 from ddpm_cars.data.shards import Row, Shards, open_shards
 from ddpm_cars.errors import UserError
 
@@ -48,7 +48,7 @@ class Decoder:
             return f"its class is {row.label}, not one of {self.num_classes}"
         try:
             return np.asarray(decode_square(row.image, self.mode, self.config)).reshape(self.shape)
-        except PictureError as error:
+        except ImageError as error:
             return str(error)
 
 
@@ -115,7 +115,7 @@ def measure(config: TrainingConfig, num_channels: int, num_images: int = 256) ->
     }
 
 
-def first_pictures(
+def first_images(
     config: TrainingConfig, num_channels: int, split: str, n: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Read the first good images of a split, in the order of its shards, and log the bad ones before them.

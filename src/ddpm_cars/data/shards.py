@@ -152,17 +152,17 @@ def open_shards(config: TrainingConfig, split: str | None) -> Shards:
 
 
 def _find_image_column(config: TrainingConfig, kind: str, columns: dict[str, Any]) -> str:
-    def is_picture(column: str) -> bool:
+    def holds_images(column: str) -> bool:
         if kind == "webdataset":
             return column.rsplit(".", 1)[-1].lower() in _TAR_IMAGES
         return isinstance(columns[column], datasets.Image)
 
-    name = find_image_column(config, columns, list(filter(is_picture, columns)))
+    name = find_image_column(config, columns, list(filter(holds_images, columns)))
     if name not in columns:
         raise UserError(f"{config.dataset_name} has no column {name!r}; it has {[*columns]}: give image_column")
     holds = columns[name]
-    picture = isinstance(holds, datasets.Image) or (isinstance(holds, dict) and "bytes" in holds)
-    if kind == "parquet" and not picture and getattr(holds, "dtype", None) not in ("binary", "large_binary"):
+    is_image = isinstance(holds, datasets.Image) or (isinstance(holds, dict) and "bytes" in holds)
+    if kind == "parquet" and not is_image and getattr(holds, "dtype", None) not in ("binary", "large_binary"):
         raise UserError(f"column {name!r} of {config.dataset_name} holds {holds}, not images: give image_column")
     return name
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ddpm_cars.data.decoding import PictureError, decode_image, resize_image
+from ddpm_cars.data.decoding import ImageError, decode_image, resize_image
 from ddpm_cars.data.pictures import to_samples
 from ddpm_cars.demo.requests import (
     MAX_SEED,
@@ -123,8 +123,8 @@ def squared(source: str | bytes, pipeline: DDPMCarsPipeline) -> Image.Image:
     """
     try:
         image = decode_image(source, "L" if pipeline.unet.config.in_channels == 1 else "RGB")
-    except (PictureError, OSError, MemoryError) as error:
-        reason = str(error) if isinstance(error, PictureError) else "it cannot be read"
+    except (ImageError, OSError, MemoryError) as error:
+        reason = str(error) if isinstance(error, ImageError) else "it cannot be read"
         raise UserError(f"this file gives no image ({reason}); choose a JPEG, PNG or WebP") from error
     return resize_image(image, resolution_of(pipeline), "crop")
 

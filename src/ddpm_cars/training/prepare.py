@@ -10,7 +10,7 @@ from accelerate.utils import LoggerType, ProjectConfiguration
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.pictures import Pictures, load_pictures
-from ddpm_cars.data.row_decoding import first_pictures
+from ddpm_cars.data.row_decoding import first_images
 from ddpm_cars.data.shards import open_shards
 from ddpm_cars.errors import UserError
 from ddpm_cars.runs.run_folder import RunFolder
@@ -175,7 +175,7 @@ def _load_held_out_images(
     """Return the first images of the held-out split, uint8 (number, H, W, C), and their labels or None."""
     n = config.num_validation_images
     if training_images is None:
-        return first_pictures(config, num_channels, str(config.validation_split), n)
+        return first_images(config, num_channels, str(config.validation_split), n)
     of_split = replace(config, split=config.validation_split, validation_split=None)
     images = _once_per_machine(
         accelerator, lambda: load_pictures(of_split, num_channels, label_column=_label_column(config))
