@@ -236,6 +236,23 @@ def test_nothing_is_pickled(path: Path):
             assert ast.unparse(node) not in pickling, f"{path.name}, line {node.lineno}: {ast.unparse(node)}."
 
 
+OF_LIBRARIES = {"_asdict", "_replace", "_version", "_fingerprint", "_foreach_sub", "_foreach_sub_"}
+"""Names with an underscore that libraries give to those who use them."""
+
+
+@pytest.mark.parametrize("path", by_name(MODULES))
+def test_private_names_stay_with_their_owners(path: Path):
+    tree = parse(path)
+    for name in imports_in(tree):
+        last = name.split(".")[-1]
+        assert not (name.startswith("ddpm_cars.") and last.startswith("_") and not last.endswith("__")), name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
+            owner = ast.unparse(node.value)
+            known = owner in ("self", "cls") or node.attr in OF_LIBRARIES
+            assert known, f"{path.name}, line {node.lineno}: {owner}.{node.attr} belongs to another object."
+
+
 @pytest.mark.parametrize("path", by_name([path for path in MODULES if path != PACKAGE / "diffusion" / "seeds.py"]))
 def test_randomness_is_derived_in_one_module(path: Path):
     # The painter of toy cars draws a car from its number with a generator of its own.
