@@ -173,7 +173,7 @@ def private_names_of_others(path: Path) -> Iterator[tuple[str, str]]:
             found = [(name.value, ast.unparse(node)) for name in node.args[1:2] if isinstance(name, ast.Constant)]
         for name, code in found:
             if str(name).startswith("_") and not str(name).endswith("__"):
-                yield str(name), f"line {node.lineno}: {code}"
+                yield str(name), f"line {getattr(node, 'lineno', None)}: {code}"
 
 
 @pytest.mark.parametrize("path", by_name(MODULES + PROGRAMS))
