@@ -23,6 +23,7 @@ ARGUMENTS = (
 # The second process can write no files, but the lines and the connections of a process are none.
 FAILING = """
 import os, resource
+import ddpm_cars.sampling.sample  # its imports write files of their own
 from ddpm_cars.cli import commands as cli
 # Importing it writes files too.
 import ddpm_cars.sampling.sample
