@@ -19,7 +19,7 @@ from ddpm_cars.training.state import TrainState
 
 CONFIG = Path(__file__).parents[2] / "scripts" / "configs" / "accelerate" / "fsdp2.yaml"
 make_accelerator = ddpm_cars.training.prepare.make_accelerator
-begin = TrainState.begin
+begin = TrainState.__init__
 
 
 def make_sharding_accelerator(config: TrainingConfig) -> Accelerator:
@@ -38,16 +38,15 @@ def make_sharding_accelerator(config: TrainingConfig) -> Accelerator:
     return accelerator
 
 
-def begin_and_tell(run: Run) -> TrainState:
+def begin_and_tell(state: TrainState, run: Run) -> None:
     """Say that the weights are really spread."""
-    state = begin(run)
+    begin(state, run)
     parameters = list(state.unet.parameters())
     assert all(isinstance(p, DTensor) for p in parameters)
     here = sum(p.to_local().numel() for p in parameters)
     print(f"rank {os.environ['RANK']} holds {here} of {sum(p.numel() for p in parameters)} weights", flush=True)
-    return state
 
 
 ddpm_cars.training.prepare.make_accelerator = make_sharding_accelerator
-TrainState.begin = begin_and_tell  # type: ignore[method-assign, assignment]
+TrainState.__init__ = begin_and_tell  # type: ignore[method-assign]
 train()

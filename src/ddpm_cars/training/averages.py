@@ -20,18 +20,9 @@ def num_averages(config: TrainingConfig) -> int:
 
 
 def decay_at(config: TrainingConfig, half_life_steps: int, num_updates: int) -> float:
-    """Return what an average keeps of itself at an update of the weights.
+    """Return d_k in [0, 1), what an average with a half-life of h steps keeps of itself at the k-th update, k >= 1.
 
-    d_k = min(2^(-1/h), 1 - (1 + (k - 1) / ema_inv_gamma)^(-ema_power)) at the k-th update, k >= 1, for a half-life of
-    h steps; the second term is the warmup of `diffusers.training_utils.EMAModel`.
-
-    Args:
-        config: The run's settings.
-        half_life_steps: h, 1 or more.
-        num_updates: k. 0 is before the first update.
-
-    Returns:
-        d_k in [0, 1).
+    d_k = min(2^(-1/h), 1 - (1 + (k - 1) / ema_inv_gamma)^(-ema_power)), as `diffusers.training_utils.EMAModel` has it.
     """
     warmup = 1 - (1 + max(0, num_updates - 1) / config.ema_inv_gamma) ** -config.ema_power
     return min(warmup, 0.5 ** (1 / half_life_steps))
@@ -68,11 +59,7 @@ class Averages:
         return torch.optim.SGD(self.tensors[name], lr=rate, weight_decay=1.0, maximize=True, fused=True)
 
     def set_rates(self, num_updates: int) -> None:
-        """Decide how far the next `step` moves the averages.
-
-        Args:
-            num_updates: Updates of the weights, the one that `step` follows included.
-        """
+        """Decide how far `step` moves the averages at this update of the weights, counted from 1."""
         for name in self.tensors:
             self._rates[name] = 1 - decay_at(self.config, int(name), num_updates)
         for name, rate in self._rates_on_device.items():
@@ -110,12 +97,7 @@ class Averages:
             average.copy_(kept)
 
     def half_life_steps(self, name: str, num_updates: int) -> int | None:
-        """Return after how many steps a weight counts half in an average, which its warmup makes fewer.
-
-        Args:
-            name: Of the average; `RAW` has no half-life.
-            num_updates: Updates of the weights so far.
-        """
+        """Return after how many steps a weight counts half, at first fewer than at last; None for `RAW`."""
         if name == RAW:
             return None
         decay = decay_at(self.config, int(name), num_updates)

@@ -1,4 +1,4 @@
-"""What the network sees at a step: images, noise, timesteps and classes, functions of (seed, step, position)."""
+"""What the network sees at a step: images, noise, timesteps and classes, as functions of (seed, step, position)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -12,10 +12,9 @@ from ddpm_cars.diffusion.seeds import permutation, seeded_generator, step_seed
 
 
 class BatchOrder:
-    """Which images each optimiser step sees: every one once an epoch, shuffled anew each time.
+    """Which images each optimiser step sees: every image once an epoch, in an order that the seed and epoch decide.
 
-    The order is one endless sequence of shuffled epochs, of which step k takes positions k B to (k + 1) B - 1 for a
-    global batch of B. It depends on the seed and the position only, so a resumed run needs no replay.
+    The epochs follow one another without end; with a global batch of B, step k takes positions k B to (k + 1) B - 1.
     """
 
     def __init__(self, num_images: int, global_batch_size: int, seed: int):
@@ -28,7 +27,7 @@ class BatchOrder:
         """Return the int64 indices (global_batch_size,) of the images of `step`."""
         position = step * self.global_batch_size + np.arange(self.global_batch_size)
         epochs, offsets = np.divmod(position, self.num_images)
-        # Consecutive steps mostly share an epoch; older ones are forgotten.
+        # Consecutive steps mostly share an epoch. Older epochs are forgotten.
         needed = range(int(epochs[0]), int(epochs[-1]) + 1)
         self._epochs = {e: self._epochs[e] if e in self._epochs else self._shuffle(e) for e in needed}
         return np.stack([self._epochs[epoch][offset] for epoch, offset in zip(epochs, offsets, strict=True)])
@@ -60,19 +59,19 @@ class Source(Protocol):
         """Return this process's images, uint8 (rows, H, W, C) on any device, and their classes, int64 (rows,)."""
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """Return what is needed to go on at `step`, besides the step."""
+        """Return what is needed to continue at `step`, besides the step."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Continue from what `state_dict` returned."""
 
     def close(self) -> None:
         """Let go of files and threads."""
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Bring a tensor from memory to a device without waiting for what the device is doing."""
+    """Copy a tensor from memory to a device without waiting for what the device is doing."""
     if device.type == "cuda" and tensor.device.type == "cpu":
-        # From other memory the copy would wait.
+        # A copy from memory that is not pinned would wait.
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
@@ -86,10 +85,10 @@ class MemorySource:
     """Images that are decoded already.
 
     Args:
-        images: All of them.
+        pictures: All images.
         order: Which of them each step sees.
-        rows: Of the global batch, those of this process, for each micro step.
-        device: Where all of them are kept; None reads each batch from the memory map.
+        rows: The rows of the global batch that this process computes, for each micro step.
+        device: Where all images are kept; None reads each batch from the memory map.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class MemorySource:
         self.order = order
         self.rows = rows
         self._images = None if device is None else torch.from_numpy(np.array(pictures.images)).to(device)
-        # Bad ones are known before a run, and reported then.
+        # Images that cannot be decoded are known before a run, and reported then.
         self.bad_images: list[dict[str, str]] = []
 
     def batch(self, step: int, micro_step: int) -> tuple[torch.Tensor, np.ndarray | None]:
@@ -126,15 +125,15 @@ class MemorySource:
 class BatchMaker:
     """Turns images into batches.
 
-    Every process draws the randomness of the whole batch and keeps its own rows, so that the split over processes and
-    over accumulation changes nothing.
+    Every process draws the randomness of the whole batch and keeps its own rows, so that it changes nothing how a
+    batch is split over processes and micro steps.
 
     Args:
         config: The run's settings.
         source: Where the images come from.
-        rows: Of the global batch, those of this process, for each micro step.
+        rows: The rows of the global batch that this process computes, for each micro step.
         global_batch_size: Rows of a step over all processes and micro steps.
-        num_classes: How many, or None without classes; the label of a hidden class is this number.
+        num_classes: The number of classes, and the label of a hidden class; None without classes.
         device: Where batches go.
         memory_format: Layout of x_0 there.
     """
@@ -161,7 +160,7 @@ class BatchMaker:
         """Return this process's part of a step's batch."""
         config, B, device, rows = self.config, self.global_batch_size, self.device, self.rows[micro_step]
         images, labels = self.source.batch(step, micro_step)
-        # Bytes travel, and become numbers there.
+        # Bytes are copied, and become floating-point numbers on the device.
         x_0 = to_samples(to_device(images, device)).contiguous(memory_format=self.memory_format)
         generator = seeded_generator(step_seed(config.seed, step), device)
         mine = slice(rows.start, rows.stop)
@@ -178,7 +177,7 @@ class BatchMaker:
         return Batch(x_0, eps, t, class_labels)
 
     def row_seeds(self, step: int, micro_step: int) -> list[int]:
-        """Return a seed for each row that `__call__` gives, for what else is random about it."""
+        """Return a seed for each row of a batch, for what else is random about it."""
         return [step_seed(self.config.seed, step, row) for row in self.rows[micro_step]]
 
     def _timesteps(self, generator: torch.Generator) -> torch.Tensor:

@@ -32,16 +32,16 @@ def save_checkpoint(
     """Write `folder/step-NNNNNNNN`: a safetensors file per group, a state.json and a manifest of sizes and hashes.
 
     Args:
-        folder: Where the checkpoints of a run live.
+        folder: The folder of all checkpoints of a run.
         step: Optimiser steps done, below 10^8.
         tensors: Groups of named tensors.
-        state: What JSON can hold.
+        state: Values that JSON can hold.
 
     Returns:
         The checkpoint's path.
 
     Raises:
-        OSError: If it cannot be written; what was there before is untouched.
+        OSError: If it cannot be written; earlier checkpoints are untouched.
     """
     path = folder / f"step-{step:08d}"
     with atomic_path(path) as temporary:

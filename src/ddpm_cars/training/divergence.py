@@ -27,14 +27,11 @@ class FiniteWatch:
         self._unseen: list[tuple[int, torch.Tensor]] = []
 
     def remember(self, step: int, loss_and_norm: torch.Tensor) -> None:
-        """Keep what a step gave, a tensor (2,) on the device, for the next look."""
+        """Keep the loss and gradient norm of a step, a tensor (2,) on the device, for the next look."""
         self._unseen.append((step, loss_and_norm))
 
     def first_bad(self) -> tuple[int, float, float] | None:
-        """Return step, loss and gradient norm of the first step since the last look that was not finite.
-
-        Every process has to ask.
-        """
+        """Return step, loss and norm of the first step since the last look that was not finite, on every process."""
         if not self._unseen:
             return None
         steps = [step for step, _ in self._unseen]

@@ -12,15 +12,12 @@ FORMAT_VERSION = 1
 
 
 def training_facts(run: Run, state: TrainState, average: str) -> dict[str, Any]:
-    """Return what training.json says of a run.
+    """Return what training.json says of a run, JSON values.
 
     Args:
         run: The run.
-        state: Its state at the end.
-        average: The name of the average that is published, one of `state.averages`, or `RAW`.
-
-    Returns:
-        JSON values; "seconds" are those of training itself, without saving, measuring and sampling.
+        state: Its state at the end; the seconds of its hardware are without saving, measuring and sampling.
+        average: The name of the average that is published, or `RAW`.
     """
     config, images = run.config, run.images
     source = config.train_data_dir or config.dataset_name

@@ -23,9 +23,6 @@ def quarter_sums(mse: torch.Tensor, t: torch.Tensor, num_train_timesteps: int) -
         mse: float32 (batch,), the mean squared error of each image.
         t: int64 (batch,), its timestep.
         num_train_timesteps: T.
-
-    Returns:
-        float64 (8,) on the device of `t`.
     """
     quarter = t * _NUM_QUARTERS // num_train_timesteps
     in_quarter = (quarter[:, None] == torch.arange(_NUM_QUARTERS, device=t.device)).double()
@@ -53,25 +50,14 @@ class Log:
         self.best: dict[str, Any] | None = None
 
     def add(self, loss: torch.Tensor, gradient_norm: torch.Tensor, quarters: torch.Tensor) -> None:
-        """Add a step to the record in the making, without waiting for the device.
-
-        Args:
-            loss: float64 scalar.
-            gradient_norm: float64 scalar. It does not count where it is not finite, as where a scaler of gradients
-                has left the step out.
-            quarters: The `quarter_sums` of the step.
-        """
+        """Add a step's loss, gradient norm and `quarter_sums`, all float64, without waiting for the device."""
+        # Where the scaler of gradients has left the step out, the norm is not finite and does not count.
         has_norm = torch.isfinite(gradient_norm)
         norm = gradient_norm.masked_fill(~has_norm, 0.0)
         self.sums += torch.cat([torch.stack([loss, torch.ones_like(loss), norm, has_norm.double()]), quarters])
 
     def share_sums(self, of_processes: torch.Tensor, accelerator: Accelerator) -> None:
-        """Give every process its part of a saved record in the making.
-
-        Args:
-            of_processes: float64 (processes that saved it, 12).
-            accelerator: Knows the processes that there are now, which may be more or fewer.
-        """
+        """Give every process its part of a record in the making that other processes saved, (processes, 12)."""
         n = len(of_processes)
         if n == accelerator.num_processes:
             self.sums.copy_(of_processes[accelerator.process_index])
@@ -82,13 +68,7 @@ class Log:
             self.sums.copy_(total)
 
     def close_record(self, accelerator: Accelerator, step: int, extra: Mapping[str, float]) -> dict[str, float]:
-        """Make a record of the steps since the last one, and start the next. Every process has to call this.
-
-        Args:
-            accelerator: Adds up the processes, and sends the record to the tracker.
-            step: Optimiser steps done.
-            extra: What else to record.
-        """
+        """Record the steps since the last record, and `extra`. Every process has to call this."""
         loss, num_losses, norm, num_norms, *quarters = accelerator.reduce(self.sums, "sum").tolist()
         self.sums.zero_()
         means: dict[str, float] = {}
@@ -115,14 +95,7 @@ class Log:
 
 
 def start_tracker(accelerator: Accelerator, config: TrainingConfig, run_id: str, step: int) -> None:
-    """Open the tracker, or continue in the run that it knows, without the records that will come again.
-
-    Args:
-        accelerator: Holds the tracker.
-        config: The run's settings, which name the tracker.
-        run_id: What the tracker knows the run by.
-        step: Optimiser steps done.
-    """
+    """Open the tracker, or continue in the run that it knows, without the records after `step`, which come again."""
     if config.logger is None:
         return
     settings = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(config).items()}

@@ -12,14 +12,7 @@ from ddpm_cars.config.training import TrainingConfig
 def make_optimizer(
     config: TrainingConfig, unet: UNet2DModel, device: torch.device, captured: bool
 ) -> torch.optim.Optimizer:
-    """Make the optimiser of a run.
-
-    Args:
-        config: The run's settings.
-        unet: The network whose weights it changes.
-        device: Where they are.
-        captured: Whether a graph replays its step, which then reads the learning rate from the device.
-    """
+    """Make the optimiser of a network; where a graph replays its step, it reads the learning rate from the device."""
     optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return optimizer_class(
         unet.parameters(),
@@ -37,12 +30,7 @@ def name_and_tensors_per_weight(config: TrainingConfig) -> tuple[str, int]:
 
 
 def make_learning_rate(config: TrainingConfig, total_steps: int) -> Callable[[int], float]:
-    """Return the learning rate as a function of the step, counted from 0, after diffusers' schedules.
-
-    Args:
-        config: The run's settings.
-        total_steps: Where the run ends.
-    """
+    """Return the learning rate as a function of the step, counted from 0, by diffusers' schedules."""
     # The schedule itself is a function; diffusers wraps it in an object with a state, around some optimiser.
     anything = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     schedule = get_scheduler(

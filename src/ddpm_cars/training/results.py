@@ -73,13 +73,7 @@ def save_best(run: Run, state: TrainState, average: str) -> None:
 
 
 def save_progress(run: Run, state: TrainState, stopped: Callable[[], Any]) -> None:
-    """Write a sample grid and the log. Every process has to call this.
-
-    Args:
-        run: The run.
-        state: Its state.
-        stopped: Asked after every denoising step whether to give up.
-    """
+    """Write a sample grid and the log; see `save_grid`. Every process has to call this."""
     weights = state.weights(state.chosen_average())
     path = run.folder.progress / f"step-{state.step:08d}.png"
     try_write(run, "a sample grid", lambda: save_grid(_make_pipeline(run, state, weights), run.config, path, stopped))

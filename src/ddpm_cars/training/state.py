@@ -4,12 +4,11 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from diffusers import UNet2DModel
 from torch.distributed.fsdp import FSDPModule
@@ -19,7 +18,6 @@ from ddpm_cars.config.fields import settings_with
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.stream import ShardStream
 from ddpm_cars.errors import UserError
-from ddpm_cars.networks.seeded_dropout import RowSeeds
 from ddpm_cars.runtime.console import warn
 from ddpm_cars.training.averages import RAW, Averages
 from ddpm_cars.training.batches import BatchOrder, MemorySource, Source, has_room
@@ -48,13 +46,13 @@ def _placed_like(like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(like, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
-@dataclass
 class TrainState:
-    """The state of a run.
+    """The state of a run, at first the one before its first step, which the seed decides.
+
+    Args:
+        run: The run.
 
     Attributes:
-        config: The run's settings.
-        accelerator: Knows the other processes, and has the scaler of gradients if there is one.
         unet: The network.
         model: The network as accelerate runs it: compiled, and on several processes.
         dropout_seeds: Where the seeds of dropout are put before a forward pass.
@@ -64,58 +62,31 @@ class TrainState:
         captured: Whether a step is captured in a graph.
         log: What is measured.
         facts: What the run is, besides its settings: images, network, batch. They may not change.
-        total_steps: Where the run is to end, which the learning rate depends on.
         run_id: What trackers know the run by.
         step: Optimiser steps done.
         skipped_steps: Steps that were left out because something was not finite.
         bad_images: {"path", "reason"} of images that could not be decoded on the way.
+        hardware: {"device", "num_processes", "steps", "seconds"} of everything it ran on.
     """
 
-    config: TrainingConfig
-    accelerator: Accelerator
-    unet: UNet2DModel
-    model: Any
-    dropout_seeds: RowSeeds
-    optimizer: torch.optim.Optimizer
-    averages: Averages
-    source: Source
-    captured: bool
-    log: Log
-    facts: dict[str, Any]
-    total_steps: int
-    run_id: str
-    step: int = 0
-    skipped_steps: int = 0
-    bad_images: list[dict[str, str]] = field(default_factory=list)
-    hardware: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def begin(cls, run: Run) -> "TrainState":
-        """Return the state of a run before its first step, which the seed decides."""
-        unet, dropout_seeds = place_network(run)
-        source, facts = _open_source(run)
-        captured = can_capture(run, dropout_seeds)
-        optimizer = make_optimizer(run.config, unet, run.device, captured)
-        model, optimizer = wrap_network(run, unet, optimizer)
+    def __init__(self, run: Run):
+        self.config, self.accelerator, self.total_steps = run.config, run.accelerator, run.total_steps
+        unet, self.dropout_seeds = place_network(run)
+        self.source, facts = _open_source(run)
+        self.captured = can_capture(run, self.dropout_seeds)
+        optimizer = make_optimizer(run.config, unet, run.device, self.captured)
+        self.model, self.optimizer = wrap_network(run, unet, optimizer)
         # Spread over processes, the network has other weights than before.
-        unet = run.accelerator.unwrap_model(model, keep_torch_compile=False)
-        network = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+        self.unet: UNet2DModel = run.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        self.averages = Averages(run.config, self.unet, self.captured)
+        self.log = Log(run.device)
+        network = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
         network_sha256 = hashlib.sha256(json.dumps(network, sort_keys=True).encode()).hexdigest()
-        return cls(
-            config=run.config,
-            accelerator=run.accelerator,
-            unet=unet,
-            model=model,
-            dropout_seeds=dropout_seeds,
-            optimizer=optimizer,
-            averages=Averages(run.config, unet, captured),
-            source=source,
-            captured=captured,
-            log=Log(run.device),
-            facts={**facts, "network": network_sha256[:16], "global batch size": run.global_batch_size},
-            total_steps=run.total_steps,
-            run_id=uuid.uuid4().hex[:8],
-        )
+        self.facts = {**facts, "network": network_sha256[:16], "global batch size": run.global_batch_size}
+        self.run_id = uuid.uuid4().hex[:8]
+        self.step = self.skipped_steps = 0
+        self.bad_images: list[dict[str, str]] = []
+        self.hardware: list[dict[str, Any]] = []
 
     @property
     def num_updates(self) -> int:

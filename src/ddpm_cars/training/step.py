@@ -73,9 +73,7 @@ class TrainStep:
             yield self.draw_batch(state.step, micro_step)
 
     def update(self, batches: Iterable[Batch]) -> tuple[torch.Tensor, bool]:
-        """Update weights, averages and the record in the making from the batches of a step.
-
-        Where `state.captured`, this does not wait for the device.
+        """Update weights, averages and the record in the making; a captured step does not wait for the device.
 
         Returns:
             Loss and gradient norm, float64 (2,), and whether the step was taken and not left out.

@@ -33,21 +33,20 @@ class Trainer:
         config: The run's settings.
 
     Attributes:
-        config: The run's settings.
         prepared: What does not change while it trains.
         state: What changes.
         checkpoints: Where the state is saved.
-        train_step: Called without arguments, takes one step.
+        train_step: Takes one step when called.
 
     Raises:
-        UserError: If the images, the network and the settings do not fit together, before any work is done.
+        UserError: As `prepare` does.
     """
 
     def __init__(self, config: TrainingConfig):
         self.config = config
         self.prepared = run = prepare(config)
         try:
-            self.state = TrainState.begin(run)
+            self.state = TrainState(run)
             self.watch = FiniteWatch(run.accelerator, run.folder.checkpoints, config.max_skipped_steps)
             self.train_step = TrainStep(run, self.state, self.watch)
         except BaseException:
@@ -57,17 +56,7 @@ class Trainer:
         self.notice = StopNotice()
 
     def run(self) -> Path:
-        """Train to the end, from wherever the output folder stands.
-
-        Returns:
-            The output folder, which then holds a saved `DDPMCarsPipeline`.
-
-        Raises:
-            UserError: If the folder holds another run.
-            FloatingPointError: If loss or gradient are not finite.
-            RunError: If the results cannot be written.
-            RunStopped: If SIGTERM or SIGINT came; the run is saved.
-        """
+        """Train to the end, from wherever the output folder stands; return and raise what `train` does."""
         try:
             if self.config.dry_run:
                 found = None if self.config.overwrite_output_dir else self.checkpoints.resume()
@@ -208,12 +197,7 @@ class Trainer:
         return int(self.prepared.accelerator.gather(mine).max()) or None
 
     def stopped(self, signum: int, saved: bool) -> RunStopped | RunError:
-        """Return the error that ends a run to which a signal has come, with how to continue.
-
-        Args:
-            signum: The signal.
-            saved: Whether the checkpoint of this step is on the disk.
-        """
+        """Return the error that ends a run after a signal; `saved` is whether this step's checkpoint is written."""
         name, step, folder = signal.Signals(signum).name, self.state.step, self.checkpoints.folder
         if not saved:
             return RunError(f"stopped by {name} at step {step}, which could not be saved; {last_safe(folder)}")
