@@ -12,7 +12,7 @@ class DeviceTable:
     """
 
     def __init__(self, values: np.ndarray):
-        self._values = torch.from_numpy(values)
+        self._values, self._num_rows = torch.from_numpy(values), len(values)
         self._copies: dict[tuple[torch.device, torch.dtype | None], torch.Tensor] = {}
 
     def on(self, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -36,7 +36,7 @@ class DeviceTable:
         device = sample.device
         table = self.on(device, torch.promote_types(sample.dtype, torch.float32))
         chosen = table.index_select(1, timesteps.to(device).long().flatten())
-        return chosen.view(len(self._values), -1, *[1] * (sample.ndim - 1)).unbind()
+        return chosen.view(self._num_rows, -1, *[1] * (sample.ndim - 1)).unbind()
 
 
 def edit_count(tensor: torch.Tensor) -> int | None:
