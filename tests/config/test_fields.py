@@ -27,11 +27,15 @@ class UndecidedConfig(TrainingConfig):
     loss_weight: float = 1.0
 
 
-def test_a_setting_that_does_not_say_whether_it_may_change_is_an_error():
-    with pytest.raises(TypeError, match=r"UndecidedConfig\.loss_weight does not say may_change"):
-        settings_with(UndecidedConfig, "may_change")
-    with pytest.raises(TypeError, match="may_change"):
-        setting(1.0)  # type: ignore[call-arg]
+@dataclass(frozen=True, kw_only=True)
+class SilentConfig(TrainingConfig):
+    loss_weight: float = setting(1.0, minimum=0)
+
+
+@pytest.mark.parametrize("config_class", [UndecidedConfig, SilentConfig])
+def test_a_setting_that_does_not_say_whether_it_may_change_is_an_error(config_class: type):
+    with pytest.raises(TypeError, match=rf"{config_class.__name__}\.loss_weight does not say may_change"):
+        settings_with(config_class, "may_change")
 
 
 def test_every_setting_of_training_has_decided():

@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from ddpm_cars.config.fields import at_least, fit_types
+from ddpm_cars.config.fields import Settings, setting
 from ddpm_cars.config.pictures import ImageConfig, PicturesOfRunConfig
 from ddpm_cars.config.training import NoiseConfig, Variance
 from ddpm_cars.errors import UserError
@@ -13,7 +13,7 @@ MIN_EVALUATION_IMAGES = 40
 
 
 @dataclass(frozen=True)
-class PushConfig:
+class PushConfig(Settings):
     """Publish a model on the Hub, or its demo as a Space.
 
     The token is the one of `hf auth login` or HF_TOKEN.
@@ -41,12 +41,9 @@ class PushConfig:
     dry_run: bool = False
     """List what would be published and stop, without contacting the Hub."""
 
-    def __post_init__(self) -> None:
-        fit_types(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig:
+class SampleConfig(Settings):
     """Sample images from a saved pipeline."""
 
     pretrained_model_name_or_path: str
@@ -55,18 +52,18 @@ class SampleConfig:
     """Folder for the images. The same command continues with the images that are missing in it."""
     overwrite_output_dir: bool = False
     """Delete the images that this command has written to output_dir and start again."""
-    num_images: int = 16
+    num_images: int = setting(16, minimum=1)
     """Number of images. The same command with a larger number adds to the images that are there."""
-    batch_size: int = 16
+    batch_size: int = setting(16, minimum=1)
     """Images that a process draws at a time, at most. The images are the same up to rounding."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """Precision of the network, but not of the sampler. If unset, the one that accelerate was configured with."""
     compile: bool = False
     """Compile the network. It takes about a minute and pays off for thousands of images, which are the same up to
     rounding."""
-    seed: int = 0
+    seed: int = setting(0, minimum=0)
     """Image i is drawn with the seed `seed + i`."""
-    num_inference_steps: int | None = None
+    num_inference_steps: int | None = setting(None, minimum=1)
     """Denoising steps. If unset, every timestep of the training."""
     scheduler: str | None = None
     """Scheduler to sample with, built from the config of the saved one: a class of diffusers, or DDPMCarsScheduler. If
@@ -76,17 +73,13 @@ class SampleConfig:
     class_labels: tuple[str | int, ...] | None = None
     """Classes that the images take in turn, by name or number. If unset, the images have no class, for which the model
     must have been trained."""
-    guidance_scale: float = 1.0
+    guidance_scale: float = setting(1.0, minimum=0)
     """How strongly an image is pushed from what images without a class look like towards its class. 1 adds nothing."""
     strip: bool = False
     """Also write denoising.png, which shows how the first images emerge from noise."""
 
     def __post_init__(self) -> None:
-        fit_types(self)
-        at_least(self, 1, "num_images", "batch_size", "num_inference_steps")
-        at_least(self, 0, "seed", "guidance_scale")
-        if self.class_labels == ():
-            raise UserError("class_labels is empty; give one class or more, or leave it out for none")
+        super().__post_init__()
         if self.variance_type is not None and self.scheduler not in (None, "DDPMCarsScheduler"):
             raise UserError(
                 f"variance_type is {self.variance_type} and scheduler is {self.scheduler}; "
@@ -106,27 +99,24 @@ class CalibrateConfig(PicturesOfRunConfig):
     """Folder of a saved pipeline. Its scheduler_config.json is replaced."""
     variance_type: Variance | None = None
     """Variance that the model samples with from now on. If unset, it stays as it is."""
-    num_timesteps: int | None = 50
+    num_timesteps: int | None = setting(50, minimum=2)
     """Number of timesteps that are measured, spread evenly over log SNR. If unset, all of them."""
-    num_images: int = 64
+    num_images: int = setting(64, minimum=1)
     """Images that are measured per timestep."""
-    batch_size: int = 64
+    batch_size: int = setting(64, minimum=1)
     """Images that the network sees at a time."""
-    num_bands: int | None = 16
+    num_bands: int | None = setting(16, minimum=2)
     """Bands of spatial frequency for variance_type spectral. If unset, only analytic is measured."""
     fit_init_noise: bool = False
     """Also measure the noise that sampling starts from, for schedules that do not end in pure noise, such as that of
     the recipe tutorial."""
     label_column: str = "label"
     """Column of the dataset that holds the classes, for models with classes."""
-    seed: int = 0
+    seed: int = setting(0, minimum=0)
     """Decides which images are measured, and the noise."""
 
     def __post_init__(self) -> None:
-        PicturesOfRunConfig.__post_init__(self)
-        at_least(self, 2, "num_timesteps", "num_bands")
-        at_least(self, 1, "num_images", "batch_size")
-        at_least(self, 0, "seed")
+        super().__post_init__()
         if self.variance_type == "spectral" and self.num_bands is None:
             raise UserError("variance_type spectral needs num_bands, which is unset; give 2 or more")
 
@@ -148,16 +138,16 @@ class EvaluateConfig(PicturesOfRunConfig):
     """Folder for the results. If unset, evaluation/ in the folder of the model, or comparison/ with compare."""
     label_column: str = "label"
     """Column of the dataset that holds the classes, for models with classes."""
-    num_images: int | None = None
+    num_images: int | None = setting(None, minimum=MIN_EVALUATION_IMAGES)
     """Images that are sampled for every measurement, and real images that take their place to find the floor. If
     unset, half of the real images, but 2000 at most."""
-    batch_size: int = 64
+    batch_size: int = setting(64, minimum=1)
     """Images that a process handles at a time. The results are the same up to rounding."""
-    seed: int = 0
+    seed: int = setting(0, minimum=0)
     """Image i is drawn with the seed `seed + i`, by every sampler."""
-    num_inference_steps: int | None = 100
+    num_inference_steps: int | None = setting(100, minimum=1)
     """Denoising steps of the model as it was saved, at most every timestep of the training. If unset, all of them."""
-    steps: tuple[int, ...] | None = None
+    steps: tuple[int, ...] | None = setting(None, minimum=1)
     """Also measure each of schedulers with each of these numbers of denoising steps. If unset, none."""
     schedulers: tuple[str, ...] = (
         "fixed_small",
@@ -169,9 +159,9 @@ class EvaluateConfig(PicturesOfRunConfig):
         "UniPCMultistepScheduler",
     )
     """Schedulers for steps: variances of DDPMCarsScheduler, and scheduler classes of diffusers."""
-    num_likelihood_images: int | None = 500
+    num_likelihood_images: int | None = setting(500, minimum=2)
     """Images of validation_split whose bits per dimension are measured. If unset, none."""
-    likelihood_steps: tuple[int, ...] | None = None
+    likelihood_steps: tuple[int, ...] | None = setting(None, minimum=2)
     """Also bound the likelihood with chains of each of these numbers of timesteps, once evenly spaced and once of
     least cost. If unset, only with all timesteps."""
     extractor: str = "efficientnet-lite0"
@@ -184,21 +174,11 @@ class EvaluateConfig(PicturesOfRunConfig):
     """Precision of the network, but not of noise and statistics."""
 
     def __post_init__(self) -> None:
-        PicturesOfRunConfig.__post_init__(self)
+        super().__post_init__()
         if (self.pretrained_model_name_or_path is None) == (self.compare is None):
             raise UserError("give exactly one of pretrained_model_name_or_path (a model) and compare (two models)")
         if self.compare is not None and len(self.compare) != 2:
             raise UserError(f"compare has {len(self.compare)} models; it takes two")
-        at_least(self, 1, "batch_size", "num_inference_steps")
-        at_least(self, 2, "num_likelihood_images")
-        at_least(self, MIN_EVALUATION_IMAGES, "num_images")
-        at_least(self, 0, "seed")
-        for name, minimum in (("steps", 1), ("likelihood_steps", 2)):
-            values = getattr(self, name)
-            if values is not None and (not values or min(values) < minimum):
-                raise UserError(f"{name} is {list(values)}; give one number or more, each {minimum} or above")
-        if not self.schedulers:
-            raise UserError("schedulers is empty; give one or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,41 +187,30 @@ class ShowConfig(ImageConfig, NoiseConfig):
 
     output_dir: str = "preview"
     """Folder for dataset.png and noising.png."""
-    num_images: int = 36
+    num_images: int = setting(36, minimum=1)
     """Number of images in dataset.png."""
-    seed: int = 0
+    seed: int = setting(0, minimum=0)
     """Decides which images are shown, and the noise."""
-
-    def __post_init__(self) -> None:
-        ImageConfig.__post_init__(self)
-        NoiseConfig.__post_init__(self)
-        at_least(self, 1, "num_images")
-        at_least(self, 0, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToyCarsConfig:
+class ToyCarsConfig(Settings):
     """Draw a data set of toy cars, to try everything on."""
 
     output_dir: str = "toy-cars"
     """Folder for train/ and test/."""
-    num_train_images: int = 2000
+    num_train_images: int = setting(2000, minimum=0)
     """Number of images in train/."""
-    num_test_images: int = 200
+    num_test_images: int = setting(200, minimum=0)
     """Number of images in test/."""
-    resolution: int = 64
+    resolution: int = setting(64, minimum=8)
     """Height and width in pixels."""
-    seed: int = 0
+    seed: int = setting(0, minimum=0)
     """Decides what every image looks like."""
-
-    def __post_init__(self) -> None:
-        fit_types(self)
-        at_least(self, 0, "num_train_images", "num_test_images", "seed")
-        at_least(self, 8, "resolution")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig:
+class DemoConfig(Settings):
     """Serve a page in the browser that samples from a model with a live preview.
 
     It also adds noise to an image of yours and plots the noise schedule.
@@ -251,15 +220,14 @@ class DemoConfig:
     """Folder of a saved pipeline, or the id of one on the Hub. If unset, the model inside the package."""
     server_name: str = "127.0.0.1"
     """Address to serve the page at. 0.0.0.0 lets other machines in."""
-    server_port: int | None = None
+    server_port: int | None = setting(None, minimum=1)
     """Port to serve the page at. If unset, the first free one from 7860 on."""
     share: bool = False
     """Also serve the page at a public address of gradio, which needs a network."""
-    max_images: int = 16
+    max_images: int = setting(16, minimum=1)
     """Largest number of images that a visitor can sample at once."""
 
     def __post_init__(self) -> None:
-        fit_types(self)
-        at_least(self, 1, "server_port", "max_images")
+        super().__post_init__()
         if self.server_port is not None and self.server_port > 65535:
             raise UserError(f"server_port is {self.server_port}; it must be 65535 or less")

@@ -15,62 +15,54 @@ _MISFIT = object()
 def setting(
     default: Any,
     *,
-    may_change: bool,
-    private: bool = False,
-    path: bool = False,
-    from_run: bool = False,
-    label: str | None = None,
-    stock: str | None = None,
+    # Whether a run may continue with another value, which decides where it ends and what it shows, not how it trains.
+    may_change: bool | None = None,
+    private: bool = False,  # Whether it is not published, because it says where a run was, not what it was.
+    path: bool = False,  # Whether it may hold a path, of which only the last part is published.
+    from_run: bool = False,  # Whether it says which images a run used: commands that measure its model take it over.
+    label: str | None = None,  # Its name in the model card; None leaves it out of the card.
+    stock: str | None = None,  # The flag of diffusers' train_unconditional.py that means the same.
+    # A number, or every number of a list, is at least `minimum`, or above `above`, and less than `below`.
+    minimum: float | None = None,
+    above: float | None = None,
+    below: float = math.inf,
 ) -> Any:
-    """Return a field of a training run that says everything about itself; its docstring is its `--help` text.
-
-    Args:
-        default: Its value where nothing is given.
-        may_change: Whether a run may continue with another value. It may if the value decides where the run ends and
-            what it shows, but not how it trains.
-        private: Whether it is left out of the published settings, because it says where a run was, not what it was.
-        path: Whether it may hold a path, of which only the last part is published.
-        from_run: Whether a command that measures a model takes it from the model's run: it says which images the run
-            used, and how they were prepared.
-        label: Its name in the model card; None leaves it out of the card.
-        stock: The flag of diffusers' train_unconditional.py that means the same under another name.
-    """
+    """Return a field that says everything about itself; its docstring is its `--help` text."""
     about = {"may_change": may_change, "private": private, "path": path, "from_run": from_run}
-    return field(default=default, metadata={**about, "label": label, "stock": stock})
+    limits = {"minimum": minimum, "above": above, "below": below}
+    return field(default=default, metadata={**about, "label": label, "stock": stock, "limits": limits})
 
 
 def settings_with(config_class: type, key: str) -> dict[str, Any]:
-    """Return what the fields of a config say of themselves under `key`, an argument of `setting`.
+    """Return what the fields of a config say under `key`, an argument of `setting`, unless they say False or None.
 
-    Args:
-        config_class: A dataclass of which every field is a `setting`.
-        key: Such as "may_change".
-
-    Returns:
-        The value for the name of every field that has one and is not False, in the order of the fields.
-
-    Raises:
-        TypeError: If a field is not made with `setting`, so that nobody has decided whether it may change.
+    Raises TypeError if nobody has decided whether a field may change.
     """
-    for undecided in (f.name for f in fields(config_class) if key not in f.metadata):
-        raise TypeError(f"{config_class.__name__}.{undecided} does not say {key}; define it with setting(...)")
+    for undecided in (f.name for f in fields(config_class) if f.metadata.get("may_change") is None):
+        raise TypeError(f"{config_class.__name__}.{undecided} does not say may_change; define it with setting(...)")
     return {f.name: f.metadata[key] for f in fields(config_class) if f.metadata[key]}
 
 
-def fit_types(config: Any) -> None:
-    """Bring every field of a config to its type: a path becomes a string, a list or a single value a tuple.
+class Settings:
+    """What all configs have in common: their values have the right types and are in range."""
 
-    Raises:
-        UserError: For the first field whose value does not fit, with what it can be.
-    """
-    kinds = get_type_hints(type(config))
-    for name in (f.name for f in fields(config)):
-        value, kind = getattr(config, name), kinds[name]
-        fitting = _fit(value, kind)
-        if fitting is _MISFIT:
-            raise UserError(f"{name} is {value!r}; it must be {_in_words(kind)}")
-        # Only this function may write into a frozen config.
-        object.__setattr__(config, name, fitting)
+    def __post_init__(self) -> None:
+        """Convert every field to its type: a path becomes a string, a list or a single value a tuple.
+
+        Raises UserError for the first field whose value does not fit, with what it can be.
+        """
+        kinds = get_type_hints(type(self))
+        for f in fields(self):  # type: ignore[arg-type]
+            value, kind = getattr(self, f.name), kinds[f.name]
+            fitting = _fit(value, kind)
+            if fitting is _MISFIT:
+                raise UserError(f"{f.name} is {value!r}; it must be {_in_words(kind)}")
+            if fitting == ():
+                raise UserError(f"{f.name} is empty; give one value or more, or leave it out")
+            if fitting is not None and "limits" in f.metadata:
+                _check_range(f.name, fitting, **f.metadata["limits"])
+            # Only this function may write into a frozen config.
+            object.__setattr__(self, f.name, fitting)
 
 
 def _fit(value: Any, kind: Any) -> Any:
@@ -103,24 +95,13 @@ def _in_words(kind: Any) -> str:
     return {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}.get(kind, "None")
 
 
-def at_least(config: Any, minimum: float, *names: str) -> None:
-    """Raise a UserError for the first of the named fields that is neither None nor a finite number >= `minimum`."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not minimum <= value < math.inf:
-            raise UserError(f"{name} is {value}; it must be {minimum} or more, and finite")
-
-
-def above_zero(config: Any, *names: str) -> None:
-    """Raise a UserError for the first of the named fields that is neither None nor a finite number > 0."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"{name} is {value}; it must be above 0, and finite")
-
-
-def in_unit_interval(config: Any, *names: str) -> None:
-    """Raise a UserError for the first of the named fields that is not in [0, 1)."""
-    for name in names:
-        if not 0 <= getattr(config, name) < 1:
-            raise UserError(f"{name} is {getattr(config, name)}; it must be in [0, 1)")
+def _check_range(name: str, value: Any, minimum: float | None, above: float | None, below: float) -> None:
+    items, subject = (value, "every item") if isinstance(value, tuple) else ((value,), "it")
+    if minimum is not None:
+        is_in_range = all(minimum <= item < below for item in items)
+        words = f"{minimum} or more, and finite" if below == math.inf else f"in [{minimum}, {below})"
+    else:
+        is_in_range = above is None or all(above < item < below for item in items)
+        words = f"above {above}, and finite"
+    if not is_in_range:
+        raise UserError(f"{name} is {value}; {subject} must be {words}")

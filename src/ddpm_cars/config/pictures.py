@@ -5,14 +5,14 @@ from typing import Literal
 
 from PIL import ImageColor
 
-from ddpm_cars.config.fields import at_least, fit_types, in_unit_interval, setting
+from ddpm_cars.config.fields import Settings, setting
 from ddpm_cars.errors import UserError
 
 Resize = Literal["squash", "crop", "pad"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PicturesConfig:
+class PicturesConfig(Settings):
     """Which images are read, and how they become squares."""
 
     train_data_dir: str | None = setting(None, may_change=True, path=True, from_run=True)
@@ -31,13 +31,12 @@ class PicturesConfig:
     """How an image becomes a square: squash ignores its aspect ratio, crop keeps its centre, pad adds borders."""
     background: str = setting("white", may_change=False, from_run=True)
     """Colour of borders and of what is behind transparent images, by name or as #rrggbb."""
-    max_bad_images_fraction: float = setting(0.01, may_change=True, from_run=True)
+    max_bad_images_fraction: float = setting(0.01, may_change=True, from_run=True, minimum=0, below=1)
     """Largest fraction of images that may fail to decode. Such images are left out and reported; nothing runs if
     there are more."""
 
     def __post_init__(self) -> None:
-        fit_types(self)
-        in_unit_interval(self, "max_bad_images_fraction")
+        super().__post_init__()
         try:
             ImageColor.getrgb(self.background)
         except ValueError as error:
@@ -55,12 +54,8 @@ class PicturesConfig:
 class ImageConfig(PicturesConfig):
     """Images of one size."""
 
-    resolution: int = setting(64, may_change=False)
+    resolution: int = setting(64, may_change=False, minimum=8)
     """Height and width in pixels of every image after resizing."""
-
-    def __post_init__(self) -> None:
-        PicturesConfig.__post_init__(self)
-        at_least(self, 8, "resolution")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +73,11 @@ class PicturesOfRunConfig(PicturesConfig):
     are those of the run."""
 
     def __post_init__(self) -> None:
-        fit_types(self)
+        Settings.__post_init__(self)
         # Once the run has filled in what is unset, everything is checked.
         is_named = self.train_data_dir is not None or self.dataset_name is not None
         if is_named and self.background is not None:
-            PicturesConfig.__post_init__(self)
+            super().__post_init__()
 
     def at_resolution(self, resolution: int) -> ImageConfig:
         """Return how the images are loaded for a model of this height and width in pixels."""

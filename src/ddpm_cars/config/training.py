@@ -3,22 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ddpm_cars.config.fields import above_zero, at_least, fit_types, in_unit_interval, setting
+from ddpm_cars.config.fields import Settings, setting
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.errors import UserError
 
 Preset = Literal["tiny", "32", "64", "peer64"]
-
 FixedVariance = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"]
-
 Variance = Literal[FixedVariance, "learned", "learned_range", "analytic", "spectral"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseConfig:
+class NoiseConfig(Settings):
     """The forward process, which adds noise to images."""
 
-    num_train_timesteps: int = setting(1000, may_change=False, label="Timesteps T", stock="ddpm_num_steps")
+    num_train_timesteps: int = setting(1000, may_change=False, label="Timesteps T", stock="ddpm_num_steps", minimum=1)
     """Number of timesteps T, each with its own noise level."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"] = setting(
         "linear", may_change=False, label="Betas", stock="ddpm_beta_schedule"
@@ -34,8 +32,7 @@ class NoiseConfig:
     """Make the last noise level exactly pure noise. This does not go with epsilon prediction."""
 
     def __post_init__(self) -> None:
-        fit_types(self)
-        at_least(self, 1, "num_train_timesteps")
+        super().__post_init__()
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise UserError(
                 f"beta_start is {self.beta_start} and beta_end is {self.beta_end}; "
@@ -58,7 +55,7 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     other splits."""
     streaming: bool = setting(False, may_change=False)
     """Read the shards (Parquet or WebDataset) of dataset_name during training, for data larger than a machine."""
-    shuffle_window_images: int = setting(512, may_change=False)
+    shuffle_window_images: int = setting(512, may_change=False, minimum=1)
     """Number of images of a shard that are shuffled together, with streaming."""
     random_flip: bool = setting(True, may_change=False, label="Random flip")
     """Mirror every image with probability 1/2."""
@@ -66,7 +63,7 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Learn the classes of the images: the names of the folders that hold them, or label_column."""
     label_column: str = setting("label", may_change=False, from_run=True)
     """Column of the dataset that holds the classes."""
-    class_dropout_prob: float = setting(0.1, may_change=False)
+    class_dropout_prob: float = setting(0.1, may_change=False, minimum=0, below=1)
     """Probability that a class is hidden in training, which sampling needs for guidance. 0 means no guidance."""
 
     # A run compares its network by weights and its images by content, so names and places of these may change.
@@ -74,7 +71,7 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Network: tiny (for CPUs), 32, 64, or peer64, the network of diffusers' train_unconditional.py."""
     model_config: str | None = setting(None, may_change=True, path=True, stock="model_config_name_or_path")
     """JSON file with the arguments of a UNet2DModel, instead of a preset."""
-    dropout: float = setting(0.0, may_change=False, label="Dropout")
+    dropout: float = setting(0.0, may_change=False, label="Dropout", minimum=0, below=1)
     """Probability that a value inside the network is dropped in training. 0 leaves it to model_config."""
     gradient_checkpointing: bool = setting(False, may_change=True)
     """Compute activations again in the backward pass instead of keeping them. It saves memory and makes a step a
@@ -86,46 +83,46 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """What the network predicts: epsilon (the noise), sample (the clean image) or v_prediction (v)."""
     variance_type: Literal[FixedVariance, "learned_range"] = setting("fixed_small", may_change=False)
     """Variance of the reverse step when the saved pipeline samples. learned_range is learned with the hybrid loss."""
-    vlb_weight: float = setting(0.001, may_change=False)
+    vlb_weight: float = setting(0.001, may_change=False, above=0)
     """Weight of the variational bound added to the simple loss, with learned_range."""
-    snr_gamma: float | None = setting(None, may_change=False, label="SNR weight at most")
+    snr_gamma: float | None = setting(None, may_change=False, label="SNR weight at most", above=0)
     """Weight the loss by min(SNR, snr_gamma); 5 is usual. If unset, all timesteps have the same weight."""
     timestep_sampling: Literal["uniform", "stratified"] = setting("uniform", may_change=False)
     """How a batch draws its timesteps: uniform draws each independently, stratified draws one from each of as many
     equal parts as the batch has images."""
 
     # A run compares the product of these with the number of processes.
-    train_batch_size: int = setting(64, may_change=True)
+    train_batch_size: int = setting(64, may_change=True, minimum=1)
     """Images per process and gradient computation."""
-    gradient_accumulation_steps: int = setting(1, may_change=True)
+    gradient_accumulation_steps: int = setting(1, may_change=True, minimum=1)
     """Gradient computations per optimiser step."""
     auto_find_batch_size: bool = setting(False, may_change=True)
     """If memory is short, halve train_batch_size and double gradient_accumulation_steps until a step fits."""
-    num_epochs: int = setting(100, may_change=True)
+    num_epochs: int = setting(100, may_change=True, minimum=1)
     """Passes over the images, if max_train_steps is unset."""
-    max_train_steps: int | None = setting(None, may_change=True)
+    max_train_steps: int | None = setting(None, may_change=True, minimum=1)
     """Number of optimiser steps. It overrides num_epochs."""
     optimizer: Literal["adam", "adamw"] = setting("adamw", may_change=False, label="Optimiser")
     """Optimiser."""
-    learning_rate: float = setting(1e-4, may_change=False, label="Learning rate")
+    learning_rate: float = setting(1e-4, may_change=False, label="Learning rate", minimum=0)
     """Learning rate after the warmup."""
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = setting(
         "cosine", may_change=False, label="Schedule"
     )
     """How the learning rate changes over the steps."""
-    lr_warmup_steps: int = setting(500, may_change=False, label="Warmup steps")
+    lr_warmup_steps: int = setting(500, may_change=False, label="Warmup steps", minimum=0)
     """Steps over which the learning rate rises from 0. The schedule constant has no warmup."""
-    adam_beta1: float = setting(0.9, may_change=False)
+    adam_beta1: float = setting(0.9, may_change=False, minimum=0, below=1)
     """Decay of the optimiser's average of gradients."""
-    adam_beta2: float = setting(0.999, may_change=False)
+    adam_beta2: float = setting(0.999, may_change=False, minimum=0, below=1)
     """Decay of the optimiser's average of squared gradients."""
-    adam_weight_decay: float = setting(0.0, may_change=False, label="Weight decay")
+    adam_weight_decay: float = setting(0.0, may_change=False, label="Weight decay", minimum=0)
     """Weight decay."""
-    adam_epsilon: float = setting(1e-8, may_change=False)
+    adam_epsilon: float = setting(1e-8, may_change=False, minimum=0)
     """Term that the optimiser adds to its divisor."""
-    max_grad_norm: float | None = setting(1.0, may_change=False, label="Gradient norm at most")
+    max_grad_norm: float | None = setting(1.0, may_change=False, label="Gradient norm at most", above=0)
     """Largest norm of the gradients, which are scaled down to it. If unset, they are not."""
-    max_skipped_steps: int = setting(0, may_change=True)
+    max_skipped_steps: int = setting(0, may_change=True, minimum=0)
     """Number of steps with a loss or gradient that is not finite that may be skipped before the run stops."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = setting(None, may_change=False, label="Precision")
     """Precision of the network's arithmetic. If unset, the one that accelerate was configured with."""
@@ -133,36 +130,36 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Compile the network. It takes minutes and pays off on a GPU; results are the same up to rounding."""
     use_ema: bool = setting(True, may_change=False)
     """Keep a moving average of the weights, and sample with it."""
-    ema_half_life_steps: tuple[int, ...] = setting((7000,), may_change=False)
+    ema_half_life_steps: tuple[int, ...] = setting((7000,), may_change=False, minimum=1)
     """Steps after which a weight counts half in the moving average. During the warmup (ema_power) they are fewer. Of
     several averages, the best on validation_split is published."""
-    ema_inv_gamma: float = setting(1.0, may_change=False)
+    ema_inv_gamma: float = setting(1.0, may_change=False, above=0)
     """Warmup of the moving average: its decay at a step is 1 - (1 + step / ema_inv_gamma) ** -ema_power, until that
     reaches the decay of the half-life."""
-    ema_power: float = setting(0.75, may_change=False)
+    ema_power: float = setting(0.75, may_change=False, above=0)
     """Exponent of the warmup of the moving average: a larger one makes the warmup shorter."""
-    seed: int = setting(0, may_change=False, label="Seed")
+    seed: int = setting(0, may_change=False, label="Seed", minimum=0)
     """Decides the initial weights, the order of the images, flips, timesteps and noise."""
 
     output_dir: str = setting("ddpm-cars-model", may_change=True, private=True)
     """Folder for everything that is written. The same command continues the run that it finds there."""
     overwrite_output_dir: bool = setting(False, may_change=True, private=True)
     """Delete the checkpoints, sample grids and best model in output_dir and start again."""
-    checkpointing_steps: int | None = setting(500, may_change=True)
+    checkpointing_steps: int | None = setting(500, may_change=True, minimum=1)
     """Steps between checkpoints. If unset, there are none."""
-    checkpoints_total_limit: int | None = setting(2, may_change=True)
+    checkpoints_total_limit: int | None = setting(2, may_change=True, minimum=1)
     """Number of checkpoints that are kept. If unset, all of them."""
-    save_images_steps: int | None = setting(2000, may_change=True)
+    save_images_steps: int | None = setting(2000, may_change=True, minimum=1)
     """Steps between grids of sampled images. If unset, there are none."""
-    eval_batch_size: int = setting(16, may_change=True)
+    eval_batch_size: int = setting(16, may_change=True, minimum=1)
     """Number of images in such a grid."""
-    num_inference_steps: int | None = setting(None, may_change=True, stock="ddpm_num_inference_steps")
+    num_inference_steps: int | None = setting(None, may_change=True, stock="ddpm_num_inference_steps", minimum=1)
     """Denoising steps for such a grid. If unset, all num_train_timesteps."""
-    validation_steps: int | None = setting(1000, may_change=True)
+    validation_steps: int | None = setting(1000, may_change=True, minimum=1)
     """Steps between measurements on validation_split. If unset, it is measured at the end only."""
-    num_validation_images: int = setting(512, may_change=False)
+    num_validation_images: int = setting(512, may_change=False, minimum=1)
     """Images of validation_split that are measured, with the same noise every time."""
-    logging_steps: int = setting(50, may_change=True)
+    logging_steps: int = setting(50, may_change=True, minimum=1)
     """Steps over which a logged loss is averaged."""
     logger: Literal["tensorboard", "trackio", "wandb"] | None = setting(None, may_change=True, private=True)
     """Tracker that receives the log in addition to loss.json. If unset, none."""
@@ -175,30 +172,26 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Licence of the images for the model's card, in words. If unset, the card names none."""
 
     def __post_init__(self) -> None:
-        ImageConfig.__post_init__(self)
-        NoiseConfig.__post_init__(self)
+        super().__post_init__()
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise UserError(
                 "rescale_betas_zero_snr leaves nothing of the image at the last timestep, where epsilon prediction "
                 "cannot recover it; give prediction_type v_prediction or sample"
             )
-        at_least(self, 1, "train_batch_size", "gradient_accumulation_steps", "num_epochs", "max_train_steps")
-        at_least(self, 1, "shuffle_window_images", "validation_steps", "num_validation_images")
-        at_least(self, 1, "checkpointing_steps", "checkpoints_total_limit", "save_images_steps", "logging_steps")
-        at_least(self, 1, "eval_batch_size", "num_inference_steps")
-        at_least(self, 0, "lr_warmup_steps", "learning_rate", "adam_weight_decay", "adam_epsilon", "seed")
-        at_least(self, 0, "max_skipped_steps")
-        in_unit_interval(self, "adam_beta1", "adam_beta2", "dropout", "class_dropout_prob")
-        above_zero(self, "ema_inv_gamma", "ema_power", "max_grad_norm", "snr_gamma", "vlb_weight")
-        if not self.ema_half_life_steps or min(self.ema_half_life_steps) < 1:
-            raise UserError(f"ema_half_life_steps is {self.ema_half_life_steps}; give one or more, each 1 or more")
         if self.num_inference_steps is not None and self.num_inference_steps > self.num_train_timesteps:
             raise UserError(
                 f"num_inference_steps is {self.num_inference_steps}; "
                 f"it cannot exceed num_train_timesteps, {self.num_train_timesteps}"
             )
-        if self.streaming:
-            self._check_streaming()
+        if self.streaming and self.dataset_name is None:
+            raise UserError(
+                "streaming reads shards: give dataset_name, a dataset on the Hub or a local folder of Parquet or "
+                "WebDataset files, instead of train_data_dir"
+            )
+        if self.streaming and self.max_train_steps is None:
+            raise UserError("streaming does not know how long an epoch is: give max_train_steps")
+        if self.streaming and self.split is None:
+            raise UserError("streaming needs the name of one split, such as split: train")
 
     def warnings(self) -> list[str]:
         """Return a line for every combination of settings that works, but is probably a mistake."""
@@ -209,17 +202,6 @@ class TrainingConfig(ImageConfig, NoiseConfig):
             f"ema_half_life_steps has {len(half_lives)} values and validation_split is unset, so nothing tells which "
             f"average is best; the first, {half_lives[0]}, is published"
         ]
-
-    def _check_streaming(self) -> None:
-        if self.dataset_name is None:
-            raise UserError(
-                "streaming reads shards: give dataset_name, a dataset on the Hub or a local folder of Parquet or "
-                "WebDataset files, instead of train_data_dir"
-            )
-        if self.max_train_steps is None:
-            raise UserError("streaming does not know how long an epoch is: give max_train_steps")
-        if self.split is None:
-            raise UserError("streaming needs the name of one split, such as split: train")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +216,7 @@ class TrainCommandConfig(TrainingConfig):
     """Make a new repository private."""
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        super().__post_init__()
         for name, unset in (("hub_model_id", None), ("hub_private_repo", False)):
             value = getattr(self, name)
             if value != unset and not self.push_to_hub:
