@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_cars.metrics.comparison import Comparison, Reference
 from ddpm_cars.metrics.distances import Moments, frechet_distance, kernel_distance
 from ddpm_cars.metrics.neighbours import precision_recall_density_coverage
-from ddpm_cars.metrics.records import METRICS, measure
+from ddpm_cars.metrics.records import METRICS, Comparison, Reference, measure
 
 
 def make_images(num_images: int, seed: int, std: float = 40.0) -> np.ndarray:

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ddpm_cars.figures.style import make_figure, save_figure
+from ddpm_cars.figures.curves import make_figure, save_figure
 from ddpm_cars.reports import plots as evaluation_plots
 from ddpm_cars.reports.wording import bound_label
 from tests.support.report_helpers import full_metrics

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddpm_cars.toy_cars import dataset, designs, shapes
+from ddpm_cars.toy_cars import dataset, designs
 from ddpm_cars.toy_cars import painting as toy_cars
 from ddpm_cars.toy_cars.dataset import write_toy_cars
 from ddpm_cars.toy_cars.painting import draw_car
@@ -117,7 +117,7 @@ def test_the_car_stands_in_the_picture_on_dark_tyres(seed):
         assert picture[row - 1 : row + 1, column].max() < 90, "no tyre"
     # The flank, between the wheels, has the hue of the paint: it is a shade of it.
     column, row = place_in_picture(scene, side, 46, 13.5)
-    colors = [scene.paint, shapes.mix(scene.paint, designs.NIGHT, 0.6)]
+    colors = [scene.paint, designs.mix(scene.paint, designs.NIGHT, 0.6)]
     low, high = np.min(colors, axis=0) - 12, np.max(colors, axis=0) + 12
     assert np.all((low <= picture[row, column]) & (picture[row, column] <= high)), "no flank"
     # Bumpers and roof keep clear of the border.
@@ -131,7 +131,7 @@ def test_the_windows_lie_inside_the_body(name):
     canvas = toy_cars._Canvas(Image.new("RGB", (400, 400)), 4, (0, 399))
     profile = designs.PROFILES[name]
     body, glass = (
-        np.asarray(canvas.mask(shapes.rounded(shapes.read_points(table)))) > 0
+        np.asarray(canvas.mask(designs.rounded(designs.read_points(table)))) > 0
         for table in (profile.body, profile.glass)
     )
     assert glass.sum() > 0.07 * body.sum()

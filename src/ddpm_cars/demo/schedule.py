@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_cars.demo.requests import OWN_SCHEDULER, num_timesteps_of, variance_choices, whole_number
-from ddpm_cars.figures.style import COLOURS, INK, figure_to_svg, make_figure
+from ddpm_cars.figures.curves import COLOURS, INK, figure_to_svg, make_figure
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.sampling.samplers import make_scheduler
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, posterior

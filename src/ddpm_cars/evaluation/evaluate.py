@@ -18,13 +18,12 @@ from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.data.pictures import Pictures, to_samples
 from ddpm_cars.diffusion.calibration import calibrate
 from ddpm_cars.errors import UserError
-from ddpm_cars.evaluation.copies import look_for_copies
 from ddpm_cars.evaluation.features import load_extractor
 from ddpm_cars.evaluation.likelihood import bounds_to_measure, measure_bounds
 from ddpm_cars.evaluation.metrics_file import MetricsFile, describe
 from ddpm_cars.evaluation.real_images import compared_pixels, features_path, load_real_images, mirrored
-from ddpm_cars.metrics.comparison import Comparison, Reference
-from ddpm_cars.metrics.records import measure
+from ddpm_cars.metrics.neighbours import look_for_copies
+from ddpm_cars.metrics.records import Comparison, Reference, measure
 from ddpm_cars.reports.text import summary
 from ddpm_cars.reports.write import has_images, save_comparison, save_images, save_report
 from ddpm_cars.runs.load import load_pipeline
@@ -48,15 +47,8 @@ _NUM_CALIBRATION_IMAGES = 2048
 class Evaluation:
     """One model and the images that it is measured with, in as many processes as Accelerate has started.
 
-    Args:
-        accelerator: The processes, and where the network runs.
-        config: What to measure.
-        name: Folder of the model, or its id on the Hub.
-        folder: Where the results go.
-        run: Folder of the model whose training images are used if `config` names none.
-
-    Raises:
-        UserError: If model, images, extractor and settings do not fit together.
+    `name` is the model's folder, or its id on the Hub. The training images are those of the model in the folder `run`
+    if `config` names none. Raises UserError if model, images, extractor and settings do not fit together.
     """
 
     def __init__(
@@ -64,8 +56,7 @@ class Evaluation:
     ):
         self.name = name
         self.folder = folder
-        self.accelerator = accelerator
-        self.is_main = self.accelerator.is_main_process
+        self.is_main = accelerator.is_main_process
         self.pipeline = load_pipeline(name)
         # After the model: a mistyped folder has no config.yaml either.
         self.config = config = with_pictures_of_run(config, run)
@@ -73,14 +64,14 @@ class Evaluation:
         self._check_settings()
         unet = self.pipeline.unet
         class_names = class_names_of(self.pipeline)
-        with self.accelerator.local_main_process_first():
+        with accelerator.local_main_process_first():
             self.real = load_real_images(config, unet.config.sample_size, unet.config.in_channels, class_names)
         check_held_out(config, name)
-        self.extractor = load_extractor(config.extractor, config.extractor_weights, self.accelerator.device)
+        self.extractor = load_extractor(config.extractor, config.extractor_weights, accelerator.device)
         on_main(lambda: prepare_folder(folder.path))
         self.metrics = MetricsFile(folder.metrics, describe(name, self.pipeline, config, self.real, self.extractor))
-        move_for_inference(self.pipeline, self.accelerator.device)
-        self.pipeline.unet = self.accelerator.prepare_model(unet.eval(), evaluation_mode=True)
+        move_for_inference(self.pipeline, accelerator.device)
+        self.pipeline.unet = accelerator.prepare_model(unet.eval(), evaluation_mode=True)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def _check_settings(self) -> None:
@@ -97,13 +88,9 @@ class Evaluation:
                 sampler_from_config(name, self.saved_config)
 
     def run(self) -> dict[str, Any]:
-        """Measure what metrics.json does not hold yet, and write the report.
+        """Measure what metrics.json does not hold yet, write the report, and return what metrics.json holds.
 
-        Returns:
-            The metrics, as they are in metrics.json.
-
-        Raises:
-            UserError: If a scheduler does not work with this model.
+        Raises UserError if a scheduler does not work with this model. A collective call.
         """
         config = self.config
         held_out = self.real.held_out
@@ -161,10 +148,9 @@ class Evaluation:
         return features
 
     def _shared_features(self, images: np.ndarray) -> torch.Tensor:
-        def extract(rows: range) -> torch.Tensor:
-            return self.extractor(images[rows.start : rows.stop], progress_bar=self.is_main)
-
-        return torch.cat(gathered(len(images), extract))
+        extract, show = self.extractor, self.is_main
+        parts = gathered(len(images), lambda rows: extract(images[rows.start : rows.stop], progress_bar=show))
+        return torch.cat(parts)
 
     def _measure_floor(self) -> None:
         """Prepare the reference, and measure real images in place of generated ones."""
@@ -205,9 +191,8 @@ class Evaluation:
         def share(rows: range) -> np.ndarray:
             generated = generate(self.pipeline, request, rows)
             text, hidden = f"sampling, {label}, {num_inference_steps} steps", not self.is_main
-            return np.stack(
-                [np.atleast_3d(image) for image in tqdm(generated, text, len(rows), False, disable=hidden)]
-            )
+            shown = tqdm(generated, text, len(rows), False, disable=hidden)
+            return np.stack([np.atleast_3d(image) for image in shown])
 
         started = time.perf_counter()
         try:
@@ -255,25 +240,23 @@ class Evaluation:
             with self.metrics.timed("copies"):
                 found, neighbours = self._look_for_copies(images, features)
             self.metrics.values["memorisation"] = {"sampler": asked, **found}
-            on_main(lambda: self._save_images(images, neighbours, num_inference_steps))
+
+            def save() -> None:
+                strip = denoising_strip(self.pipeline, self._request(num_inference_steps))
+                save_images(images, self.real.training.images, neighbours, strip, self.folder)
+
+            on_main(save)
         others = [other for other in self.metrics.values["samples"] if other is not entry]
         self.metrics.values["samples"] = [entry, *others]
         self.metrics.save()
-
-    def _save_images(
-        self, images: np.ndarray, neighbours: dict[str, tuple[np.ndarray, np.ndarray]], num_inference_steps: int
-    ) -> None:
-        strip = denoising_strip(self.pipeline, self._request(num_inference_steps))
-        save_images(images, self.real.training.images, neighbours, strip, self.folder)
 
     def _look_for_copies(
         self, images: np.ndarray, features: torch.Tensor
     ) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
         """Look for copies of training images, mirrored ones included.
 
-        Returns:
-            The entry of metrics.json, and (distances, indices) by features and by pixels; indices from the number of
-            training images on are those of mirrored ones.
+        Returns the entry of metrics.json, and (distances, indices) by features and by pixels; indices from the number
+        of training images on are those of mirrored ones.
         """
         training, held_out = self.real.training, self.real.held_out
         both_ways = self._features(mirrored(training.images), f"{training.sha256} mirrored")

@@ -19,48 +19,29 @@ from ddpm_cars.runs.fingerprint import weights_sha256
 
 # Raised when images are prepared in another way, so that cached features of earlier versions are not used.
 _PREPARATION_VERSION = 1
-
 _BICUBIC = "bicubic with antialiasing to 224 x 224"
-
 _DINOV2 = "facebook/dinov2-large"
 
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
-    """A network that turns images into vectors.
+    """A network that turns images into vectors."""
 
-    Attributes:
-        name: "efficientnet-lite0", "inception", "dinov2" or "package.module:Class".
-        distance_name: What the Fréchet distance of its features is called; "FID" is that of "inception" alone.
-        num_features: Length of a vector.
-        resize: How images become what the network takes, in words.
-        fingerprint: 16 hexadecimal digits that change with the weights and the preparation.
-        network: uint8 (N, 3, H, W) to (N, num_features), on its device.
-    """
-
-    name: str
-    distance_name: str
+    name: str  # "efficientnet-lite0", "inception", "dinov2" or "package.module:Class"
+    distance_name: str  # of the Fréchet distance of its features; "FID" is that of "inception" alone
     num_features: int
-    resize: str
-    fingerprint: str
-    network: nn.Module
+    resize: str  # how images become what the network takes, in words
+    fingerprint: str  # 16 hexadecimal digits that change with the weights and the preparation
+    network: nn.Module  # uint8 (N, 3, H, W) to (N, num_features), on its device
 
     @torch.no_grad()
     def __call__(
         self, images: np.ndarray | torch.Tensor, batch_size: int = 50, progress_bar: bool = True
     ) -> torch.Tensor:
-        """Compute the features of images.
+        """Return the features of images, float32 (N, num_features), on the CPU.
 
-        Args:
-            images: uint8 (N, H, W, C) with 3 channels, or 1, which is repeated; N 1 or more.
-            batch_size: How many at a time, 1 or more; the features do not depend on it.
-            progress_bar: Whether one is shown.
-
-        Returns:
-            float32 (N, num_features), on the CPU.
-
-        Raises:
-            UserError: If a feature is not finite.
+        The images are uint8 (N, H, W, C) with 3 channels, or 1, which is repeated. The features do not depend on
+        `batch_size`. Raises UserError if a feature is not finite.
         """
         device = next((tensor.device for tensor in self.network.state_dict().values()), torch.device("cpu"))
         parts = []

@@ -17,17 +17,14 @@ from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
 Key = tuple[str, str, int]
 """variance_type, chain, number of timesteps."""
-
 _LEAST_COST = "least cost"
 
 
 def bounds_to_measure(config: Any, likelihood_steps: Sequence[int]) -> list[Key]:
-    """Return which bounds are measured, for every variance that a model can sample with.
+    """Return which bounds are measured, for every variance that a model with this scheduler config can sample with.
 
-    Args:
-        config: The config of its scheduler.
-        likelihood_steps: Lengths of further chains besides the one of all timesteps. Each is measured evenly spaced,
-            as the config says, and least-cost.
+    Besides the chain of all timesteps, a chain of each length in `likelihood_steps` is measured evenly spaced, as the
+    config says, and least-cost.
     """
     kinds = ["fixed_small", "fixed_large", "analytic"]
     if config.get("variance_type") == "learned_range":
@@ -60,19 +57,10 @@ def measure_bounds(
     batch_size: int,
     seed: int,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Bound the likelihood of held-out images in one pass of the network, which the processes share.
+    """Return the entries "likelihood" and "eps_mse" of metrics.json, from one pass of the network.
 
-    Args:
-        unet: The network.
-        held_out: The images. The seed chooses `num_images` of them, because folders are often sorted.
-        config: The config of a scheduler with a calibration.
-        keys: What `bounds_to_measure` returns.
-        num_images: How many images to measure, at most as many as there are.
-        batch_size: Images at a time in each process.
-        seed: Chooses the images and the noise.
-
-    Returns:
-        The entries "likelihood" and "eps_mse" of metrics.json.
+    The processes share the images, `num_images` that the seed chooses, because folders are often sorted. The seed also
+    chooses the noise. `config` is that of a scheduler with a calibration.
     """
     chosen = permutation(len(held_out.images), seed)[:num_images]
     named = {", ".join(map(str, key)): _scheduler_of(key, config) for key in keys}

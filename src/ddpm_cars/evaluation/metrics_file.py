@@ -27,17 +27,8 @@ FORMAT_VERSION = 1
 def describe(
     name: str, pipeline: DDPMCarsPipeline, config: EvaluateConfig, real: RealImages, extractor: Extractor
 ) -> dict[str, Any]:
-    """Return what metrics.json says of the model, the images and the way of measuring.
-
-    Args:
-        name: Folder of the model, or its id on the Hub.
-        pipeline: The model, with its saved scheduler.
-        config: What is measured.
-        real: What it is measured against.
-        extractor: What the features come from.
-    """
-    unet, saved, held_out = pipeline.unet, pipeline.scheduler.config, {}
-    others = ""
+    """Return what metrics.json says of the model, the images and the way of measuring."""
+    unet, saved, held_out, others = pipeline.unet, pipeline.scheduler.config, {}, ""
     if real.held_out is not None:
         others = f", without {config.validation_split}"
         held_out = {
@@ -78,17 +69,9 @@ def describe(
 
 
 class MetricsFile:
-    """The metrics of one model. Those on the disk are kept if the same was measured in the same way.
+    """The metrics of one model. Those on the disk are kept if `head`, what `describe` returns, is the same.
 
-    Args:
-        path: Path of metrics.json.
-        head: What `describe` returns.
-
-    Raises:
-        UserError: If the file cannot be read.
-
-    Attributes:
-        values: The metrics, JSON values.
+    Raises UserError if the file cannot be read.
     """
 
     def __init__(self, path: Path, head: dict[str, Any]):

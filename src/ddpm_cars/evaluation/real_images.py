@@ -17,29 +17,19 @@ from ddpm_cars.runs.pictures_of_run import check_classes
 
 # Larger images are reduced to this size before their pixels are compared: copies can still be recognised.
 _COMPARED_SIZE = 32
-
 _NUM_ROWS_AT_A_TIME = 1024
-
 # With as many images of both kinds, the error of a distance is small enough.
 _MAX_UNASKED_IMAGES = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class RealImages:
-    """What a model was trained on, and perhaps what it was not.
-
-    Attributes:
-        training: Every training image.
-        held_out: Every image that was kept out of training, or None.
-        order: int64 (N,), the training images in the order of a seed.
-        num_floor_images: How many images at the start of `order` take the place of generated ones; the others are the
-            reference.
-    """
+    """What a model was trained on, and perhaps what it was not."""
 
     training: Pictures
     held_out: Pictures | None
-    order: np.ndarray
-    num_floor_images: int
+    order: np.ndarray  # int64 (N,), the training images in the order of a seed
+    num_floor_images: int  # the first ones of `order`, in place of generated ones; the others are the reference
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -50,16 +40,9 @@ class RealImages:
 def load_real_images(
     config: EvaluateConfig, resolution: int, num_channels: int, class_names: tuple[str, ...]
 ) -> RealImages:
-    """Decode the images that `config` names, as `load_pictures` does.
+    """Decode the images that `config` names to the size, channels and classes of a model.
 
-    Args:
-        config: Names the images, and may say how many images are generated.
-        resolution: Height and width of what the model generates.
-        num_channels: Channels of what the model generates, 1 or 3.
-        class_names: Classes of the model; empty if it has none.
-
-    Raises:
-        UserError: As `load_pictures`, and if there are too few images or other classes.
+    Raises UserError as `load_pictures` does, and if there are too few images or other classes.
     """
     image_config = config.at_resolution(resolution)
     label_column = config.label_column if class_names else None
@@ -86,18 +69,11 @@ def load_real_images(
         if len(held_out.images) < 2:
             split = config.validation_split
             raise UserError(f"validation_split {split} of {source} has 1 image; it takes 2 or more")
-    order = permutation(n, config.seed)
-    return RealImages(training, held_out, order, num_images)
+    return RealImages(training, held_out, permutation(n, config.seed), num_images)
 
 
 def features_path(extractor: Extractor, pictures_sha256: str, cache_dir: str | None) -> Path:
-    """Return where the features of some images are kept, by the contents of the images and of the extractor.
-
-    Args:
-        extractor: Whose features they are.
-        pictures_sha256: Identity of the images.
-        cache_dir: Where they are kept; None is the cache of `datasets`.
-    """
+    """Return where the features of some images are kept, by the contents of the images and of the extractor."""
     key = hashlib.sha256(f"{extractor.name} {extractor.fingerprint} {pictures_sha256}".encode()).hexdigest()[:32]
     return cache_folder(cache_dir) / f"features-{key}.safetensors"
 

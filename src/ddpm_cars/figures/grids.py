@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ddpm_cars.figures.style import FAINT
+from ddpm_cars.figures.curves import FAINT
 from ddpm_cars.runtime.files import atomic_path
 
 _LINE_HEIGHT = 16
@@ -32,13 +32,8 @@ def arrays_to_pil(images: np.ndarray) -> list[Image.Image]:
     return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
 
 
-def save_png(image: Image.Image, path: str | Path) -> Path:
-    """Write a PNG atomically, with the folders above it.
-
-    Raises:
-        OSError: If it cannot be written; its `filename` says where.
-    """
-    path = Path(path)
+def save_png(image: Image.Image, path: Path) -> Path:
+    """Write a PNG atomically, with the folders above it, and return `path`; an OSError names it in `filename`."""
     try:
         with atomic_path(path) as temporary:
             image.save(temporary, format="PNG")
@@ -57,17 +52,10 @@ def make_grid(
     min_size: int = 96,
     captions: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Lay images out in rows, with a hairline of white between them.
+    """Lay images of one size out in rows, with a hairline of white between them; without `num_columns`, about square.
 
-    Args:
-        images: One or more, all of one size.
-        num_columns: How many to a row; None makes the grid about square.
-        labels: Text above each column.
-        min_size: Smaller images are enlarged by a whole factor until they are this wide, so that they can be seen.
-        captions: Text below each image.
-
-    Returns:
-        An RGB image.
+    Images narrower than `min_size` pixels are enlarged by a whole factor, so that they can be seen. Labels stand above
+    the columns, captions below the images.
     """
     columns = num_columns or int(np.ceil(np.sqrt(len(images))))
     rows = -(-len(images) // columns)
@@ -99,15 +87,10 @@ def neighbours_grid(
     neighbours: Sequence[Sequence[Image.Image]],
     captions: Sequence[Sequence[str]] | None = None,
 ) -> Image.Image:
-    """Lay out generated images, each with the training images that are nearest to it on its right.
+    """Lay out generated images, each with its nearest training images on its right, the nearest first.
 
-    Args:
-        generated: One or more, all of one size.
-        neighbours: For each the nearest ones, nearest first, as many for all and of the same size.
-        captions: For each of those what is written below, such as its distance.
-
-    Returns:
-        An RGB image; more than three generated images are in two columns.
+    All have one size and as many neighbours. Captions are written below neighbours. More than three generated images
+    are in two columns.
     """
     num_neighbours = len(neighbours[0])
     captions = captions or [[""] * num_neighbours] * len(generated)

@@ -13,28 +13,15 @@ _NUM_ROWS_AT_A_TIME = 4096
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean and scatter of a set of vectors, which can be put together from those of its parts.
-
-    Attributes:
-        count: How many vectors.
-        mean: float64 (D,).
-        scatter: float64 (D, D), the sum of (x - mean) (x - mean)^T.
-    """
+    """Mean and scatter of a set of vectors, which can be put together from those of its parts."""
 
     count: int
-    mean: torch.Tensor
-    scatter: torch.Tensor
+    mean: torch.Tensor  # float64 (D,)
+    scatter: torch.Tensor  # float64 (D, D), the sum of (x - mean) (x - mean)^T
 
     @classmethod
     def of(cls, features: torch.Tensor) -> "Moments":
-        """Compute the moments of vectors.
-
-        Args:
-            features: (N, D), floating point and finite, on the CPU, N 1 or more.
-
-        Raises:
-            ValueError: If `features` is not of that shape or holds what is not finite.
-        """
+        """Compute the moments of vectors (N, D); raises ValueError without a vector, or if a value is not finite."""
         _check_features("features", features)
         mean = features.mean(0, dtype=torch.float64)
         scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64)
@@ -44,11 +31,7 @@ class Moments:
         return cls(len(features), mean, scatter)
 
     def merge(self, other: "Moments") -> "Moments":
-        """Return the moments of both sets together (Chan, Golub & LeVeque 1983, pairwise update).
-
-        Raises:
-            ValueError: If the vectors differ in length.
-        """
+        """Return the moments of both sets together (Chan, Golub & LeVeque 1983, pairwise update)."""
         _check_lengths(self.mean, other.mean)
         count = self.count + other.count
         difference = other.mean - self.mean
@@ -57,11 +40,7 @@ class Moments:
         return Moments(count, mean, self.scatter + other.scatter + between)
 
     def without(self, part: "Moments") -> "Moments":
-        """Return the moments of the vectors that remain without a part: the inverse of `merge`.
-
-        Args:
-            part: Moments of some of these vectors, fewer than all of them.
-        """
+        """Return the moments of the vectors that remain without a part of them: the inverse of `merge`."""
         count = self.count - part.count
         mean = self.mean - (part.mean - self.mean) * (part.count / count)
         difference = part.mean - mean
@@ -70,11 +49,7 @@ class Moments:
 
     @property
     def covariance(self) -> torch.Tensor:
-        """The unbiased covariance, float64 (D, D).
-
-        Raises:
-            ValueError: If there are fewer than two vectors.
-        """
+        """The unbiased covariance, float64 (D, D)."""
         if self.count < 2:
             raise ValueError(f"There is {self.count} vector; a covariance takes 2 or more.")
         return self.scatter / (self.count - 1)
@@ -94,6 +69,7 @@ def _check_lengths(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def _root(covariance: torch.Tensor) -> torch.Tensor:
+    """Return the symmetric square root."""
     values, vectors = torch.linalg.eigh(covariance)
     # Rounding makes eigenvalues of 0 a little negative.
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -110,16 +86,8 @@ def _distance(a: Moments, b: Moments, root_b: torch.Tensor) -> float:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Compute |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Heusel et al. 2017, arXiv:1706.08500, eq. 6).
 
-    Args:
-        a: Moments of two vectors or more.
-        b: Likewise, of vectors of the same length.
-
-    Returns:
-        The squared Wasserstein distance of the two normal distributions, 0 or more. Rounding moves it by about a
-        millionth of the variances' sum. That of as few vectors as there are features is far from that of many.
-
-    Raises:
-        ValueError: If there are fewer than two vectors, or their lengths differ.
+    This is the squared Wasserstein distance of the two normal distributions. Rounding moves it by about a millionth
+    of the variances' sum. That of as few vectors as there are features is far from that of many.
     """
     _check_lengths(a.mean, b.mean)
     return _distance(a, b, _root(b.covariance))
@@ -133,17 +101,7 @@ def frechet_distance_with_error(
     The error is that of the jackknife over groups, with G distances d_g, each without one group:
     sqrt((G - 1) / G sum (d_g - mean d)^2) (Efron & Stein 1981, whose groups are single vectors). Unlike the
     bootstrap's, its sets have no vector twice, which would itself be a distance. The reference is taken as it is.
-
-    Args:
-        features: (N, D), floating point and finite, in an order that means nothing, N at least twice `num_groups`.
-        reference: What to compare with.
-        num_groups: G, 2 or more.
-
-    Returns:
-        The distance and its standard error.
-
-    Raises:
-        ValueError: If there are too few vectors, their lengths differ, or one is not finite.
+    The order of `features`, (N, D) with N at least 2 G, must mean nothing.
     """
     if len(features) < 2 * num_groups:
         raise ValueError(f"There are {len(features)} vectors for {num_groups} groups; it takes {2 * num_groups}.")
@@ -161,19 +119,9 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Compute KID, the unbiased squared MMD of the kernel (x . y / D + 1)^3 (Binkowski et al. 2018, arXiv:1801.01401).
 
-    Args:
-        x: (N, D), floating point and finite.
-        y: (M, D), likewise.
-        subset_size: n, how many vectors of each set are compared at a time, cut to N and M, 2 or more.
-        num_subsets: How often, 2 or more, each time with other vectors.
-        seed: Decides which.
-
-    Returns:
-        The mean over the subsets and their standard deviation, which is no standard error of the mean. Where n is both
-        N and M there is one subset only, and the standard deviation is 0.
-
-    Raises:
-        ValueError: If there are fewer than two vectors, their lengths differ, or one is not finite.
+    Returns the mean over random subsets of `x`, (N, D), and `y`, (M, D), and the standard deviation over the subsets,
+    which is no standard error of the mean. If the subset size is both N and M, there is one subset only, and the
+    standard deviation is 0.
     """
     for name, z in (("x", x), ("y", y)):
         _check_features(name, z)

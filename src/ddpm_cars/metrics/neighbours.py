@@ -1,16 +1,18 @@
 """Nearest neighbours: whether generated images are like real ones, cover them, or copy them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 
+from ddpm_cars.runtime.files import rounded
+
 # 64 MiB of float64 for each of the two blocks of vectors and for the distances between them.
 _BLOCK_VALUES = 2**23
-
 # Candidates are ranked by a formula that cancels where distances are small, and then measured directly.
 _NUM_SPARE = 4
-
+# Twice what is shown, because a mirrored image is often next to the one that it mirrors.
+_NUM_NEAREST = 6
 # The relative error that rounding may leave in |x|^2 + |y|^2 - 2 x . y.
 _ROUNDING = 1e-12
 
@@ -18,19 +20,10 @@ _ROUNDING = 1e-12
 def nearest(
     queries: torch.Tensor, references: torch.Tensor, num_neighbours: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the references that are nearest to each query, by Euclidean distance.
+    """Find the k references (M, D) that are nearest to each query (N, D), by Euclidean distance.
 
-    Args:
-        queries: (N, D), floating point, on the CPU, N 1 or more.
-        references: (M, D), likewise.
-        num_neighbours: k, 1 to M.
-
-    Returns:
-        Distances, float64 (N, k), ascending, and indices into `references`, int64 (N, k). The distance of a copy is
-        exactly 0, unless more than k + 4 references are nearer to each other than rounding can tell.
-
-    Raises:
-        ValueError: If there are fewer than k references, or the vectors differ in length.
+    Returns distances, float64 (N, k), ascending, and indices into `references`, int64 (N, k). The distance of a copy
+    is exactly 0, unless more than k + 4 references are nearer to each other than rounding can tell.
     """
     if not 1 <= num_neighbours <= len(references):
         raise ValueError(f"num_neighbours is {num_neighbours}; there are {len(references)} vectors to choose from.")
@@ -110,18 +103,8 @@ def precision_recall_density_coverage(
     images in a ball of a real one, recall the share of real ones in a ball of a generated one (Kynkäänniemi et al.
     2019, arXiv:1904.06991, eq. 1 and 2); density is 1 / k of the number of balls of real ones that a generated one is
     in, coverage the share of the balls of real ones with a generated one inside (Naeem et al. 2020, arXiv:2002.09797,
-    eq. 2 and 3).
-
-    Args:
-        real: (N, D), floating point, on the CPU, N above k.
-        generated: (M, D), likewise, M above k; best as many, since all four depend on the numbers.
-        num_neighbours: k, 1 or more.
-
-    Returns:
-        "precision", "recall" and "coverage" in [0, 1], and "density", 0 or more, about 1 for the same distribution.
-
-    Raises:
-        ValueError: If there are too few vectors, or they differ in length.
+    eq. 2 and 3). Density is about 1 for the same distribution. All four depend on the numbers of vectors: `real`,
+    (N, D), and `generated`, (M, D), are best of one size.
     """
     real_radii, generated_radii = _radii(real, num_neighbours), _radii(generated, num_neighbours)
     balls_of_generated, generated_in_balls = _num_inside(generated, real, real_radii)
@@ -139,17 +122,30 @@ def near_copies(distances: torch.Tensor, unseen_distances: torch.Tensor, quantil
 
     Real images that were not used in training show how near is suspicious: the threshold is a low quantile of their
     distances to the nearest training image. A model that copies nothing is within it about as often as they are.
-
-    Args:
-        distances: (N,), from each generated image to the nearest training image, by features or by pixels.
-        unseen_distances: (L,), from each real image that the model has not seen; best some multiple of 1 / `quantile`.
-        quantile: Share of the unseen images within the threshold, in (0, 1).
-
-    Returns:
-        "share", of the generated images, in [0, 1]; "expected", the share of a model that copies nothing; and
-        "threshold", the distance up to which an image counts.
+    Both arguments are distances to the nearest training image: (N,) of generated images, (L,) of unseen ones.
     """
     threshold = torch.quantile(unseen_distances, quantile)
     # With copies among the unseen images the threshold is 0, and copies still count.
     share = (distances <= threshold).double().mean()
     return {"share": float(share), "expected": quantile, "threshold": float(threshold)}
+
+
+def look_for_copies(
+    generated: Mapping[str, torch.Tensor],
+    training: Mapping[str, torch.Tensor],
+    unseen: Mapping[str, torch.Tensor] | None,
+) -> tuple[dict[str, dict[str, float]], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Find the training images that are nearest to generated ones, and tell copies from likenesses.
+
+    All three are vectors by space ("features", "pixels"). Returns, by space, what `near_copies` finds, nothing without
+    `unseen`; and distances, ascending, and indices of the nearest training images, both (N, 6).
+    """
+    found, neighbours = {}, {}
+    for space, vectors in generated.items():
+        distances, indices = nearest(vectors, training[space], _NUM_NEAREST)
+        neighbours[space] = distances.numpy(), indices.numpy()
+        if unseen is not None:
+            of_unseen, _ = nearest(unseen[space], training[space])
+            copies = near_copies(distances[:, 0], of_unseen[:, 0])
+            found[space] = {name: rounded(value) for name, value in copies.items()}
+    return found, neighbours

@@ -2,32 +2,68 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
-from ddpm_cars.metrics.comparison import Comparison
-from ddpm_cars.metrics.distances import frechet_distance_with_error, kernel_distance
-from ddpm_cars.metrics.spectrum import contrast, spectrum_error_octaves
+import numpy as np
+import torch
+
+from ddpm_cars.metrics.distances import Moments, frechet_distance_with_error, kernel_distance
+from ddpm_cars.metrics.neighbours import precision_recall_density_coverage
+from ddpm_cars.metrics.spectrum import contrast, radial_spectrum, spectrum_error_octaves
+
+_NUM_NEIGHBOURS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The real images that a model is compared with, measured."""
+
+    features: torch.Tensor  # (M, D) on the CPU, of some of the real images
+    moments: Moments  # of these features
+    frequency: np.ndarray  # float64 (R,), the middle of every band of spatial frequency, 0 to 1
+    power: np.ndarray  # float64 (R,), variance of the lightness of all real images there, in grey levels squared
+    contrast: float  # standard deviation of the pixels of all real images, in grey levels
+
+    @classmethod
+    def of(cls, features: torch.Tensor, images: np.ndarray) -> "Reference":
+        """Measure real images, uint8 (N, H, W, C), of which some have features (M, D)."""
+        frequency, power = radial_spectrum(images)
+        return cls(features, Moments.of(features), frequency, power, contrast(images))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A set of images, generated or real, beside the real images that it is compared with."""
+
+    reference: Reference
+    images: np.ndarray  # uint8 (N, H, W, C), N from 40 to M
+    features: torch.Tensor  # (N, D) on the CPU, of `images`
+    seed: int  # of the subsets of metrics that draw subsets
+
+    @cached_property
+    def power(self) -> np.ndarray:
+        """Variance of the lightness in the bands of `Reference.frequency`, float64 (R,), in grey levels squared."""
+        return radial_spectrum(self.images)[1]
+
+    @cached_property
+    def neighbourhoods(self) -> dict[str, float]:
+        """Precision, recall, density and coverage, which share the distances to nearest neighbours."""
+        # All four depend on the numbers of images, so both sets are of one size.
+        same_number = self.reference.features[: len(self.features)]
+        return precision_recall_density_coverage(same_number, self.features, _NUM_NEIGHBOURS)
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A figure that is measured, and what a reader needs to know of it.
+    """A figure that is measured, and what a reader needs to know of it."""
 
-    Attributes:
-        key: Its name in metrics.json.
-        name: Its name in a sentence or a heading.
-        short_name: Its name where there is room for a few letters only.
-        best: Which values are best.
-        meaning: One sentence that says what is measured.
-        error_kind: Whether its error is a standard error or a standard deviation, if one is measured.
-    """
-
-    key: str
-    name: str
-    short_name: str
-    best: Literal["lower", "higher", "at 1"]
-    meaning: str
-    error_kind: Literal["std_error", "std"]
+    key: str  # its name in metrics.json
+    name: str  # its name in a sentence or a heading
+    short_name: str  # its name where there is room for a few letters only
+    best: Literal["lower", "higher", "at 1"]  # which values are best
+    meaning: str  # one sentence that says what is measured
+    error_kind: Literal["std_error", "std"]  # whether its error is a standard error or deviation, if one is measured
 
     @property
     def error_key(self) -> str:
@@ -79,7 +115,6 @@ METRICS = (
 )
 """Every metric, in the order of tables. The first one stands for all where there is room for one only."""
 # fmt: on
-
 FRECHET_DISTANCE = METRICS[0]
 
 BITS_PER_DIMENSION = Quantity(
@@ -90,14 +125,7 @@ BITS_PER_DIMENSION = Quantity(
 
 
 def measure(comparison: Comparison) -> dict[str, float]:
-    """Compute every metric of a set of images.
-
-    Args:
-        comparison: The images, and the real ones beside them.
-
-    Returns:
-        Values and errors by the keys of metrics.json.
-    """
+    """Compute every metric of a set of images: values and errors by the keys of metrics.json."""
     figures: dict[str, float] = {}
     for metric in METRICS:
         found = metric.compute(comparison)

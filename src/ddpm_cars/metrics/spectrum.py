@@ -10,11 +10,7 @@ _CHUNK_IMAGES = 256
 
 
 def contrast(images: np.ndarray) -> float:
-    """Return the standard deviation of all values of some images, in grey levels.
-
-    Args:
-        images: uint8 (N, H, W, C), N 1 or more.
-    """
+    """Return the standard deviation of all values of some images, uint8 (N, H, W, C), in grey levels."""
     num_values = images.size
     mean = sum(int(part.sum(dtype=np.int64)) for part in images) / num_values
     squares = sum(float(np.square(part.astype(np.float64) - mean).sum()) for part in images)
@@ -24,15 +20,9 @@ def contrast(images: np.ndarray) -> float:
 def radial_spectrum(images: np.ndarray, num_bands: int = 24) -> tuple[np.ndarray, np.ndarray]:
     """Return the variance of the lightness in radial bands of the 2-D DCT: the mean over the modes of each band.
 
-    The DCT is taken rather than the Fourier transform because images do not continue at the opposite edge.
-
-    Args:
-        images: uint8 (N, H, W, C), N 2 or more; lightness is the mean of the channels, in grey levels.
-        num_bands: The largest number of bands, as in `frequency_bands.band_edges`.
-
-    Returns:
-        The mean frequency of every band, from 0 (the mean of an image) to nearly 1 (the diagonal's finest pattern),
-        and the variance there, both float64 (bands,).
+    The DCT is taken rather than the Fourier transform because images do not continue at the opposite edge. Lightness
+    is the mean of the channels of `images`, uint8 (N, H, W, C), in grey levels. Returns the mean frequency of every
+    band, from 0 (the mean of an image) to nearly 1 (the diagonal's finest pattern), and the variance there.
     """
     height, width = images.shape[1:3]
     rows, columns = (torch.from_numpy(dct_matrix(size)) for size in (height, width))
@@ -51,12 +41,7 @@ def radial_spectrum(images: np.ndarray, num_bands: int = 24) -> tuple[np.ndarray
 
 
 def spectrum_error_octaves(power: np.ndarray, real_power: np.ndarray) -> float:
-    """Return the mean over the bands of |log2(power / real_power)|: 0 for the same spectrum, 1 for half or twice.
-
-    Args:
-        power: Variances of `radial_spectrum`, 0 or more.
-        real_power: Those to compare with, of images of the same size.
-    """
+    """Return the mean over the bands of |log2(power / real_power)|: 0 for the same spectrum, 1 for half or twice."""
     # Images that are all alike have no power anywhere; an eight-bit image cannot show less than this.
     floor = 1e-6
     ratio = np.maximum(power, floor) / np.maximum(real_power, floor)

@@ -13,7 +13,7 @@ from ddpm_cars.config.fields import settings_with
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.metrics.records import METRICS
-from ddpm_cars.reports.markdown import card_section, table
+from ddpm_cars.reports.page import card_section, markdown_table
 from ddpm_cars.reports.wording import bound_label, name_of, plain_markdown
 from ddpm_cars.runs.model_folder import ModelFolder
 from ddpm_cars.runs.public_settings import dataset_id
@@ -186,7 +186,7 @@ def _training(folder: ModelFolder) -> str:
         settings = {**settings, "mixed_precision": _PRECISIONS.get(str(settings.get("mixed_precision")))}
         labels = settings_with(TrainingConfig, "label").items()
         rows += [(label, _value(settings[name])) for name, label in labels if settings.get(name) is not None]
-    return table([["Setting", "Value"], *map(list, rows)]) if rows else ""
+    return markdown_table([["Setting", "Value"], *map(list, rows)]) if rows else ""
 
 
 def _value(value: Any) -> str:

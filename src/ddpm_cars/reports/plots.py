@@ -1,20 +1,11 @@
 """Plots of what an evaluation has measured: bounds, losses, spectra, and quality by number of steps."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpm_cars.figures.style import (
-    COLOURS,
-    FAINT,
-    INK,
-    MARKERS,
-    label_ends,
-    line_style,
-    make_figure,
-    plain_numbers,
-)
+from ddpm_cars.figures.curves import COLOURS, FAINT, INK, MARKERS, label_ends, line_style, make_figure, plain_numbers
 from ddpm_cars.metrics.records import FRECHET_DISTANCE
 from ddpm_cars.reports.wording import Metrics, bound_label, sampler_label
 
@@ -23,25 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FLOOR_DASHES = (0, (4, 3))
-
 # Of a spectrum: an eight-bit image cannot show less.
 _LEAST_POWER = 1e-6
-
 _MOST_RATIO = 256
-
 PLOTS = ("bits_by_timestep", "eps_mse", "spectrum", "quality")
 """Names of the plots that `draw_plots` may draw."""
 
 
 def draw_plots(metrics: Metrics) -> dict[str, "Figure"]:
-    """Draw what was measured.
-
-    Args:
-        metrics: What metrics.json holds.
-
-    Returns:
-        Figures by the names of PLOTS, without those whose figures the metrics lack.
-    """
+    """Draw what was measured: figures by the names of PLOTS, without those of what the metrics lack."""
     drawn = {}
     if bounds := metrics.get("likelihood"):
         drawn["bits_by_timestep"], (terms, sums) = make_figure(2, num_labels=len(bounds))
@@ -62,14 +43,7 @@ def draw_plots(metrics: Metrics) -> dict[str, "Figure"]:
 
 
 def shown_spectra(metrics: Metrics) -> dict[str, Any] | None:
-    """Return the spectra of the model as it was saved, and of all samplers at the fewest steps, where they differ.
-
-    Args:
-        metrics: What metrics.json holds.
-
-    Returns:
-        Its entry "spectrum" with those names only; None if it has none of them.
-    """
+    """Return metrics["spectrum"] of the model as it was saved and of all samplers at the fewest steps, or None."""
     samples = metrics["samples"]
     fewest = min(sample["num_inference_steps"] for sample in samples)
     shown = [samples[0], *(sample for sample in samples[1:] if sample["num_inference_steps"] == fewest)]
@@ -79,7 +53,7 @@ def shown_spectra(metrics: Metrics) -> dict[str, Any] | None:
     return {**spectrum, "generated": found} if found else None
 
 
-def draw_terms(axes: "Axes", likelihood: Sequence[Mapping[str, Any]]) -> None:
+def draw_terms(axes: "Axes", likelihood: Sequence[Metrics]) -> None:
     """Draw one curve for every record of metrics["likelihood"]: its terms by timestep, with a mark for the decoder."""
     for bound, style in zip(likelihood, _bound_styles(likelihood), strict=True):
         timesteps, bpd = bound["terms"]["timesteps"], bound["terms"]["bpd"]
@@ -93,7 +67,7 @@ def draw_terms(axes: "Axes", likelihood: Sequence[Mapping[str, Any]]) -> None:
     _timestep_axis(axes)
 
 
-def draw_sums(axes: "Axes", likelihood: Sequence[Mapping[str, Any]]) -> None:
+def draw_sums(axes: "Axes", likelihood: Sequence[Metrics]) -> None:
     """Draw what the terms of every record of metrics["likelihood"] add up to from the decoder to each timestep."""
     ends = []
     for bound, style in zip(likelihood, _bound_styles(likelihood), strict=True):
@@ -113,7 +87,7 @@ def draw_sums(axes: "Axes", likelihood: Sequence[Mapping[str, Any]]) -> None:
     label_ends(axes, ends)
 
 
-def draw_eps_mse(axes: "Axes", eps_mse: Mapping[str, Any]) -> None:
+def draw_eps_mse(axes: "Axes", eps_mse: Metrics) -> None:
     """Draw metrics["eps_mse"], the loss by timestep, with a band of two standard errors."""
     timesteps, mean, error = (np.array(eps_mse[key]) for key in ("timesteps", "eps_mse", "eps_mse_std_error"))
     axes.fill_between(timesteps, mean - 2 * error, mean + 2 * error, color=COLOURS[0], alpha=0.22, linewidth=0)
@@ -125,7 +99,7 @@ def draw_eps_mse(axes: "Axes", eps_mse: Mapping[str, Any]) -> None:
     label_ends(axes, [(timesteps[-1], 1, "predicting 0", FAINT), (timesteps[-1], mean[-1], "model", COLOURS[0])])
 
 
-def draw_power(axes: "Axes", spectrum: Mapping[str, Any]) -> None:
+def draw_power(axes: "Axes", spectrum: Metrics) -> None:
     """Draw the power in metrics["spectrum"] by frequency: one curve for every sampler, and real images in ink."""
     styles = _sampler_styles(spectrum["generated"])
     for name, power in spectrum["generated"].items():
@@ -136,7 +110,7 @@ def draw_power(axes: "Axes", spectrum: Mapping[str, Any]) -> None:
     plain_numbers(axes)
 
 
-def draw_power_ratio(axes: "Axes", spectrum: Mapping[str, Any]) -> None:
+def draw_power_ratio(axes: "Axes", spectrum: Metrics) -> None:
     """Draw the power of generated images divided by that of real ones, of metrics["spectrum"]."""
     radius, real = spectrum["radius"], np.maximum(spectrum["real"], _LEAST_POWER)
     axes.axhline(1, color=INK, linewidth=2.2, zorder=1.9)
@@ -154,11 +128,9 @@ def draw_power_ratio(axes: "Axes", spectrum: Mapping[str, Any]) -> None:
     label_ends(axes, ends)
 
 
-def draw_quality(
-    axes: "Axes", samples: Sequence[Mapping[str, Any]], floor: Mapping[str, Any], distance_name: str
-) -> None:
+def draw_quality(axes: "Axes", samples: Sequence[Metrics], floor: Metrics, distance_name: str) -> None:
     """Draw the Fréchet distance in metrics["samples"] and metrics["floor"] by steps: a line for every label."""
-    lines: dict[str, list[Mapping[str, Any]]] = {}
+    lines: dict[str, list[Metrics]] = {}
     for sample in sorted(samples, key=lambda sample: sample["num_inference_steps"]):
         lines.setdefault(sample["label"], []).append(sample)
     steps = sorted({sample["num_inference_steps"] for sample in samples})
@@ -181,7 +153,7 @@ def draw_quality(
     label_ends(axes, ends)
 
 
-def _bound_styles(likelihood: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _bound_styles(likelihood: Sequence[Metrics]) -> list[dict[str, Any]]:
     """Give every variance a colour, and a mark to every short chain, whose steps lie apart."""
     variances = list(dict.fromkeys(bound["variance_type"] for bound in likelihood))
     chains = list(dict.fromkeys((bound["chain"], bound["num_inference_steps"]) for bound in likelihood))

@@ -17,15 +17,13 @@ from ddpm_cars.reports.wording import (
 )
 
 _WIDTH = 100
-
 _LEAST_WIDTH = 16
 
 
 def summary(metrics: Metrics) -> str:
     """Return the figures as plain text for a terminal, in lines of at most 100 characters.
 
-    Args:
-        metrics: What metrics.json holds; single figures that it lacks are left blank.
+    Single figures that metrics.json lacks are left blank.
     """
     directions = "; ".join(
         f"{words} for {', '.join(metric.short_name for metric in METRICS if metric.best == direction)}"

@@ -10,9 +10,7 @@ from ddpm_cars.metrics.records import FRECHET_DISTANCE, METRICS, Quantity
 Metrics = Mapping[str, Any]
 
 MINUS = "\N{MINUS SIGN}"
-
 ARROWS = {"lower": "↓", "higher": "↑", "at 1": "→\u00a01"}
-
 DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "at 1": "1 is best"}
 
 
@@ -38,14 +36,10 @@ def metric_headings(metrics: Metrics) -> list[str]:
     return [f"{name_of(metric, metrics)} {ARROWS[metric.best]}" for metric in METRICS]
 
 
-def metric_texts(figures: Metrics) -> list[str]:
-    """Write every metric of a record, in the order of `metric_headings`."""
-    return [value_text(metric, figures) for metric in METRICS]
-
-
 def sampler_row(sample: Metrics) -> list[str]:
-    """Write a record of metrics["samples"]: sampler, steps, and every metric."""
-    return [sample["label"], str(sample["num_inference_steps"]), *metric_texts(sample["metrics"])]
+    """Write a record of metrics["samples"]: sampler, steps, and every metric in the order of `metric_headings`."""
+    texts = [value_text(metric, sample["metrics"]) for metric in METRICS]
+    return [sample["label"], str(sample["num_inference_steps"]), *texts]
 
 
 def comparability(metrics: Metrics) -> str:
@@ -57,14 +51,9 @@ def comparability(metrics: Metrics) -> str:
 
 
 def number_text(value: float, error: float = 0) -> str:
-    """Round to the digits that the error leaves, which has one or, from 1 on, two of its own; or to three.
+    """Round to the digits that the error leaves, such as "20.1 ± 0.3", or without an error to three, "0.0123".
 
-    Args:
-        value: Finite.
-        error: Its standard error or standard deviation, above 0; 0 if there is none.
-
-    Returns:
-        Such as "20.1 ± 0.3" or "0.0123", with a true minus sign.
+    The error itself has one digit, or two if its first digit is 1.
     """
     if error:
         exponent = math.floor(math.log10(error))
@@ -76,12 +65,7 @@ def number_text(value: float, error: float = 0) -> str:
 
 
 def value_text(quantity: Quantity, figures: Metrics) -> str:
-    """Write a figure of a record with its error, with three decimals if it has none, or as "" if it is not there.
-
-    Args:
-        quantity: Which figure.
-        figures: A record of metrics.json, by the keys of quantities and of their errors.
-    """
+    """Write a figure of a record with its error, with three decimals if it has none, or as "" if it is not there."""
     if quantity.key not in figures:
         return ""
     value, error = figures[quantity.key], figures.get(quantity.error_key, 0)

@@ -2,31 +2,23 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ddpm_cars.figures.curves import plot_loss
+from ddpm_cars.figures.curves import plot_loss, save_figure
 from ddpm_cars.figures.grids import arrays_to_pil, make_grid, neighbours_grid, save_png
-from ddpm_cars.figures.style import save_figure
-from ddpm_cars.reports.markdown import card_section
-from ddpm_cars.reports.page import write_report
+from ddpm_cars.reports.page import card_section, write_comparison, write_report
 from ddpm_cars.reports.plots import PLOTS, draw_plots
-from ddpm_cars.reports.two_models import write_comparison
 from ddpm_cars.reports.wording import Metrics
 from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder
 from ddpm_cars.runtime.files import read_file, rounded, write_text
 
 _NUM_GRID_IMAGES = 64
-
 _NUM_ROWS = 8
-
 _NUM_NEIGHBOURS = 3
-
 # Names of PNG files: those that show generated images, and those that are drawn from figures.
 _IMAGES = ("samples", "denoising", "neighbours_features", "neighbours_pixels")
-
 _PLOTS = (*PLOTS, "loss")
 
 
@@ -44,46 +36,34 @@ def save_images(
 ) -> None:
     """Write samples.png, denoising.png and the nearest training images by each space.
 
-    Args:
-        images: Generated images, uint8 (N, H, W, C), 1 or more.
-        training_images: uint8 (M, H, W, C).
-        neighbours: By space ("features", "pixels"), distances and indices (N, k) of the nearest training images,
-            ascending; indices of M or more are those of mirrored ones, and of both the nearer one is shown. k is 6 or
-            more for 3 different images.
-        strip: The image of the denoising.
-        folder: Where to write.
+    Images are uint8, N generated and M training images (H, W, C). `neighbours` are, by space ("features", "pixels"),
+    distances and indices (N, k) of the nearest training images, ascending; indices of M or more are those of mirrored
+    ones, and of both the nearer one is shown. k is 6 or more for 3 different images.
     """
+    num_training = len(training_images)
     save_png(make_grid(arrays_to_pil(images[:_NUM_GRID_IMAGES])), folder.image("samples"))
     for space, (distances, indices) in neighbours.items():
         # The generated images that are most like a training image: if there are copies, they are among them.
         chosen = np.argsort(distances[:, 0], kind="stable")[:_NUM_ROWS]
         rows, captions = [], []
         for i in chosen:
-            shown = _first_of_each(indices[i] % len(training_images))
-            rows.append(arrays_to_pil(np.stack([_training_image(training_images, j) for j in indices[i][shown]])))
+            _, first_places = np.unique(indices[i] % num_training, return_index=True)
+            shown = np.sort(first_places)[:_NUM_NEIGHBOURS]
+            tiles = [
+                training_images[j] if j < num_training else training_images[j - num_training][:, ::-1]
+                for j in indices[i][shown]
+            ]
+            rows.append(arrays_to_pil(np.stack(tiles)))
             captions.append([f"{distance:.3g}" for distance in distances[i][shown]])
         grid = neighbours_grid(arrays_to_pil(images[chosen]), rows, captions)
         save_png(grid, folder.image(f"neighbours_{space}"))
     save_png(strip, folder.image("denoising"))
 
 
-def _first_of_each(numbers: np.ndarray) -> np.ndarray:
-    """Return where the first few different numbers stand, in the order in which they come."""
-    return np.sort(np.unique(numbers, return_index=True)[1])[:_NUM_NEIGHBOURS]
-
-
-def _training_image(images: np.ndarray, index: int) -> np.ndarray:
-    image = images[index % len(images)]
-    return image[:, ::-1] if index >= len(images) else image
-
-
 def save_report(metrics: Metrics, run: RunFolder, folder: EvaluationFolder) -> None:
     """Draw the plots of some metrics; write the page around them and the images that lie there, and the card section.
 
-    Args:
-        metrics: What metrics.json holds.
-        run: The run, whose losses are shown; its folder need not exist.
-        folder: Where to write.
+    The losses of `run` are shown, whose folder need not exist.
     """
     paths = {name: folder.image(name) for name in (*_IMAGES, *_PLOTS)}
     # Plots of an earlier evaluation show something else.
@@ -100,13 +80,7 @@ def save_report(metrics: Metrics, run: RunFolder, folder: EvaluationFolder) -> N
 def save_comparison(
     metrics: Sequence[Metrics], folders: Sequence[EvaluationFolder], output_folder: EvaluationFolder
 ) -> None:
-    """Write figures and page about two models that were measured alike.
-
-    Args:
-        metrics: Those of the first and of the second model.
-        folders: Where their images are.
-        output_folder: Where to write.
-    """
+    """Write figures and page about two models that were measured alike, from the folders of their images."""
     first, second = metrics
     difference = _bpd_difference(first, second)
     summary = {
@@ -123,7 +97,7 @@ def save_comparison(
     write_comparison(first, second, pairs, output_folder.report, bpd_difference=difference)
 
 
-def _bpd_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[float, float] | None:
+def _bpd_difference(first: Metrics, second: Metrics) -> tuple[float, float] | None:
     """Return how many bits per dimension more the second model takes, and the standard error over the images.
 
     Both are measured on the same images with the same noise, so that most of what makes images differ cancels.

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from ddpm_cars.toy_cars.painting import MIN_SIDE, RENDERER_VERSION, draw_car
 
 _MARKER_NAME = "toy_cars.json"
-
 # Every written file holds this text, by which images of other people are recognised and not overwritten.
 _SIGNATURE = "ddpm_cars toy cars"
 
@@ -86,8 +85,13 @@ def _is_complete(folder: Path, contents: dict[str, int], names: Collection[str])
         raise FileExistsError(f"{folder} is a file; choose a folder for the toy cars")
     marker = folder / _MARKER_NAME
     marked = marker.exists()
-    if marked and (found := _read_marker(marker)) != contents:
-        raise FileExistsError(f"{folder} holds other toy cars: {found}, not {contents}; {cure}")
+    if marked:
+        try:
+            found = json.loads(marker.read_text())
+        except ValueError:
+            found = "unreadable"
+        if found != contents:
+            raise FileExistsError(f"{folder} holds other toy cars: {found}, not {contents}; {cure}")
     missing = set(names)
     for path in sorted(folder.rglob("*")):
         # Unfinished files do not count: another process may be writing the same set right now.
@@ -98,13 +102,6 @@ def _is_complete(folder: Path, contents: dict[str, int], names: Collection[str])
             raise FileExistsError(f"{folder} holds {name}, which is not one of these toy cars; {cure}")
         missing.remove(name)
     return marked and not missing
-
-
-def _read_marker(marker: Path) -> object:
-    try:
-        return json.loads(marker.read_text())
-    except ValueError:
-        return "unreadable"
 
 
 def _replace_file(path: Path, content: bytes, durable: bool = False) -> None:

@@ -6,10 +6,12 @@ y from the road (0) upwards. Every car faces left: training mirrors images at ra
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
-from ddpm_cars.toy_cars.shapes import Color, Shape, mix, read_colors, read_points, rounded
+Color = tuple[int, int, int]
+Shape = np.ndarray  # a closed outline, (points, 2)
 
 WHITE: Color = (255, 255, 255)
 NIGHT: Color = (26, 28, 44)
@@ -19,6 +21,38 @@ LAMP: Color = (255, 248, 222)
 TAIL_LAMP: Color = (214, 44, 50)
 GLASS: tuple[Color, ...] = ((58, 78, 108), (108, 140, 168), (172, 200, 216))
 WHEELS = (19.3, 79.7)  # x of the hubs
+
+
+@cache
+def read_points(table: str) -> np.ndarray:
+    """Read "x y radius, x y radius, ..." into an array of corners, shape `(n, 3)`."""
+    return np.array([[float(number) for number in corner.split()] for corner in table.split(",")])
+
+
+@cache
+def read_colors(table: str) -> tuple[Color, ...]:
+    """Read "rrggbb rrggbb ..." into colours."""
+    return tuple((int(code[:2], 16), int(code[2:4], 16), int(code[4:], 16)) for code in table.split())
+
+
+def mix(first: Color, second: Color, share: float) -> Color:
+    """Find the colour that is `share` of the way from `first` to `second`."""
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+    return red, green, blue
+
+
+def rounded(corners: np.ndarray) -> Shape:
+    """Round the corners of a polygon, rows of x, y and radius, with Bezier curves of eight points to a corner."""
+    here, radius = corners[:, None, :2], corners[:, 2]
+    arms = []
+    order = np.arange(len(corners))
+    for neighbour in (corners[order - 1], corners[order + 1 - len(corners)]):
+        along = neighbour[:, :2] - corners[:, :2]
+        distance = np.hypot(along[:, 0], along[:, 1])
+        # Two roundings on one edge must not cross, so each takes at most half of it.
+        arms.append((along * (np.minimum(radius, distance / 2) / distance)[:, None])[:, None])
+    t = np.linspace(0, 1, 8)[None, :, None]
+    return (here + arms[0] * (1 - t) ** 2 + arms[1] * t**2).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
@@ -186,14 +220,8 @@ BACKDROPS = (
     Backdrop("studio", "4a546c 68748c", "424a60 32384c"),
 )
 
-RIMS = (  # spokes, their width as a share of the gap to the next one, radius of the hub
-    (5, 0.5, 0.2),
-    (6, 0.38, 0.18),
-    (10, 0.5, 0.22),
-    (4, 0.6, 0.26),
-    (0, 1.0, 0.34),
-)
-
+# Spokes, their width as a share of the gap to the next one, radius of the hub.
+RIMS = ((5, 0.5, 0.2), (6, 0.38, 0.18), (10, 0.5, 0.22), (4, 0.6, 0.26), (0, 1.0, 0.34))
 RIM_COLORS = read_colors("d8dce2 b4bac4 f0eee6 787e8a")
 
 
@@ -222,14 +250,7 @@ class Scene:
 
 
 def make_scene(seed: int) -> Scene:
-    """Pick a scene, a pure function of the seed.
-
-    Args:
-        seed: Any integer from 0.
-
-    Returns:
-        The scene.
-    """
+    """Pick a scene, a pure function of the seed, any integer from 0."""
     rng = np.random.default_rng(seed)
     profile = list(PROFILES.values())[rng.integers(len(PROFILES))]
     paint = PAINTS[rng.integers(len(PAINTS))]
@@ -261,16 +282,9 @@ def make_scene(seed: int) -> Scene:
 
 
 def skyline(scene: Scene, layer: int, left: float, right: float) -> Shape:
-    """Draw the upper edge of a layer of the backdrop, an open line above the horizon.
+    """Draw the upper edge of a layer of the backdrop, 0 far or 1 near: an open line above the horizon, (points, 2).
 
-    Args:
-        scene: The scene.
-        layer: 0 far, 1 near.
-        left: Where the line begins; the city's begins with a whole house, so further left.
-        right: Where the line ends; the city's ends with a whole house, so further right.
-
-    Returns:
-        The line, shape `(points, 2)`.
+    It runs from `left` to `right`; the city's begins and ends with a whole house, so further out.
     """
     kind, shuffle = scene.backdrop.kind, scene.skyline[layer * 8 :]
     if kind == "city":

@@ -17,17 +17,31 @@ from ddpm_cars.toy_cars.designs import (
     TAIL_LAMP,
     WHEELS,
     WHITE,
+    Color,
     Scene,
+    Shape,
     make_scene,
+    mix,
+    read_colors,
+    read_points,
     skyline,
 )
-from ddpm_cars.toy_cars.shapes import Color, Shape, box, ellipse, mix, read_colors, read_points
 
 RENDERER_VERSION = 1
 """Raise it when the pixels change."""
-
 MIN_SIDE = 8
 """The shortest side of an image in pixels."""
+_CIRCLE: Shape = np.array([(math.cos(k * math.pi / 24), math.sin(k * math.pi / 24)) for k in range(48)])
+
+
+def ellipse(x: float, y: float, radius_x: float, radius_y: float) -> Shape:
+    """Outline an ellipse around `(x, y)`."""
+    return _CIRCLE * (radius_x, radius_y) + (x, y)
+
+
+def box(left: float, bottom: float, right: float, top: float) -> Shape:
+    """Outline a rectangle."""
+    return np.array([(left, bottom), (left, top), (right, top), (right, bottom)])
 
 
 def _band(line: Shape, depth: float) -> Shape:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ddpm_cars.evaluation.copies import look_for_copies
+from ddpm_cars.metrics.neighbours import look_for_copies
 
 
 def test_planted_copies_are_counted_and_found_in_each_space():

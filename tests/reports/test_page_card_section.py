@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ddpm_cars.reports.markdown import card_section
+from ddpm_cars.reports.page import card_section
 from tests.support.report_helpers import HOSTILE, TEXTS, full_metrics, minimal_metrics, put
 
 

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ddpm_cars.figures.style import INK, figure_to_svg, label_ends, make_figure, spread
+from ddpm_cars.figures.curves import INK, figure_to_svg, label_ends, make_figure, spread
 
 
 @pytest.mark.parametrize("seed", range(5))
