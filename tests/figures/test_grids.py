@@ -102,7 +102,7 @@ def plain(value: int, size: int = 96, mode: str = "RGB") -> Image.Image:
 def test_neighbours_stand_right_of_their_grid(num_rows: int, columns: int, size: int, mode: str):
     generated = [plain(10 + i, size, mode) for i in range(num_rows)]
     neighbours = [[plain(100 + 10 * i + k, size, mode) for k in range(2)] for i in range(num_rows)]
-    grid = np.asarray(neighbours_grid(generated, neighbours))
+    grid = np.asarray(neighbours_grid(generated, neighbours, [["", ""]] * num_rows))
     height = -(-num_rows // columns)
     assert grid.shape[:2] == (16 + height * (96 + 16 + 2) + 2, columns * (3 * 98 + 4 + 8) + (columns - 1) * 28)
     for i in range(num_rows):
@@ -115,7 +115,7 @@ def test_neighbours_stand_right_of_their_grid(num_rows: int, columns: int, size:
 
 def test_small_neighbours_keep_their_pixels():
     noise = Image.effect_noise((8, 8), 100)
-    grid = np.asarray(neighbours_grid([noise], [[noise]]))
+    grid = np.asarray(neighbours_grid([noise], [[noise]], [[""]]))
     expected = np.kron(np.asarray(noise), np.ones((12, 12)))
     for left in (2, 110):
         assert (grid[18 : 18 + 96, left : left + 96] == expected[..., None]).all()
@@ -123,7 +123,7 @@ def test_small_neighbours_keep_their_pixels():
 
 def test_neighbours_have_captions_and_the_generated_one_has_none():
     generated, neighbours = [plain(0)], [[plain(50), plain(60), plain(70), plain(80)]]
-    bare = np.asarray(neighbours_grid(generated, neighbours)).astype(int)
+    bare = np.asarray(neighbours_grid(generated, neighbours, [[""] * 4])).astype(int)
     captioned = np.asarray(neighbours_grid(generated, neighbours, [["1.5", "2.5", "", "4"]])).astype(int)
     changed = (bare != captioned).any(axis=2)
     assert not changed[: 18 + 96].any()

@@ -215,7 +215,8 @@ NAMES = {"bits_by_timestep", "eps_mse", "spectrum", "quality"}
 def test_plots_are_png_files(tmp_path: Path, name: str):
     drawn = evaluation_plots.draw_plots(METRICS)
     assert drawn.keys() == NAMES == set(evaluation_plots.PLOTS)
-    path = save_figure(drawn[name], tmp_path / "new folder" / "plot.png")
+    path = tmp_path / "new folder" / "plot.png"
+    save_figure(drawn[name], path)
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert image.width >= 1200

@@ -47,14 +47,13 @@ def make_figure(
     return figure, panels
 
 
-def save_figure(figure: "Figure", path: Path) -> Path:
-    """Write a figure as a PNG file, with the titles of its panels on the left, and return `path`."""
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure as a PNG file, with the titles of its panels on the left."""
     for axes in figure.axes:
         axes.set_title(axes.get_title(), loc="left", fontsize="medium", color=INK)
         axes.set_title("")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
-    return path
 
 
 def figure_to_svg(figure: "Figure") -> str:
@@ -112,8 +111,8 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return moved.tolist()
 
 
-def plot_loss(history: Sequence[Mapping[str, Any]], path: Path, validation: Sequence[Mapping[str, Any]] = ()) -> Path:
-    """Draw the loss over the optimiser steps as a PNG file, and return `path`.
+def plot_loss(history: Sequence[Mapping[str, Any]], path: Path, validation: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Draw the loss over the optimiser steps as a PNG file.
 
     Records of `history` have "step" and "loss", and perhaps "loss_q1" to "loss_q4" for the quarters of the timesteps;
     those of `validation` have "step" and "eps_mse", which has a value for each average of the weights.
@@ -141,4 +140,4 @@ def plot_loss(history: Sequence[Mapping[str, Any]], path: Path, validation: Sequ
         axes.plot(*zip(*points, strict=True), **options)
     plain_numbers(axes)
     label_ends(axes, [(*points[-1], name, options["color"]) for points, name, options in drawn if name])
-    return save_figure(figure, path)
+    save_figure(figure, path)

@@ -85,7 +85,7 @@ def make_grid(
 def neighbours_grid(
     generated: Sequence[Image.Image],
     neighbours: Sequence[Sequence[Image.Image]],
-    captions: Sequence[Sequence[str]] | None = None,
+    captions: Sequence[Sequence[str]],
 ) -> Image.Image:
     """Lay out generated images, each with its nearest training images on its right, the nearest first.
 
@@ -93,7 +93,6 @@ def neighbours_grid(
     are in two columns.
     """
     num_neighbours = len(neighbours[0])
-    captions = captions or [[""] * num_neighbours] * len(generated)
     ordinals = ["nearest", "2nd", "3rd", *(f"{i}th" for i in range(4, num_neighbours + 1))][:num_neighbours]
     num_rows = -(-len(generated) // 2) if len(generated) > 3 else len(generated)
     parts, gaps = [], []
