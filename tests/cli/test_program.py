@@ -55,7 +55,9 @@ def test_a_command_shows_its_settings_under_the_name_that_was_typed(name: str, c
 
 
 def test_every_command_has_its_script_in_a_checkout():
-    assert {command.script for command in COMMANDS.values()} == {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    assert {command.run.__name__ for command in COMMANDS.values()} == {
+        path.stem for path in (ROOT / "scripts").glob("*.py")
+    }
 
 
 def test_a_command_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,13 +1,13 @@
 """The commands: each one's settings, what it runs and how it ends."""
 
+import errno
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ddpm_cars.cli.messages import DISK_ERRORS, end
-from ddpm_cars.cli.parser import parse
-from ddpm_cars.cli.show import show_images
+from ddpm_cars.cli.parser import end, parse
 from ddpm_cars.config.commands import (
     CalibrateConfig,
     DemoConfig,
@@ -17,68 +17,66 @@ from ddpm_cars.config.commands import (
     ShowConfig,
     ToyCarsConfig,
 )
-from ddpm_cars.config.training import TrainCommandConfig
+from ddpm_cars.config.training import NoiseConfig, TrainCommandConfig
 from ddpm_cars.errors import PublishError, RunError, RunStopped, UserError
 from ddpm_cars.runtime.console import each_warning_once, is_main_process, warn
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""Errors of the disk that a person can mend with space or permissions; any other is a fault of the program."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command of `ddpm-cars`.
-
-    Attributes:
-        config_class: Its settings.
-        run: What it does with them; it is also given what the user has typed to start the command.
-        script: The name of its script in a checkout, without .py.
-        positional: Whether settings without a default are given by position.
-    """
+    """A command of `ddpm-cars`, called with a command line. `run` has the name of its script in a checkout."""
 
     config_class: type[Any]
-    run: Callable[[Any, str], None]
-    script: str
-    positional: bool = False
+    run: Callable[[Any, str], None]  # It is given the settings, and what the user has typed to start the command.
+    positional: bool = False  # Whether settings without a default are given by position.
 
     @property
     def sentence(self) -> str:
-        """What it does."""
+        """What the command does."""
         return str(self.config_class.__doc__).partition("\n")[0]
 
+    def __call__(self, argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+        """Read the settings and run the command; a mistake of the user ends the process with one line.
 
-def run_command(name: str, argv: Sequence[str] | None, prog: str | None = None) -> None:
-    """Read the command line of a command and run it.
-
-    Args:
-        name: One of COMMANDS.
-        argv: Its settings; None is the command line of the process.
-        prog: What the user has typed to start the command; None is the name of the script.
-    """
-    command = COMMANDS[name]
-    config: Any
-    config, parser = parse(command.config_class, argv, command.positional, prog)
-    try:
-        with each_warning_once():
-            command.run(config, str(parser.prog))
-    except UserError as error:
-        parser.error(str(error))
-    except (PublishError, RunError) as error:
-        end(str(parser.prog), 1, f"error: {error}")
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        place = error.filename or "a file"
-        end(str(parser.prog), 1, f"error: {place} cannot be written or read: {error.strerror}")
+        Args:
+            argv: The settings as flags; None is the command line of the process.
+            prog: What the user has typed to start the command; None is the name of the script.
+        """
+        config: Any
+        config, parser = parse(self.config_class, argv, self.positional, prog)
+        try:
+            with each_warning_once():
+                self.run(config, str(parser.prog))
+        except UserError as error:
+            parser.error(str(error))
+        except (PublishError, RunError) as error:
+            end(str(parser.prog), 1, f"error: {error}")
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            place = error.filename or "a file"
+            end(str(parser.prog), 1, f"error: {place} cannot be written or read: {error.strerror}")
 
 
-def _train(config: TrainCommandConfig, prog: str) -> None:
-    # Libraries are imported late, so that --help and mistakes answer at once.
+# Libraries are imported in the commands, so that --help and mistakes answer at once.
+@partial(Command, TrainCommandConfig)
+def train(config: TrainCommandConfig, prog: str) -> None:
+    """Train a model: `ddpm-cars train`."""
     from accelerate import PartialState
 
     from ddpm_cars.runs.run_folder import RunFolder
     from ddpm_cars.training.trainer import train
 
     hub_model_id = config.hub_model_id or Path(config.output_dir).resolve().name
-    if config.push_to_hub:
-        _check_access(hub_model_id)
+    # Every process has the same token; one question is enough.
+    if config.push_to_hub and is_main_process():
+        from ddpm_cars.publishing.hub import check_access
+
+        if problem := check_access(hub_model_id):
+            warn(f"{problem}; the model will be pushed when it is trained")
     try:
         folder = train(config)
     except FloatingPointError as error:
@@ -88,45 +86,18 @@ def _train(config: TrainCommandConfig, prog: str) -> None:
         end(prog, 128 + stop.signum, str(stop))
     except KeyboardInterrupt:
         end(prog, 130, "interrupted; the same command continues")
-    if not config.dry_run:
-        run = RunFolder(folder)
-        PartialState().print(f"model: {folder}\nsamples: {run.samples}\nloss: {run.loss_plot}")
-    if config.push_to_hub and not config.dry_run and PartialState().is_main_process:
-        _push(PushConfig(folder=str(folder), repo_id=hub_model_id, private=config.hub_private_repo), "ddpm-cars push")
-
-
-def _check_access(repo_id: str) -> None:
-    from ddpm_cars.publishing.hub import check_access
-
-    # Every process has the same token; one question is enough.
-    if is_main_process() and (problem := check_access(repo_id)):
-        warn(f"{problem}; the model will be pushed when it is trained")
-
-
-def _push(config: PushConfig, prog: str) -> None:
-    from ddpm_cars.publishing.files import collect, describe
-    from ddpm_cars.publishing.hub import push
-    from ddpm_cars.runs.model_folder import open_model_folder
-
     if config.dry_run:
-        folder = open_model_folder(config.folder)
-        print(describe(collect(config, folder, config.repo_id)))
-        _warn_of_stale(folder.stale_metrics)
         return
-    published = push(config)
-    _warn_of_stale(published.stale_metrics)
-    if published.kept_card:
-        command = f"{prog} {config.folder} {config.repo_id} --overwrite_card"
-        warn(f"the card on the Hub has been edited there and was kept; {command} replaces it")
-    print(f"published: {published.url}" if published.is_new else f"nothing has changed: {published.url}")
+    run = RunFolder(folder)
+    PartialState().print(f"model: {folder}\nsamples: {run.samples}\nloss: {run.loss_plot}")
+    if config.push_to_hub and PartialState().is_main_process:
+        push_config = PushConfig(folder=str(folder), repo_id=hub_model_id, private=config.hub_private_repo)
+        push_to_hub.run(push_config, "ddpm-cars push")
 
 
-def _warn_of_stale(metrics: Path | None) -> None:
-    if metrics is not None:
-        warn(f"{metrics} was measured with other weights or another calibration and is left out; evaluate again")
-
-
-def _sample(config: SampleConfig, prog: str) -> None:
+@partial(Command, SampleConfig)
+def sample(config: SampleConfig, prog: str) -> None:
+    """Sample images from a saved model: `ddpm-cars sample`."""
     from ddpm_cars.sampling.sample import sample
 
     try:
@@ -138,13 +109,35 @@ def _sample(config: SampleConfig, prog: str) -> None:
         print(line)
 
 
-def _calibrate(config: CalibrateConfig, prog: str) -> None:
+@partial(Command, ShowConfig)
+def show(config: ShowConfig, prog: str) -> None:
+    """Show images as training would see them: `ddpm-cars show`."""
+    from ddpm_cars.data.pictures import load_pictures, to_samples
+    from ddpm_cars.diffusion.seeds import permutation
+    from ddpm_cars.figures.grids import make_grid, save_png, to_pil
+    from ddpm_cars.sampling.strips import forward_noising_strip
+    from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+
+    images = load_pictures(config).images
+    samples = to_samples(images[permutation(len(images), config.seed)[: config.num_images]])
+    scheduler = DDPMCarsScheduler(**{field.name: getattr(config, field.name) for field in fields(NoiseConfig)})
+    folder = Path(config.output_dir)
+    grid = save_png(make_grid(to_pil(samples)), folder / "dataset.png")
+    strip = save_png(forward_noising_strip(samples[:4], scheduler, seed=config.seed), folder / "noising.png")
+    print(f"{len(images)} images: {grid}\nnoising: {strip}")
+
+
+@partial(Command, CalibrateConfig)
+def calibrate(config: CalibrateConfig, prog: str) -> None:
+    """Measure a saved model on its training images: `ddpm-cars calibrate`."""
     from ddpm_cars.sampling.calibrate import calibrate_folder
 
     print(calibrate_folder(config))
 
 
-def _evaluate(config: EvaluateConfig, prog: str) -> None:
+@partial(Command, EvaluateConfig)
+def evaluate(config: EvaluateConfig, prog: str) -> None:
+    """Measure how good a saved model is: `ddpm-cars evaluate`."""
     from accelerate import PartialState
 
     from ddpm_cars.evaluation.evaluate import evaluate
@@ -156,24 +149,33 @@ def _evaluate(config: EvaluateConfig, prog: str) -> None:
     PartialState().print(f"{summary}\nreport: {page}")
 
 
-def _show(config: ShowConfig, prog: str) -> None:
-    for line in show_images(config):
-        print(line)
+@partial(Command, PushConfig, positional=True)
+def push_to_hub(config: PushConfig, prog: str) -> None:
+    """Publish a model on the Hub: `ddpm-cars push`."""
+    from ddpm_cars.publishing.files import collect, describe
+    from ddpm_cars.publishing.hub import push
+    from ddpm_cars.runs.model_folder import open_model_folder
+
+    if config.dry_run:
+        folder = open_model_folder(config.folder)
+        print(describe(collect(config, folder, config.repo_id)))
+        stale_metrics = folder.stale_metrics
+    else:
+        published = push(config)
+        stale_metrics = published.stale_metrics
+    if stale_metrics is not None:
+        warn(f"{stale_metrics} was measured with other weights or another calibration and is left out; evaluate again")
+    if config.dry_run:
+        return
+    if published.kept_card:
+        command = f"{prog} {config.folder} {config.repo_id} --overwrite_card"
+        warn(f"the card on the Hub has been edited there and was kept; {command} replaces it")
+    print(f"published: {published.url}" if published.is_new else f"nothing has changed: {published.url}")
 
 
-def _draw_toy_cars(config: ToyCarsConfig, prog: str) -> None:
-    from ddpm_cars.toy_cars.dataset import write_toy_cars
-
-    try:
-        folder = write_toy_cars(
-            config.output_dir, config.num_train_images, config.num_test_images, config.resolution, config.seed
-        )
-    except (ValueError, FileExistsError) as error:
-        raise UserError(str(error)) from error
-    print(f"toy cars: {folder}")
-
-
-def _demo(config: DemoConfig, prog: str) -> None:
+@partial(Command, DemoConfig)
+def demo(config: DemoConfig, prog: str) -> None:
+    """Serve a page that samples from a model: `ddpm-cars demo`."""
     try:
         from ddpm_cars.demo.app import build_app, launch
     except ModuleNotFoundError as error:
@@ -203,54 +205,28 @@ def _demo(config: DemoConfig, prog: str) -> None:
         ) from error
 
 
+@partial(Command, ToyCarsConfig)
+def draw_toy_cars(config: ToyCarsConfig, prog: str) -> None:
+    """Draw a data set of toy cars: `ddpm-cars toy-cars`."""
+    from ddpm_cars.toy_cars.dataset import write_toy_cars
+
+    try:
+        folder = write_toy_cars(
+            config.output_dir, config.num_train_images, config.num_test_images, config.resolution, config.seed
+        )
+    except (ValueError, FileExistsError) as error:
+        raise UserError(str(error)) from error
+    print(f"toy cars: {folder}")
+
+
 COMMANDS = {
-    "train": Command(TrainCommandConfig, _train, "train"),
-    "sample": Command(SampleConfig, _sample, "sample"),
-    "show": Command(ShowConfig, _show, "show"),
-    "calibrate": Command(CalibrateConfig, _calibrate, "calibrate"),
-    "evaluate": Command(EvaluateConfig, _evaluate, "evaluate"),
-    "push": Command(PushConfig, _push, "push_to_hub", positional=True),
-    "demo": Command(DemoConfig, _demo, "demo"),
-    "toy-cars": Command(ToyCarsConfig, _draw_toy_cars, "draw_toy_cars"),
+    "train": train,
+    "sample": sample,
+    "show": show,
+    "calibrate": calibrate,
+    "evaluate": evaluate,
+    "push": push_to_hub,
+    "demo": demo,
+    "toy-cars": draw_toy_cars,
 }
 """The commands of `ddpm-cars` by name."""
-
-
-def train(argv: Sequence[str] | None = None) -> None:
-    """Train a model: `ddpm-cars train`."""
-    run_command("train", argv)
-
-
-def sample(argv: Sequence[str] | None = None) -> None:
-    """Sample images from a saved model: `ddpm-cars sample`."""
-    run_command("sample", argv)
-
-
-def show(argv: Sequence[str] | None = None) -> None:
-    """Show images as training would see them: `ddpm-cars show`."""
-    run_command("show", argv)
-
-
-def calibrate(argv: Sequence[str] | None = None) -> None:
-    """Measure a saved model on its training images: `ddpm-cars calibrate`."""
-    run_command("calibrate", argv)
-
-
-def evaluate(argv: Sequence[str] | None = None) -> None:
-    """Measure how good a saved model is: `ddpm-cars evaluate`."""
-    run_command("evaluate", argv)
-
-
-def push_to_hub(argv: Sequence[str] | None = None) -> None:
-    """Publish a model on the Hub: `ddpm-cars push`."""
-    run_command("push", argv)
-
-
-def demo(argv: Sequence[str] | None = None) -> None:
-    """Serve a page that samples from a model: `ddpm-cars demo`."""
-    run_command("demo", argv)
-
-
-def draw_toy_cars(argv: Sequence[str] | None = None) -> None:
-    """Draw a data set of toy cars: `ddpm-cars toy-cars`."""
-    run_command("toy-cars", argv)

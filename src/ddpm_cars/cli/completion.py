@@ -1,9 +1,8 @@
 """A script that completes commands, flags, choices and files in a shell."""
 
 import argparse
-from collections.abc import Iterator
 from dataclasses import MISSING, fields
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import shtab
 
@@ -27,32 +26,23 @@ def completion_script(prog: str, shell: str) -> str:
 
 
 def _add_settings(parser: argparse.ArgumentParser, command: Command) -> None:
+    is_training = issubclass(command.config_class, TrainingConfig)
     config = parser.add_argument("--config")
-    config.complete = shtab.FILE  # type: ignore[attr-defined]
-    if issubclass(command.config_class, TrainingConfig):
-        config.complete = {**shtab.FILE, "bash": "_config_files"}  # type: ignore[attr-defined]
+    config.complete = {**shtab.FILE, "bash": "_config_files"} if is_training else shtab.FILE  # type: ignore[attr-defined]
     parser.add_argument("--print_config", action="store_true")
     for field in fields(command.config_class):
         is_flag = not command.positional or field.default is not MISSING
-        is_list = any(get_origin(kind) is tuple for kind in _parts(field.type))
-        nargs = "?" if field.type is bool else "*" if is_list else None
-        choices = [*_choices(field.type)]
-        action = parser.add_argument(
-            f"--{field.name}" if is_flag else field.name, nargs=nargs, choices=choices or None
-        )
+        kinds = _kinds(field.type)
+        choices = ["true", "false"] if bool in kinds else [kind for kind in kinds if isinstance(kind, str)]
+        is_list = any(get_origin(kind) is tuple for kind in kinds)
+        nargs = "?" if bool in kinds else "*" if is_list else None
+        name = f"--{field.name}" if is_flag else field.name
+        action = parser.add_argument(name, nargs=nargs, choices=choices or None)
         # After a list that completes files, bash would offer no flag.
-        if not choices and not is_list and str in _parts(field.type):
+        if not choices and not is_list and str in kinds:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
 
 
-def _parts(kind: Any) -> list[Any]:
-    """Return a type with all types inside it."""
-    return [kind, *(part for inner in get_args(kind) if not isinstance(inner, str) for part in _parts(inner))]
-
-
-def _choices(kind: Any) -> Iterator[str]:
-    for part in _parts(kind):
-        if part is bool:
-            yield from ("true", "false")
-        elif get_origin(part) is Literal:
-            yield from get_args(part)
+def _kinds(kind: Any) -> list[Any]:
+    """Return a type with all types and choices inside it."""
+    return [kind, *(part for inner in get_args(kind) for part in _kinds(inner))]

@@ -9,11 +9,11 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
 
-from ddpm_cars.cli.messages import end
 from ddpm_cars.cli.recipes import find_network, recipe_names, with_paths_of_recipes
 from ddpm_cars.cli.stock_flags import with_cures
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
+from ddpm_cars.runtime.console import is_main_process
 
 Config = TypeVar("Config")
 
@@ -32,6 +32,14 @@ def _read_settings(text: str) -> Any:
 set_loader("yaml", _read_settings, exceptions=(yaml.YAMLError,))
 
 
+def end(prog: str, code: int, message: str) -> NoReturn:
+    """Exit with `code` and one line, which says what went wrong with the command `prog` and how to mend it."""
+    # Of several processes with one command line, the first one speaks.
+    if is_main_process():
+        print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
 class Parser(ArgumentParser):
     """A parser that reports a mistake in one line, with a cure."""
 
@@ -47,57 +55,34 @@ def parse(
 ) -> tuple[Config, Parser]:
     """Build a config from `--config` files and flags; of settings given twice the later one counts.
 
-    Args:
-        config_class: A dataclass of `ddpm_cars.config`.
-        argv: The command line without the program's name; None is that of the process.
-        positional: Whether settings without a default are given by position instead of by flags.
-        prog: What the user has typed to start the command; None is the name of the script.
-
-    Returns:
-        The config, and the parser, whose `error` reports what is found later.
+    `positional` says whether settings without a default are given by position; `argv` and `prog` are those of the
+    process if they are None. The parser is returned too, whose `error` reports what is found later.
     """
-    parser = make_parser(config_class, positional, prog)
-    arguments = _with_values(sys.argv[1:] if argv is None else argv, _switches(config_class))
-    arguments = _with_brackets(arguments, _lists(config_class))
+    settings = fields(config_class)  # type: ignore[arg-type]
+    switches = {f"--{field.name}" for field in settings if field.type is bool}
+    # The flags that take lists, and whether of strings.
+    lists = {f"--{field.name}": "str" in str(field.type) for field in settings if "tuple[" in str(field.type)}
+    hints = {
+        "A switch may stand alone; it means true.": switches,
+        "A list takes several words, one after the other.": lists,
+        "null means that a setting is unset.": any("None" in str(field.type) for field in settings),
+    }
+    epilog = " ".join(hint for hint, applies in hints.items() if applies)
+    parser = Parser(prog=prog, description=config_class.__doc__, epilog=epilog, allow_abbrev=False)
+    parser.setting_names = [f.name for f in settings if not positional or f.default is not MISSING]
+    is_training = issubclass(config_class, TrainingConfig)
+    recipes = f", or the name of a recipe: {', '.join(recipe_names())}" if is_training else ""
+    parser.add_argument("--config", action="config", help=f"YAML file with any of the settings below{recipes}.")
+    parser.add_class_arguments(config_class, as_positional=positional)
+    arguments = _with_brackets(_with_values(sys.argv[1:] if argv is None else argv, switches), lists)
     try:
-        arguments = with_paths_of_recipes(arguments, issubclass(config_class, TrainingConfig))
-        values = parser.parse_args(arguments).as_dict()
+        values = parser.parse_args(with_paths_of_recipes(arguments, is_training)).as_dict()
         values.pop("config")
         if "model_config" in values:
             values["model_config"] = find_network(values["model_config"])
         return config_class(**values), parser
     except UserError as error:
         parser.error(str(error))
-
-
-def make_parser(config_class: type, positional: bool = False, prog: str | None = None) -> Parser:
-    """Return the parser of a command; its arguments are those of `parse`."""
-    can_be_unset = any("None" in str(field.type) for field in fields(config_class))
-    hints = {
-        "A switch may stand alone; it means true.": _switches(config_class),
-        "A list takes several words, one after the other.": _lists(config_class),
-        "null means that a setting is unset.": can_be_unset,
-    }
-    epilog = " ".join(hint for hint, applies in hints.items() if applies)
-    parser = Parser(prog=prog, description=config_class.__doc__, epilog=epilog, allow_abbrev=False)
-    flagged = (f for f in fields(config_class) if not positional or f.default is not MISSING)
-    parser.setting_names = [field.name for field in flagged]
-    # The recipes hold settings of training.
-    names = ", ".join(recipe_names()) if issubclass(config_class, TrainingConfig) else ""
-    recipes = f", or the name of a recipe: {names}" if names else ""
-    parser.add_argument("--config", action="config", help=f"YAML file with any of the settings below{recipes}.")
-    parser.add_class_arguments(config_class, as_positional=positional)
-    return parser
-
-
-def _switches(config_class: type) -> set[str]:
-    return {f"--{field.name}" for field in fields(config_class) if field.type is bool}
-
-
-def _lists(config_class: type) -> dict[str, bool]:
-    """Return the flags that take lists, and whether of strings."""
-    kinds = {f"--{field.name}": str(field.type) for field in fields(config_class)}
-    return {flag: "str" in kind for flag, kind in kinds.items() if "tuple[" in kind}
 
 
 def _with_values(argv: Sequence[str], switches: Collection[str]) -> list[str]:
@@ -109,12 +94,7 @@ def _with_values(argv: Sequence[str], switches: Collection[str]) -> list[str]:
 
 
 def _with_brackets(argv: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
-    """Replace words after the flag of a list: `--class_labels red 2` by `--class_labels '["red", "2"]'`.
-
-    Args:
-        argv: The command line.
-        lists: The flags that take lists, and whether of strings.
-    """
+    """Replace words after the flag of a list: `--class_labels red 2` by `--class_labels '["red", "2"]'`."""
     gathered, rest = [], list(argv)
     while rest:
         flag, equals, value = rest.pop(0).partition("=")

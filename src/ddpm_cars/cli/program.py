@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ddpm_cars import __version__
-from ddpm_cars.cli.commands import COMMANDS, run_command
+from ddpm_cars.cli.commands import COMMANDS
 from ddpm_cars.cli.completion import SHELLS, completion_script
-from ddpm_cars.cli.messages import end
+from ddpm_cars.cli.parser import end
 
 _PROGRAM = "ddpm-cars"
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prog = "python -m ddpm_cars" if is_module else _PROGRAM
     name, *rest = [*(sys.argv[1:] if argv is None else argv)] or [""]
     if name in COMMANDS:
-        run_command(name, rest, f"{prog} {name}")
+        COMMANDS[name](rest, f"{prog} {name}")
     elif name in ("-h", "--help"):
         print(_overview(prog))
     elif name == "--version":
@@ -62,7 +62,8 @@ def _problem(prog: str, name: str) -> str:
     if name.startswith("-"):
         return f"{name} comes before a command; write {prog} COMMAND {name}"
     # Who has used the scripts may know a command by the name of its script.
-    known = {**{command.script: other for other, command in COMMANDS.items()}, **{other: other for other in COMMANDS}}
+    known = {other: other for other in COMMANDS}
+    known |= {command.run.__name__: other for other, command in COMMANDS.items()}
     similar = difflib.get_close_matches(name.removesuffix(".py"), known, n=2)
     hint = " or ".join(dict.fromkeys(known[match] for match in similar))
     return f"there is no command {name}" + (f" (did you mean {hint}?)" if hint else "")

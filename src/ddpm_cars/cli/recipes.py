@@ -16,14 +16,9 @@ def recipe_names() -> list[str]:
 
 
 def with_paths_of_recipes(argv: Iterable[str], is_training: bool) -> list[str]:
-    """Return a command line in which every `--config` has the path of a file.
+    """Return a command line in which every `--config` has the path of a file; it may name a recipe only for training.
 
-    Args:
-        argv: The command line, in which `--config cars64` may name a recipe.
-        is_training: Whether it is one of training, whose settings the recipes hold.
-
-    Raises:
-        UserError: If what follows `--config` is neither a file nor the name of a recipe.
+    Raises UserError if what follows `--config` is neither a file nor the name of a recipe.
     """
     found: list[str] = []
     for argument in argv:

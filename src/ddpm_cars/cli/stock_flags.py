@@ -26,15 +26,7 @@ STOCK_FLAGS = {
 
 
 def with_cures(message: str, names: Collection[str]) -> str:
-    """Add what to give instead to a message about settings that do not exist.
-
-    Args:
-        message: What the parser says. A message about anything else is left as it is.
-        names: The settings that exist.
-
-    Returns:
-        The message, with a clause for every setting in it that is one of diffusers' or resembles one that exists.
-    """
+    """Add what to give instead to a message of the parser about settings that are not among `names`."""
     if message.lower().startswith("unrecognized arguments:"):
         unknown = re.findall(r"(?<!\S)--([\w-]+)", message)
     else:
