@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.config.pictures import ImageConfig
-from ddpm_cars.data.pictures import training_samples
+from ddpm_cars.data.pictures import load_pictures, to_samples
 from ddpm_cars.diffusion.denoiser import x_0_error
 from ddpm_cars.diffusion.frequency_bands import Bands, band_edges
 from ddpm_cars.scheduling_ddpm_cars import band_index, posterior
@@ -61,7 +61,7 @@ def main() -> None:
     unet = DDPMCarsPipeline.from_pretrained(arguments.pretrained_model_name_or_path).unet
     size = unet.config.sample_size
     config = ImageConfig(train_data_dir=arguments.train_data_dir, resolution=size)
-    images = training_samples(config, unet.config.in_channels)
+    images = to_samples(np.array(load_pictures(config, unet.config.in_channels).images))
     bands = Bands(images, 2)
     scheduler, generator = DDPMCarsScheduler(), torch.Generator().manual_seed(0)
     alpha_bar = scheduler.alphas_cumprod_float64

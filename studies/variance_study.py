@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, calibrate
 from ddpm_cars.config.pictures import ImageConfig
-from ddpm_cars.data.pictures import load_pictures, training_samples
+from ddpm_cars.data.pictures import load_pictures, to_samples
 from ddpm_cars.evaluation.features import load_extractor
 from ddpm_cars.metrics.distances import Moments, frechet_distance
 from ddpm_cars.metrics.spectrum import contrast, spectrum_error_octaves
@@ -86,7 +86,7 @@ class Study:
         if arguments.compile:
             unet.compile()
         if self.pipeline.scheduler.config.get("_calibration") is None:
-            samples = training_samples(settings, unet.config.in_channels)
+            samples = to_samples(np.array(self.images))
             with torch.no_grad(), self.precision():
                 calibrate(unet, samples, self.pipeline.scheduler, num_images=arguments.batch_size)
         self.config = self.pipeline.scheduler.config

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ddpm_cars.config.pictures import ImageConfig
-from ddpm_cars.data.pictures import Pictures, to_samples, training_samples
+from ddpm_cars.data.pictures import Pictures, load_pictures, to_samples
 from ddpm_cars.training.batches import BatchOrder
 from tests.support.picture_helpers import BLUE, GREEN, GREY, RED, colours, save
 
@@ -146,11 +146,11 @@ def test_a_damaged_cache_is_made_anew(
 
 def test_training_samples_are_all_pictures(load: Callable[..., Pictures], folder: Path, tmp_path: Path):
     config = ImageConfig(train_data_dir=str(folder), cache_dir=str(tmp_path / "cache"), resolution=8)
-    samples = training_samples(config)
+    samples = to_samples(np.array(load_pictures(config).images))
     assert samples.dtype == torch.float32
     expected = np.asarray(load().images).transpose(0, 3, 1, 2).astype(np.float64) / 255 * 2 - 1
     np.testing.assert_allclose(samples.numpy(), expected, atol=1e-6)
-    assert training_samples(config, 1).shape == (3, 1, 8, 8)
+    assert to_samples(np.array(load_pictures(config, 1).images)).shape == (3, 1, 8, 8)
 
 
 def test_samples_are_the_pixels_in_minus_one_to_one():

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, calibrate, fit_init_noise
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.data.pictures import training_samples
+from ddpm_cars.data.pictures import load_pictures, to_samples
 from ddpm_cars.errors import UserError
 from ddpm_cars.training.trainer import Trainer, train
 from tests.support.trainer_helpers import by_hand, forget_accelerate
@@ -358,7 +358,7 @@ def written(folder: Path) -> dict[Path, tuple[int, int]]:
 
 def calibrated(folder: Path, config: TrainingConfig) -> dict:
     """Measure a trained model as scripts/calibrate.py does; return what that leaves in the scheduler's config."""
-    pipe, images = DDPMCarsPipeline.from_pretrained(folder), training_samples(config)
+    pipe, images = DDPMCarsPipeline.from_pretrained(folder), to_samples(np.array(load_pictures(config).images))
     pipe.scheduler.register_to_config(variance_type="analytic")
     calibrate(pipe.unet, images, pipe.scheduler, num_timesteps=4, num_bands=2, progress_bar=False)
     fit_init_noise(images, pipe.scheduler)

@@ -29,15 +29,10 @@ from ddpm_cars.runtime.hardware import num_cores
 # This is part of the key of a cache. Raise it when the pixels that decoding gives, or the files of a cache, change.
 DECODER_VERSION = 2
 _IMAGES, _DIGESTS, _RECORD = "images.npy", "digests.npy", "record.json"
-
 # Pillow decodes and resizes outside the interpreter's lock, so threads use every core.
 _NUM_THREADS = num_cores()
-
-# This is how many images per thread are decoded ahead of the one to be written.
-_AHEAD = 16
-
-# This is how many images of a cache are compared with their files before it is believed.
-_NUM_COMPARED = 16
+_AHEAD = 16  # This is how many images per thread are decoded ahead of the one to be written.
+_NUM_COMPARED = 16  # This is how many images of a cache are compared with their files before it is believed.
 
 Decode = Callable[[int], tuple[bytes, int] | str]
 """Returns the pixels of image i and the digest of its file, or the reason why it cannot be decoded."""
@@ -45,19 +40,12 @@ Decode = Callable[[int], tuple[bytes, int] | str]
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """The result of decoding every image of a source.
+    """The result of decoding every image of a source, of which N can be decoded."""
 
-    Attributes:
-        images: A read-only memory map, uint8 (N, height, width, channels), of the N images that could be decoded.
-        digests: uint64 (N,), of the bytes of their files.
-        bad: The reasons why the others could not be decoded, by their positions in the source.
-        sha256: Of the pixels and then the labels (int64, little-endian), in order.
-    """
-
-    images: np.ndarray
-    digests: np.ndarray
-    bad: dict[int, str]
-    sha256: str
+    images: np.ndarray  # A read-only memory map, uint8 (N, height, width, channels).
+    digests: np.ndarray  # uint64 (N,), of the bytes of their files.
+    bad: dict[int, str]  # The reasons why the others could not be decoded, by their positions in the source.
+    sha256: str  # Of the pixels and then the labels (int64, little-endian), in order.
 
     def good_rows(self) -> np.ndarray:
         """Return the positions in the source of the images that could be decoded, int64 (N,)."""
@@ -70,22 +58,10 @@ def cache_folder(cache_dir: str | None) -> Path:
 
 
 def decode_once(source: Source, path: Path, config: ImageConfig, num_channels: int) -> Decoded:
-    """Decode every image of a source, or read what an earlier call has kept.
+    """Decode every image of a source into a folder of the cache, or read what an earlier call has kept there.
 
-    One process at a time decodes into a cache: it uses every core, and the others wait for what it keeps.
-
-    Args:
-        source: The images.
-        path: Folder in the cache for this source and these settings. It is complete or absent, and is replaced if it
-            is damaged or no longer what the files give.
-        config: Size, way of resizing and background.
-        num_channels: 3 or 1.
-
-    Returns:
-        The images and what belongs to them.
-
-    Raises:
-        UserError: If the cache cannot be written.
+    The folder is complete or absent, and is replaced if it is damaged or no longer what the files give. One process at
+    a time decodes into a cache: it uses every core. Raises UserError if the cache cannot be written.
     """
     shape = (config.resolution, config.resolution, num_channels)
     decode = _decoder(source, config, image_mode(num_channels))
@@ -104,7 +80,10 @@ def decode_once(source: Source, path: Path, config: ImageConfig, num_channels: i
             # Another process may have decoded them meanwhile.
             if (decoded := kept()) is not None:
                 return decoded
-            _delete_leftovers(path.parent)
+            # Folders are of decoding passes that were killed, and files of others, who write without the lock.
+            for leftover in (*path.parent.glob("*.tmp"), *path.parent.glob("*.old")):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
             with atomic_path(path) as temporary:
                 temporary.mkdir()
                 _decode_all(source, temporary, shape, decode)
@@ -119,14 +98,6 @@ def decode_once(source: Source, path: Path, config: ImageConfig, num_channels: i
         ) from error
     note(f"decoded images of {source.place} are kept in {path}, {mebibytes}")
     return decoded
-
-
-def _delete_leftovers(cache: Path) -> None:
-    """Delete the folders of decoding passes that were killed; nobody else is decoding."""
-    for leftover in (*cache.glob("*.tmp"), *cache.glob("*.old")):
-        # Files are of others, who write without the lock.
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _decoder(source: Source, config: ImageConfig, mode: str) -> Decode:

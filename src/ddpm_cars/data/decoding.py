@@ -12,7 +12,6 @@ from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.errors import UserError
 
 _OPENING = threading.Lock()
-
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,20 +31,9 @@ def decode_image(source: str | os.PathLike | bytes, mode: str = "RGB", backgroun
     """Decode one image as a viewer would show it.
 
     EXIF rotation is applied, transparency is laid on `background`, 16-bit grey is rounded to 8 bits, and an animation
-    gives its first frame. The format is what the file contains, whatever its name.
-
-    Args:
-        source: Path, or the bytes of the file.
-        mode: "RGB" or "L".
-        background: Colour behind transparent parts, in the notation of `PIL.ImageColor`.
-
-    Returns:
-        The image in `mode`.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ImageError: If it cannot be decoded, or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels, which are then
-            not decoded.
+    gives its first frame. The format is what the file contains, whatever its name. The mode is "RGB" or "L". Raises
+    OSError if the file cannot be read, and ImageError if it cannot be decoded or has more than
+    `PIL.Image.MAX_IMAGE_PIXELS` pixels, which are then not decoded.
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     if not data:
@@ -140,19 +128,9 @@ _RESIZE = {"squash": _squash, "crop": _crop, "pad": _pad}
 
 
 def resize_image(image: Image.Image, resolution: int, resize: str, background: str = "white") -> Image.Image:
-    """Bring an image to `resolution` x `resolution` pixels with an antialiasing filter.
+    """Bring an image, "RGB" or "L", to `resolution` x `resolution` pixels with an antialiasing filter.
 
-    Args:
-        image: Any size, in mode "RGB" or "L".
-        resolution: Height and width of the result.
-        resize: "squash", "crop" or "pad"; see `ImageConfig.resize`.
-        background: Colour of the borders of "pad", in the notation of `PIL.ImageColor`.
-
-    Returns:
-        The square, in the mode of `image`.
-
-    Raises:
-        ValueError: If there is no such way to resize.
+    `ImageConfig.resize` names the ways; "pad" shows the background at the borders. Raises ValueError for another way.
     """
     if resize not in _RESIZE:
         raise ValueError(f"resize is {resize!r}; give one of {', '.join(_RESIZE)}")
@@ -160,11 +138,7 @@ def resize_image(image: Image.Image, resolution: int, resize: str, background: s
 
 
 def image_mode(num_channels: int) -> str:
-    """Return the mode of Pillow for images of so many channels.
-
-    Raises:
-        UserError: If there is none.
-    """
+    """Return the mode of Pillow for images of so many channels. Raises UserError if there is none."""
     if num_channels not in (1, 3):
         raise UserError(f"the network takes {num_channels} channels; images can be given to one with 1 or 3")
     return "RGB" if num_channels == 3 else "L"

@@ -12,33 +12,11 @@ import torch
 
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.cache import DECODER_VERSION, Decoded, cache_folder, decode_once
-from ddpm_cars.data.dataset import find_in_dataset
 from ddpm_cars.data.decoding import image_mode
-from ddpm_cars.data.folder import find_in_folder
-from ddpm_cars.data.listing import Source
+from ddpm_cars.data.listing import Source, find_pictures
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import note
 from ddpm_cars.runtime.files import write_text
-
-
-def find_pictures(config: ImageConfig, label_column: str | None = None, excluded_split: str | None = None) -> Source:
-    """Find the images of `config` without decoding them.
-
-    Args:
-        config: The folder or dataset, and the split. Without a split, all of them are joined.
-        label_column: Column with the classes, None for no classes; see `load_pictures`.
-        excluded_split: Split that is not joined where `config.split` is None.
-
-    Returns:
-        The images, perhaps none, in the order of the splits and of the names or rows in them.
-
-    Raises:
-        UserError: If the folder, dataset, split or column does not exist, or there are no classes.
-    """
-    if config.train_data_dir is not None:
-        return find_in_folder(Path(config.train_data_dir), config.split, label_column is not None, excluded_split)
-    return find_in_dataset(config, label_column, excluded_split)
-
 
 # This is how many bad images an error names.
 _NUM_NAMED = 5
@@ -113,11 +91,6 @@ def load_pictures(
     _check_number(len(decoded.images), source.place, min_images)
     labels = None if source.labels is None else source.labels[decoded.good_rows()]
     return Pictures(decoded.images, labels, source.class_names, decoded.digests, decoded.sha256, report)
-
-
-def training_samples(config: ImageConfig, num_channels: int = 3) -> torch.Tensor:
-    """Load all images of `config` into memory as what the network sees; see `load_pictures` and `to_samples`."""
-    return to_samples(np.array(load_pictures(config, num_channels).images))
 
 
 def _make_report(source: Source, decoded: Decoded) -> dict[str, Any]:

@@ -20,16 +20,7 @@ _MIN_READ = 1000
 
 
 class Decoder:
-    """Turns the bytes of a row into pixels.
-
-    Args:
-        config: How images become squares.
-        num_channels: 3 for colour, 1 for grey.
-        shards: The shards of the rows.
-
-    Raises:
-        UserError: If images cannot have so many channels.
-    """
+    """Turns the bytes of a row into pixels. Raises UserError if images cannot have so many channels."""
 
     def __init__(self, config: TrainingConfig, num_channels: int, shards: Shards):
         self.config = config
@@ -53,12 +44,7 @@ class Decoder:
 
 
 class BadImages:
-    """The images that could not be used so far, each of them once.
-
-    Args:
-        shards: The shards that hold them.
-        max_fraction: The largest fraction of bad images that is allowed, in [0, 1].
-    """
+    """The images that could not be used so far, each of them once; a UserError if they are too large a fraction."""
 
     def __init__(self, shards: Shards, max_fraction: float):
         self.shards = shards
@@ -67,11 +53,7 @@ class BadImages:
         self.num_read = self.num_bad = 0
 
     def add(self, num_read: int, bad: Sequence[Row]) -> None:
-        """Count images that were read, and note the bad ones among them.
-
-        Raises:
-            UserError: If the bad ones are more than the allowed fraction of all, or of 1000 while there are fewer.
-        """
+        """Count images that were read, and note the bad ones among them."""
         self.num_read += num_read
         self.num_bad += len(bad)
         self.reasons.update((f"{self.shards.names[row.shard]}, row {row.number}", str(row.result)) for row in bad)
@@ -84,18 +66,9 @@ class BadImages:
 
 
 def measure(config: TrainingConfig, num_channels: int, num_images: int = 256) -> dict[str, float]:
-    """Measure what the first images of the split cost in storage and time.
+    """Measure what at most the first `num_images` of the split cost in storage, and in time on one core.
 
-    Args:
-        config: The settings: the dataset, and how images become squares.
-        num_channels: 3 for colour, 1 for grey.
-        num_images: The largest number of images to try.
-
-    Returns:
-        `bytes_per_image`, as stored, and `decode_milliseconds_per_image`, on one core.
-
-    Raises:
-        UserError: If there are no such shards, or they begin without an image.
+    Raises UserError if there are no such shards, or they begin without an image.
     """
     shards = open_shards(replace(config, class_conditional=False), config.split)
     decode = Decoder(config, num_channels, shards)
@@ -118,19 +91,10 @@ def measure(config: TrainingConfig, num_channels: int, num_images: int = 256) ->
 def first_images(
     config: TrainingConfig, num_channels: int, split: str, n: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read the first good images of a split, in the order of its shards, and log the bad ones before them.
+    """Read at most the first n good images of a split, and log the bad ones before them.
 
-    Args:
-        config: The settings: the dataset, the split that has the classes, and how images become squares.
-        num_channels: 3 for colour, 1 for grey.
-        split: The split to read.
-        n: The largest number of images to return.
-
-    Returns:
-        uint8 (images, H, W, C), and the classes, int64 (images,), or None without `class_conditional`.
-
-    Raises:
-        UserError: If there is no such split, it has other classes, no image in it can be used, or too many cannot.
+    Returns uint8 (images, H, W, C), and the classes, int64 (images,), or None without `class_conditional`. Raises
+    UserError if there is no such split, it has other classes than `config.split`, or too many images cannot be used.
     """
     shards = open_shards(config, split)
     known = open_shards(config, config.split).class_names if config.class_conditional else ()

@@ -1,11 +1,17 @@
 """Images from shards while a run trains, for data larger than a machine, from a position that resumes exactly.
 
+The shards of a split are shuffled anew for every epoch, and the epochs follow one another. Of L lanes, lane l reads
+the shards l, l + L, l + 2 L ... of that endless sequence. A shard is read from front to back in windows of
+`shuffle_window_images` rows, and each window is shuffled in itself. So a lane is a function of the seed and of the
+data, and a few numbers say where it stands.
+
 Lanes are read side by side, and each of them fills the same rows of every global batch. So a batch is a function of
 (seed, step, row) and of the data, however many processes and threads share the work.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
@@ -13,17 +19,90 @@ import numpy as np
 import torch
 
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.data.lanes import MAX_BARREN, Lane, Place
 from ddpm_cars.data.row_decoding import BadImages, Decoder
-from ddpm_cars.data.shards import Row, open_shards
+from ddpm_cars.data.shards import Row, Shards, open_shards
+from ddpm_cars.diffusion.seeds import permutation
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.hardware import num_cores
 
 _PREFETCH_STEPS = 2
 _MAX_THREADS = 16
-
 # The first step reads one window for every lane. So many lanes mix well; more of them are for large batches only.
 _ENOUGH_LANES, _ROWS_OF_A_LANE = 16, 16
+# A lane that meets so many bad images, or shards without rows, one after another, gives up.
+_MAX_BARREN = 1000
+
+
+def _permutation(length: int, *entropy: int) -> np.ndarray:
+    # Without its length, entropy would be the same with zeros behind it.
+    return permutation(length, len(entropy), *entropy)
+
+
+class _Place(NamedTuple):
+    """Where a lane stands: before the row that has this place."""
+
+    turn: int = 0  # The number of shards that the lane has read before this one.
+    row: int = 0  # The number of the first row of the window.
+    seek: int = 0  # The place from which a reader can read that row.
+    offset: int = 0  # The number of shuffled rows in the window that come before.
+
+
+class _Lane:
+    """An endless sequence of rows."""
+
+    def __init__(self, shards: Shards, config: TrainingConfig, lane: int, num_lanes: int, place: _Place):
+        self.shards = shards
+        self.seed, self.window_size = config.seed, config.shuffle_window_images
+        self.lane, self.num_lanes = lane, num_lanes
+        self._rows: deque[tuple[_Place, Row]] = deque()
+        self._reading = self._read(place)
+
+    def _read(self, place: _Place) -> Generator[list[tuple[_Place, Row]]]:
+        """Read on by one row at a time, and yield the shuffled window that it completes, or nothing."""
+        num_shards, barren = len(self.shards.paths), 0
+        for turn in itertools.count(place.turn):
+            epoch, position = divmod(self.lane + turn * self.num_lanes, num_shards)
+            shard = int(_permutation(num_shards, self.seed, epoch)[position])
+            rows: list[Row] = []
+            barren += 1
+            for one in self.shards.rows(shard, place.row, place.seek):
+                barren = 0
+                rows.append(one)
+                if len(rows) == self.window_size:
+                    yield self._shuffle(turn, epoch, rows)[place.offset :]
+                    place, rows = _Place(), []
+                else:
+                    yield []
+            if rows:
+                yield self._shuffle(turn, epoch, rows)[place.offset :]
+            if barren == _MAX_BARREN:
+                raise UserError(f"{barren} shards in a row hold no rows, such as {self.shards.paths[shard]}")
+            place = _Place()
+
+    def _shuffle(self, turn: int, epoch: int, rows: Sequence[Row]) -> list[tuple[_Place, Row]]:
+        first = rows[0]
+        order = _permutation(len(rows), self.seed, epoch, first.shard, first.number)
+        return [(_Place(turn, first.number, first.seek, offset), rows[i]) for offset, i in enumerate(order)]
+
+    def peek(self, ahead: int) -> Row:
+        """Return the row that is so many places behind the next one."""
+        while len(self._rows) <= ahead:
+            self._rows += next(self._reading)
+        return self._rows[ahead][1]
+
+    def advance(self, num_rows: int) -> _Place:
+        """Use up some rows and return the place that is reached."""
+        for _ in range(num_rows):
+            self.peek(0)
+            self._rows.popleft()
+            # Reading at the pace of use avoids a standstill between windows, and holds only one of them in memory.
+            self._rows += next(self._reading)
+        self.peek(0)
+        return self._rows[0][0]
+
+    def close(self) -> None:
+        """Let go of the open shard."""
+        self._reading.close()
 
 
 class _Step(NamedTuple):
@@ -39,23 +118,10 @@ class ShardStream:
 
     Row r of a global batch of B comes from lane r * num_lanes // B. An image that cannot be used is recorded, and its
     row shows the next good image of the lane, which also comes in its own turn. So places are counts of rows, whatever
-    is bad, and a process decodes only its own rows.
+    is bad, and a process decodes only its own: `rows` of the global batch, for each micro step.
 
-    Args:
-        config: The settings: the dataset, how images become squares, the window and the seed.
-        num_channels: 3 for colour, 1 for grey.
-        global_batch_size: Rows of a step over all processes and micro steps.
-        rows: The rows of the global batch that this process fills, for each micro step.
-
-    Attributes:
-        num_lanes: How many shards are read side by side: one for every 16 rows of a batch, or 16 if that is more, but
-            not more than there are shards or rows.
-        shards: The names of the shards.
-        class_names: The classes; the digits where they have no names, empty without `class_conditional`.
-        fingerprint: The hash of dataset, split, and names and sizes of the shards. Places are valid for it alone.
-
-    Raises:
-        UserError: If there are no such shards, or they do not hold what the settings say.
+    There is a lane for every 16 rows of a batch, or 16 if that is more, but not more than there are shards or rows.
+    Raises UserError if there are no such shards, or they do not hold what the settings say.
     """
 
     def __init__(self, config: TrainingConfig, num_channels: int, global_batch_size: int, rows: Sequence[range]):
@@ -82,9 +148,9 @@ class ShardStream:
         self._decoders = ThreadPoolExecutor(min(num_cores(), _MAX_THREADS), "shards-decode")
         self._bad = BadImages(self._shards, config.max_bad_images_fraction)
         self._steps: dict[int, _Step] = {}
-        self._lanes: dict[int, Lane] = {}
+        self._lanes: dict[int, _Lane] = {}
         self._next = (0, 0)
-        self._begin(0, dict.fromkeys(self._wanted, Place()))
+        self._begin(0, dict.fromkeys(self._wanted, _Place()))
 
     @property
     def bad_images(self) -> list[dict[str, str]]:
@@ -92,18 +158,10 @@ class ShardStream:
         return [{"path": path, "reason": reason} for path, reason in self._bad.reasons.items()]
 
     def batch(self, step: int, micro_step: int) -> tuple[torch.Tensor, np.ndarray | None]:
-        """Return the images of a micro step. Micro steps are asked for in order, each of them once.
+        """Return the images of a micro step, uint8 (rows, H, W, C), and any classes of theirs, int64 (rows,).
 
-        Args:
-            step: The optimiser step.
-            micro_step: The gradient computation in it.
-
-        Returns:
-            uint8 (rows, H, W, C), and the classes, int64 (rows,), or None without `class_conditional`.
-
-        Raises:
-            UserError: If a shard cannot be read, or too many images are bad. The threads have ended then.
-            ValueError: If another micro step comes next.
+        Micro steps are asked for in order, each of them once. Raises UserError if a shard cannot be read, or too many
+        images are bad; the threads have ended then.
         """
         if (step, micro_step) != self._next:
             raise ValueError(f"step {step}, micro step {micro_step} is asked for, but {self._next} comes next")
@@ -118,16 +176,9 @@ class ShardStream:
         return torch.from_numpy(self._current.images[micro_step]), self._current.labels[micro_step]
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """Return where the lanes of this process stand, for JSON.
+        """Return where the lanes of this process stand before a step: {"lanes": {number of the lane: place}}.
 
-        Args:
-            step: The step that comes next. Nothing of it has been drawn.
-
-        Returns:
-            {"lanes": {number of the lane: place}}. A run goes on from the lanes of all processes together.
-
-        Raises:
-            ValueError: If another step comes next.
+        A run goes on from the lanes of all processes together.
         """
         if (step, 0) != self._next:
             raise ValueError(f"the state at step {step} is asked for, but {self._next} comes next")
@@ -138,8 +189,7 @@ class ShardStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state that holds the lanes of all processes, whatever their number was.
 
-        Raises:
-            UserError: If it has other lanes, or its lanes do not stand at the same step.
+        Raises UserError if it has other lanes, or its lanes do not stand at the same step.
         """
         places = {int(lane): dict(place) for lane, place in state["lanes"].items()}
         steps = {place.pop("step") for place in places.values()}
@@ -148,7 +198,7 @@ class ShardStream:
                 f"the state has lanes {sorted(places)} at steps {sorted(steps)}, but the run has {self.num_lanes} "
                 "lanes; resume with the shards and the global batch size it had, and from the states of all processes"
             )
-        self._begin(steps.pop(), {lane: Place(**places[lane]) for lane in self._wanted})
+        self._begin(steps.pop(), {lane: _Place(**places[lane]) for lane in self._wanted})
 
     def close(self) -> None:
         """End the threads and close the files. Nothing can be drawn afterwards."""
@@ -160,13 +210,13 @@ class ShardStream:
         for lane in self._lanes.values():
             lane.close()
 
-    def _begin(self, step: int, places: dict[int, Place]) -> None:
+    def _begin(self, step: int, places: dict[int, _Place]) -> None:
         futures = [future for ahead in self._steps.values() for future in ahead.lanes.values()]
         wait([future for future in futures if not future.cancel()])
         for lane in self._lanes.values():
             lane.close()
         self._steps.clear()
-        self._lanes = {n: Lane(self._shards, self.config, n, self.num_lanes, place) for n, place in places.items()}
+        self._lanes = {n: _Lane(self._shards, self.config, n, self.num_lanes, place) for n, place in places.items()}
         self._places = places
         self._next = (step, 0)
 
@@ -190,7 +240,7 @@ class ShardStream:
 
     def _fill(
         self, lane: int, images: list[np.ndarray], labels: list[np.ndarray | None]
-    ) -> tuple[Place, int, list[Row]]:
+    ) -> tuple[_Place, int, list[Row]]:
         """Fill the rows of a step that come from a lane; return its place, how many rows it read and the bad ones."""
         source, wanted = self._lanes[lane], self._wanted[lane]
         fresh = [row for row in (source.peek(ahead) for ahead, _, _ in wanted) if row.result is None]
@@ -203,9 +253,9 @@ class ShardStream:
                 targets[i] = row.label
         return source.advance(self._lane_sizes[lane]), len(fresh), [r for r in fresh if isinstance(r.result, str)]
 
-    def _good_row(self, source: Lane, ahead: int, fresh: list[Row]) -> Row:
+    def _good_row(self, source: _Lane, ahead: int, fresh: list[Row]) -> Row:
         """Return the row that is so many places behind the next one, or the first good row after it."""
-        for further in range(ahead, ahead + MAX_BARREN):
+        for further in range(ahead, ahead + _MAX_BARREN):
             row = source.peek(further)
             if row.result is None:
                 self._decode(row)
@@ -213,6 +263,6 @@ class ShardStream:
             if not isinstance(row.result, str):
                 return row
         raise UserError(
-            f"{MAX_BARREN} images in a row cannot be used, such as row {row.number} of "
+            f"{_MAX_BARREN} images in a row cannot be used, such as row {row.number} of "
             f"{self.shards[row.shard]}: {row.result}; mend them"
         )

@@ -6,7 +6,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from ddpm_cars.data.folder import class_of, list_folder
+from ddpm_cars.data.listing import class_of, list_folder
 
 
 def make_files(folder: Path, *names: str) -> Path:
