@@ -10,7 +10,7 @@ from ddpm_cars.config.fields import setting, settings_with
 from ddpm_cars.config.pictures import PicturesConfig
 from ddpm_cars.config.training import TrainCommandConfig, TrainingConfig
 from ddpm_cars.errors import UserError
-from ddpm_cars.runs.public_settings import public_settings
+from ddpm_cars.runs.settings import public_settings
 from ddpm_cars.training import train
 
 

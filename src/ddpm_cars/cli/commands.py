@@ -154,7 +154,7 @@ def push_to_hub(config: PushConfig, prog: str) -> None:
     """Publish a model on the Hub: `ddpm-cars push`."""
     from ddpm_cars.publishing.files import collect, describe
     from ddpm_cars.publishing.hub import push
-    from ddpm_cars.runs.model_folder import open_model_folder
+    from ddpm_cars.runs.load import open_model_folder
 
     if config.dry_run:
         folder = open_model_folder(config.folder)

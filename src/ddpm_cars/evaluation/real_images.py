@@ -13,7 +13,7 @@ from ddpm_cars.data.pictures import Pictures, load_pictures
 from ddpm_cars.diffusion.seeds import permutation
 from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.features import Extractor
-from ddpm_cars.runs.pictures_of_run import check_classes
+from ddpm_cars.runs.settings import check_classes
 
 # Larger images are reduced to this size before their pixels are compared: copies can still be recognised.
 _COMPARED_SIZE = 32

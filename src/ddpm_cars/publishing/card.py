@@ -15,8 +15,8 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.metrics.records import METRICS
 from ddpm_cars.reports.page import card_section, markdown_table
 from ddpm_cars.reports.wording import bound_label, name_of, plain_markdown
-from ddpm_cars.runs.model_folder import ModelFolder
-from ddpm_cars.runs.public_settings import dataset_id
+from ddpm_cars.runs.load import ModelFolder
+from ddpm_cars.runs.settings import dataset_id
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES
 
 CARD = "README.md"

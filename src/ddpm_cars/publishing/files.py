@@ -11,9 +11,9 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import one_file_source
 from ddpm_cars.publishing.card import CARD, eval_results, make_card
 from ddpm_cars.publishing.space import space_files
-from ddpm_cars.runs.model_folder import ModelFolder
-from ddpm_cars.runs.public_settings import dataset_id, public_settings
+from ddpm_cars.runs.load import ModelFolder
 from ddpm_cars.runs.saved_pipeline import WEIGHTS
+from ddpm_cars.runs.settings import dataset_id, public_settings
 
 Files = dict[str, Path | bytes]
 """Paths in the repository, each with the file or the content that goes there."""

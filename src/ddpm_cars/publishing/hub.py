@@ -22,7 +22,7 @@ from ddpm_cars.config.commands import PushConfig
 from ddpm_cars.errors import PublishError, UserError
 from ddpm_cars.publishing.card import CARD, is_untouched
 from ddpm_cars.publishing.files import Files, collect, content_of
-from ddpm_cars.runs.model_folder import ModelFolder, open_model_folder
+from ddpm_cars.runs.load import ModelFolder, open_model_folder
 
 # A push waits so long between tries. The client repeats some requests by itself, but not the commit.
 _WAITS_SECONDS = (1, 4)

@@ -7,24 +7,14 @@ from ddpm_cars.runtime.files import read_file
 
 
 class EvaluationFolder:
-    """Paths in a folder that an evaluation, or a comparison of two, writes.
-
-    Args:
-        path: The folder.
-
-    Attributes:
-        metrics: Everything that was measured, JSON.
-        report: The page, HTML.
-        card: The section of a model card, Markdown.
-        comparison: The metrics of two evaluations side by side, JSON.
-    """
+    """Paths in a folder that an evaluation, or a comparison of two, writes."""
 
     def __init__(self, path: Path):
         self.path = path
         self.metrics = path / "metrics.json"
         self.report = path / "report.html"
-        self.card = path / "card.md"
-        self.comparison = path / "comparison.json"
+        self.card = path / "card.md"  # The section of a model card.
+        self.comparison = path / "comparison.json"  # The metrics of two evaluations side by side.
 
     def image(self, name: str) -> Path:
         """Return the path of an image of the report, PNG."""

@@ -18,8 +18,7 @@ from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.files import atomic_path, fsync_path
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
-WEIGHTS = "diffusion_pytorch_model*"
-"""Pattern of the names of a network's weights in its folder."""
+WEIGHTS = "diffusion_pytorch_model*"  # Pattern of the names of a network's weights in its folder.
 
 
 def make_pipeline(
@@ -43,10 +42,7 @@ def save_pipeline(pipeline: DDPMCarsPipeline, folder: Path) -> None:
     """Write a pipeline into a folder that may hold one already; its index, which makes it one, comes last.
 
     Every file is replaced in one move. Other files stay, except weights of an earlier save, which loading would
-    prefer.
-
-    Raises:
-        OSError: If it cannot be written.
+    prefer. Raises OSError if it cannot be written.
     """
     files, saved = RunFolder(folder), folder / ".pipeline"
     with atomic_path(saved) as temporary:
@@ -84,10 +80,7 @@ def same_weights(pipeline: DDPMCarsPipeline, weights: Mapping[str, torch.Tensor]
 
 
 def scheduler_config(folder: Path) -> dict[str, Any]:
-    """Return the config of the scheduler of a saved pipeline, empty if it is missing or damaged.
-
-    The network of the pipeline is not read and may be damaged.
-    """
+    """Return the config of the scheduler of a pipeline whose network may be damaged; empty if it is itself."""
     folder = RunFolder(folder).scheduler
     try:
         exists = (folder / DDPMCarsScheduler.config_name).exists()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ddpm_cars.runs.public_settings import dataset_id
+from ddpm_cars.runs.settings import dataset_id
 from ddpm_cars.runtime.hardware import versions
 from ddpm_cars.training.run import Run
 from ddpm_cars.training.state import TrainState

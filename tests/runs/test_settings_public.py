@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ddpm_cars.runs.public_settings import dataset_id, public_settings
+from ddpm_cars.runs.settings import dataset_id, public_settings
 
 
 def test_paths_of_the_machine_are_cut_off(tmp_path: Path):

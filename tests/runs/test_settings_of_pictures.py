@@ -9,7 +9,7 @@ import yaml
 
 from ddpm_cars.config.commands import CalibrateConfig, EvaluateConfig
 from ddpm_cars.errors import UserError
-from ddpm_cars.runs.pictures_of_run import check_held_out, with_pictures_of_run
+from ddpm_cars.runs.settings import check_held_out, with_pictures_of_run
 
 
 def test_a_run_says_which_pictures_it_was_trained_on(tmp_path: Path):

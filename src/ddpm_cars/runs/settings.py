@@ -1,4 +1,4 @@
-"""Which images a model was trained on, and whether others fit it."""
+"""The settings of a run: which images they name, whether others fit the model, and what of them others may see."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.config.fields import settings_with
 from ddpm_cars.config.pictures import PicturesConfig, PicturesOfRunConfig
-from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.config.training import TrainCommandConfig, TrainingConfig
 from ddpm_cars.data.pictures import Pictures
 from ddpm_cars.errors import UserError
 from ddpm_cars.runs.run_folder import RunFolder
@@ -17,15 +17,11 @@ Config = TypeVar("Config", bound=PicturesOfRunConfig)
 
 
 def with_pictures_of_run(config: Config, name: str) -> Config:
-    """Fill in what `config` does not say about the images from the run that has trained a model.
+    """Fill in what `config` does not say about the images from the run in the folder `name`.
 
-    Args:
-        config: The settings of the command. If they name images, only two things are taken from the run: how images
-            become squares, and which of them were held out, if the images are those of the run.
-        name: Folder of the model.
-
-    Raises:
-        UserError: If no images are named and there is no such file, or the settings do not fit together.
+    If the settings name images, only two things are taken from the run: how images become squares, and which of them
+    were held out, if the images are those of the run. Raises UserError if neither names images, or the settings do not
+    fit together.
     """
     defaults: dict[str, Any] = {field.name: field.default for field in fields(PicturesConfig)}
     names = {setting for setting in ("resize", "background") if getattr(config, setting) is None}
@@ -61,14 +57,9 @@ def _splits(text: str | None) -> set[str] | None:
 
 
 def check_held_out(config: EvaluateConfig, name: str) -> None:
-    """Check that a model was not trained on the split that stands for unseen images.
+    """Raise UserError if the model in the folder `name` was trained on the split that stands for unseen images.
 
-    Args:
-        config: The settings of the evaluation, which name its images.
-        name: Folder of the model. If it has no settings of a run, nothing is checked.
-
-    Raises:
-        UserError: If the run behind the model was trained on `validation_split` of the same images.
+    If the folder has no settings of a run, nothing is checked.
     """
     split, run = config.validation_split, RunFolder(name).read_settings()
     if split is None or not run:
@@ -83,17 +74,26 @@ def check_held_out(config: EvaluateConfig, name: str) -> None:
 
 
 def check_classes(pictures: Pictures, class_names: tuple[str, ...]) -> None:
-    """Check that images have the classes of a model.
-
-    Args:
-        pictures: The images, loaded with labels.
-        class_names: The classes of the model; empty if it has none.
-
-    Raises:
-        UserError: If they differ.
-    """
+    """Raise UserError if images, loaded with labels, have other classes than the model. It may have none."""
     if class_names and pictures.class_names != class_names:
         source = pictures.report["source"]
         raise UserError(
             f"{source} has the classes {', '.join(pictures.class_names)}, and the model has {', '.join(class_names)}"
         )
+
+
+def dataset_id(settings: Mapping[str, Any]) -> str | None:
+    """Return the id of the dataset on the Hub, None for images of this machine."""
+    name = settings.get("dataset_name")
+    return None if name is None or Path(name).expanduser().exists() else str(name)
+
+
+def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run that others can use. Of paths on this machine, only the last part is kept."""
+    private = settings_with(TrainCommandConfig, "private")
+    public = {name: value for name, value in settings.items() if name not in private}
+    for name in settings_with(TrainCommandConfig, "path"):
+        value = public.get(name)
+        if value is not None and (name != "dataset_name" or dataset_id(settings) is None):
+            public[name] = Path(value).name
+    return public
