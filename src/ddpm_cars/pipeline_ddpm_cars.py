@@ -1,17 +1,17 @@
 """Unconditional and class-conditional image generation with a `UNet2DModel`.
 
-This module, `scheduling_ddpm_cars` and `portable` need torch, numpy and diffusers only. Joined in one file, they
-travel inside a model repository.
+Joined with `scheduling_ddpm_cars` and `portable` it travels with models: it needs torch, numpy and diffusers only.
 """
 
 import copy
+import inspect
 import json
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import diffusers
 import torch
@@ -25,11 +25,11 @@ from ddpm_cars.portable.class_labels import as_class_tensor, check_guidance, lab
 from ddpm_cars.portable.compiled_network import CapturedFunction, CompiledNetwork, compiler_options
 from ddpm_cars.portable.denoising import (
     DenoisingState,
-    GuidedNetwork,
-    denoising_states,
+    OutputType,
+    as_images,
+    guided_output,
     samples_with_learned_variance,
 )
-from ddpm_cars.portable.images import OutputType, as_images, check_output_type
 from ddpm_cars.portable.init_noise import match_init_noise, noised_start
 from ddpm_cars.portable.one_file import one_file_source
 
@@ -76,6 +76,10 @@ class DDPMCarsPipeline(DiffusionPipeline):
         scheduler: `DDPMCarsScheduler` or any other scheduler of the Karras family.
         id2label: Names of the classes 0, 1, ... of the UNet. One name may list several with commas between.
 
+    Attributes:
+        labels: The class of every name.
+        fast_network: The network that `enable_fast_sampling` compiles, None while fast sampling is off.
+
     Raises:
         ValueError: If the keys of `id2label` are not 0, 1, ...
     """
@@ -95,7 +99,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(unet=unet, scheduler=_restored(scheduler))
         self.labels: dict[str, int] = {}
-        self._fast: CompiledNetwork | None = None
+        self.fast_network: CompiledNetwork | None = None
         self._interrupt = False
         if id2label is not None:
             names = {int(i): name for i, name in id2label.items()}
@@ -137,7 +141,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
 
         Args:
             max_batch_size: 1 or more. Larger batches run in parts of this size, and smaller ones are filled up to the
-                next power of two, so that few programs are compiled, each when it is first needed.
+                next power of two, so that few programs are compiled.
 
         Raises:
             ValueError: If `max_batch_size` is below 1.
@@ -145,18 +149,13 @@ class DDPMCarsPipeline(DiffusionPipeline):
         if max_batch_size < 1:
             raise ValueError(f"max_batch_size is {max_batch_size}; it must be 1 or more.")
         self.unet.to(memory_format=torch.channels_last)
-        self._fast = CompiledNetwork(self.unet, max_batch_size)
+        self.fast_network = CompiledNetwork(self.unet, max_batch_size)
 
     def disable_fast_sampling(self) -> None:
         """Undo `enable_fast_sampling`."""
-        if self._fast is not None:
-            self._fast.unet.to(memory_format=torch.contiguous_format)
-            self._fast = None
-
-    @property
-    def fast_network(self) -> CompiledNetwork | None:
-        """The network that `enable_fast_sampling` compiles, None while fast sampling is off."""
-        return self._fast
+        if self.fast_network is not None:
+            self.fast_network.unet.to(memory_format=torch.contiguous_format)
+            self.fast_network = None
 
     @property
     def null_class(self) -> int | None:
@@ -217,27 +216,23 @@ class DDPMCarsPipeline(DiffusionPipeline):
         Raises:
             ValueError: If an argument is out of its range or does not fit the UNet.
         """
-        check_output_type(output_type, self.unet.config.in_channels)
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            known = self._callback_tensor_inputs
+        if output_type not in get_args(OutputType):
+            raise ValueError(f"output_type is {output_type!r}; choose one of {get_args(OutputType)}.")
+        if output_type == "pil" and (num_channels := self.unet.config.in_channels) not in (1, 3, 4):
+            raise ValueError(f"PIL has no images of {num_channels} channels; take output_type 'np' or 'pt'.")
+        known = self._callback_tensor_inputs
+        if unknown := set(callback_on_step_end_tensor_inputs) - set(known):
             raise ValueError(f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; choose from {known}.")
         self._interrupt = False
+        arguments = (batch_size, generator, num_inference_steps, class_labels, guidance_scale)
+        callback = (callback_on_step_end, callback_on_step_end_tensor_inputs)
         # Callbacks look at the scheduler of the pipeline, so this is no copy of it.
-        states = self._denoise(
-            self.scheduler, batch_size, generator, num_inference_steps, class_labels, guidance_scale
-        )
+        states = self._denoise(self.scheduler, *arguments, *callback)
         with closing(states):
-            x_t = next(states).sample
-            for i, t in enumerate(self.scheduler.timesteps):
+            for state in states:
+                x_t = state.sample
                 if self.interrupt:
                     break
-                state = states.send(x_t)
-                x_t = state.sample
-                if callback_on_step_end is not None:
-                    tensors = {"latents": x_t, "pred_original_sample": state.pred_original_sample}
-                    tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    x_t = (callback_on_step_end(self, i, t, tensors) or {}).get("latents", x_t)
         images = as_images(x_t, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -248,22 +243,14 @@ class DDPMCarsPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         class_labels: int | str | Sequence[int | str] | torch.Tensor | None = None,
         guidance_scale: float = 1.0,
-    ) -> Generator[DenoisingState, torch.Tensor | None, None]:
-        """Draw images step by step. The last sample is that of a call with the same arguments.
+    ) -> Generator[DenoisingState, None, None]:
+        """Draw images step by step, from the arguments of a call; the last sample is that of the call.
 
         A step is computed when its state is asked for, and the generator may be closed at any time. Each generator
         works on a copy of the scheduler, so several may be read in turn. Gradients are off within the steps only.
 
-        Args:
-            batch_size: As in a call.
-            generator: As in a call.
-            num_inference_steps: As in a call.
-            class_labels: As in a call.
-            guidance_scale: As in a call.
-
         Returns:
-            A generator of `DenoisingState`: first x_T, then where every step leads to. A tensor that is sent to it
-            replaces the sample that it has yielded last.
+            A generator of `DenoisingState`: first x_T, then where every step leads to.
 
         Raises:
             ValueError: At once, if an argument is out of its range or does not fit the UNet.
@@ -280,14 +267,15 @@ class DDPMCarsPipeline(DiffusionPipeline):
         num_inference_steps: int | None,
         class_labels: Any,
         guidance_scale: float,
-    ) -> Generator[DenoisingState, torch.Tensor | None, None]:
+        callback: Callable[..., dict[str, torch.Tensor] | None] | None = None,
+        callback_tensor_inputs: Sequence[str] = (),
+    ) -> Generator[DenoisingState, None, None]:
         """Check the arguments, and return a generator that has not begun to work."""
         if num_inference_steps is None:
             num_inference_steps = scheduler.config.num_train_timesteps
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be 1 or more.")
-        if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be 1 or more.")
+        for name, number in (("batch_size", batch_size), ("num_inference_steps", num_inference_steps)):
+            if number < 1:
+                raise ValueError(f"{name} is {number}; it must be 1 or more.")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"{len(generator)} generators were given for {batch_size} images; pass one for each.")
         labels = self.prepare_class_labels(class_labels, batch_size, guidance_scale)
@@ -297,31 +285,36 @@ class DDPMCarsPipeline(DiffusionPipeline):
         shape = (batch_size, self.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
         # The timesteps stay on the CPU, where schedulers look them up: reading one off a device would wait for it.
         scheduler.set_timesteps(num_inference_steps)
-        return self._steps(scheduler, shape, generator, labels, guidance_scale)
 
-    @torch.no_grad()
-    def _steps(
-        self,
-        scheduler: Any,
-        shape: tuple[int, ...],
-        generator: Any,
-        labels: torch.Tensor | None,
-        guidance_scale: float,
-    ) -> Generator[DenoisingState, torch.Tensor | None, None]:
-        device = self._execution_device
-        if self._fast is not None:
-            if self._fast.unet is not self.unet:
-                self.enable_fast_sampling(self._fast.max_batch_size)
-            self._fast.begin()
-        labels = None if labels is None else labels.to(device)
-        predict = GuidedNetwork(self._run, self.unet.dtype, scheduler, labels, guidance_scale, self.null_class)
-        x_T = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        x_T = noised_start(x_T, scheduler)
-        try:
-            with self.progress_bar(total=len(scheduler.timesteps)) as bar:
-                yield from denoising_states(predict, scheduler, x_T, generator, bar)
-        finally:
-            self.maybe_free_model_hooks()
+        @torch.no_grad()
+        def states() -> Generator[DenoisingState, None, None]:
+            device, dtype = self._execution_device, self.unet.dtype
+            if self.fast_network is not None:
+                if self.fast_network.unet is not self.unet:
+                    self.enable_fast_sampling(self.fast_network.max_batch_size)
+                self.fast_network.begin()
+            guidance = (None if labels is None else labels.to(device), guidance_scale, self.null_class)
+            takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+            step_kwargs = {"generator": generator} if takes_generator else {}
+            x_T = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+            x_t, x_0_hat = noised_start(x_T, scheduler), None
+            try:
+                with self.progress_bar(total=len(scheduler.timesteps)) as bar:
+                    for i, t in enumerate(scheduler.timesteps):
+                        yield DenoisingState(t, x_t, x_0_hat)
+                        output = guided_output(self._run, dtype, scheduler, x_t, t, *guidance)
+                        step = scheduler.step(output, t, x_t, **step_kwargs)
+                        x_t, x_0_hat = step.prev_sample, getattr(step, "pred_original_sample", None)
+                        bar.update()
+                        if callback is not None:
+                            tensors = {"latents": x_t, "pred_original_sample": x_0_hat}
+                            wanted = {name: tensors[name] for name in callback_tensor_inputs}
+                            x_t = (callback(self, i, t, wanted) or {}).get("latents", x_t)
+                    yield DenoisingState(None, x_t, x_0_hat)
+            finally:
+                self.maybe_free_model_hooks()
+
+        return states()
 
     def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
         """Return the classes of some names, integers in [0, num_class_embeds).
@@ -337,12 +330,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
     def prepare_class_labels(
         self, class_labels: Any, batch_size: int, guidance_scale: float = 1.0
     ) -> torch.Tensor | None:
-        """Check the classes of images, and that images can be guided to them.
-
-        Args:
-            class_labels: As in a call.
-            batch_size: The number of images, 1 or more.
-            guidance_scale: As in a call.
+        """Check the classes of images, and that images can be guided to them. The arguments are those of a call.
 
         Returns:
             The class of each image, integers (batch_size,); None for a UNet without classes.
@@ -355,4 +343,8 @@ class DDPMCarsPipeline(DiffusionPipeline):
         return as_class_tensor(class_labels, batch_size, self.unet.config, null_class, self.labels)
 
     def _run(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        return self.unet(x_t, t, class_labels=labels).sample if self._fast is None else self._fast(x_t, t, labels)
+        return (
+            self.unet(x_t, t, class_labels=labels).sample
+            if self.fast_network is None
+            else self.fast_network(x_t, t, labels)
+        )

@@ -59,14 +59,14 @@ def layouts(unet: UNet2DModel) -> set[bool]:
 def watch_shapes(pipe: DDPMCarsPipeline) -> list[tuple[int, int]]:
     """Note the batch size of the network's input and of the timesteps whenever it is called."""
     seen = []
-    assert pipe._fast is not None
-    compiled = pipe._fast.compiled
+    assert pipe.fast_network is not None
+    compiled = pipe.fast_network.compiled
 
     def call(x_t: torch.Tensor, t: torch.Tensor, **kwargs: Any) -> Any:
         seen.append((len(x_t), len(t)))
         return compiled(x_t, t, **kwargs)
 
-    pipe._fast.compiled = call
+    pipe.fast_network.compiled = call
     return seen
 
 
@@ -119,9 +119,9 @@ def test_another_network_is_compiled_anew(
     pipe.unet = make_unet(seed=9)
     expected = draw(DDPMCarsPipeline(make_unet(seed=9), pipe.scheduler))
     np.testing.assert_allclose(draw(pipe), expected, rtol=0, atol=1e-5)
-    assert pipe._fast is not None
-    assert pipe._fast.unet is pipe.unet
-    assert pipe._fast.max_batch_size == 5
+    assert pipe.fast_network is not None
+    assert pipe.fast_network.unet is pipe.unet
+    assert pipe.fast_network.max_batch_size == 5
 
 
 def test_where_nothing_compiles_a_warning_says_so_once(
@@ -148,8 +148,8 @@ def test_every_batch_size_runs_compiled(pipe: DDPMCarsPipeline, traced: None):
         draw(pipe, batch_size, num_inference_steps=1)
     frames = torch._dynamo.utils.counters["frames"]
     assert frames["total"] == frames["ok"] == 5
-    assert pipe._fast is not None
-    assert pipe._fast.compiled is not None
+    assert pipe.fast_network is not None
+    assert pipe.fast_network.compiled is not None
 
 
 def test_a_batch_too_large_does_not_end_compiling(
@@ -157,17 +157,17 @@ def test_a_batch_too_large_does_not_end_compiling(
 ):
     expected = draw(pipe)
     pipe.enable_fast_sampling()
-    assert pipe._fast is not None
-    compiled = pipe._fast.compiled
+    assert pipe.fast_network is not None
+    compiled = pipe.fast_network.compiled
 
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    pipe._fast.compiled = fail
+    pipe.fast_network.compiled = fail
     with pytest.raises(torch.OutOfMemoryError):
         draw(pipe)
-    assert pipe._fast.compiled is fail
-    pipe._fast.compiled = compiled
+    assert pipe.fast_network.compiled is fail
+    pipe.fast_network.compiled = compiled
     np.testing.assert_allclose(draw(pipe), expected, rtol=0, atol=1e-5)
 
 
@@ -179,8 +179,8 @@ def test_programs_differ_by_the_kind_of_timestep(pipe: DDPMCarsPipeline, not_com
     draw(pipe)
     pipe.scheduler = EulerDiscreteScheduler(**SETTINGS, timestep_spacing="linspace")
     draw(pipe, num_inference_steps=3)
-    assert pipe._fast is not None
-    kinds = [dtypes for _, dtypes in (zip(*key, strict=True) for key in pipe._fast._programs)]
+    assert pipe.fast_network is not None
+    kinds = [dtypes for _, dtypes in (zip(*key, strict=True) for key in pipe.fast_network._programs)]
     assert kinds == [(torch.float32, torch.int64), (torch.float32, torch.float32)]
 
 
@@ -195,7 +195,7 @@ def test_mistakes_of_the_network_itself_are_raised(pipe: DDPMCarsPipeline, monke
 def test_a_batch_size_below_one_is_refused(pipe: DDPMCarsPipeline):
     with pytest.raises(ValueError, match="max_batch_size is 0"):
         pipe.enable_fast_sampling(max_batch_size=0)
-    assert pipe._fast is None
+    assert pipe.fast_network is None
 
 
 def test_it_is_saved_as_it_was(pipe: DDPMCarsPipeline, not_compiled: None, tmp_path: Any):
@@ -255,5 +255,5 @@ def test_a_captured_network_draws_the_same_and_follows_its_weights(make_unet: Ca
     for pipe in (plain, fast):
         pipe.to(torch.bfloat16)
     check(5e-2)
-    assert fast._fast is not None
-    assert fast._fast.compiled is not None
+    assert fast.fast_network is not None
+    assert fast.fast_network.compiled is not None

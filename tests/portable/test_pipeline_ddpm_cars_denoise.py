@@ -5,7 +5,7 @@ from collections.abc import Callable
 import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, PNDMScheduler, UNet2DModel
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.pipeline_ddpm_cars import DenoisingState, as_images
@@ -168,16 +168,22 @@ def test_generators_of_one_pipeline_may_be_read_in_turn(unet: UNet2DModel, name:
         assert torch.equal(state.sample, expected)
 
 
-def test_a_sample_that_is_sent_takes_the_place_of_the_last_one(unet: UNet2DModel):
-    pipe, x_t = DDPMCarsPipeline(unet, DDIMScheduler(num_train_timesteps=20)), torch.randn(1, 3, 8, 8)
-    ends = []
-    for seed in (1, 2):
-        states = pipe.denoise(1, seeded(seed), 5)
-        next(states), next(states)
-        states.send(x_t)
-        *_, last = states
-        ends.append(last.sample)
-    assert torch.equal(*ends)
+@pytest.mark.parametrize("replaced", [0, 2, 5])
+def test_a_callback_that_replaces_the_sample_acts_as_a_plain_loop_that_does(unet: UNet2DModel, replaced: int):
+    def replace(pipe: DDPMCarsPipeline, i: int, t: torch.Tensor, tensors: dict) -> dict | None:
+        return {"latents": 0.5 * tensors["latents"] + 0.1} if i == replaced else None
+
+    pipe = DDPMCarsPipeline(unet, DDPMScheduler(num_train_timesteps=50))
+    got = pipe(2, seeded(3), 6, "raw", callback_on_step_end=replace).images
+
+    plain, generator = DDPMScheduler(num_train_timesteps=50), seeded(3)
+    plain.set_timesteps(6)
+    x_t = torch.randn(2, 3, 8, 8, generator=generator)
+    for i, t in enumerate(plain.timesteps):
+        with torch.no_grad():
+            x_t = plain.step(unet(x_t, t).sample, t, x_t, generator=generator).prev_sample
+        x_t = 0.5 * x_t + 0.1 if i == replaced else x_t
+    torch.testing.assert_close(got, x_t.clamp(-1, 1), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
-from ddpm_cars.portable.denoising import GuidedNetwork
+from ddpm_cars.portable.denoising import guided_output
 
 KINDS = ["epsilon", "sample", "v_prediction"]
 NAMES = {0: "red cars", 1: "vans, buses"}
@@ -167,7 +167,7 @@ def test_half_precision_predictions_are_mixed_in_float32(make_unet: Callable[...
         return unet(x_t, t, class_labels=labels).sample
 
     with torch.no_grad():
-        got = GuidedNetwork(network, unet.dtype, short(), labels, 3.0, NO_CLASS)(x_t, t)
+        got = guided_output(network, unet.dtype, short(), x_t, t, labels, 3.0, NO_CLASS)
         both = torch.cat([labels, torch.tensor([NO_CLASS] * 2)])
         of_class, of_none = unet(torch.cat([x_t] * 2).bfloat16(), t, class_labels=both).sample.double().chunk(2)
     assert got.dtype == torch.float32

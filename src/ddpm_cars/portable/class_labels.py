@@ -10,8 +10,7 @@ import torch
 def numbers_of_names(id2label: Mapping[int, str]) -> dict[str, int]:
     """Return the class of every name; one entry may hold several names with commas between them.
 
-    Raises:
-        ValueError: If the keys are not 0, 1, ...
+    Raises ValueError if the keys are not 0, 1, ...
     """
     if sorted(id2label) != list(range(len(id2label))):
         raise ValueError(f"id2label names the classes {sorted(id2label)}; name those from 0 to {len(id2label) - 1}.")
@@ -20,15 +19,7 @@ def numbers_of_names(id2label: Mapping[int, str]) -> dict[str, int]:
 
 
 def label_ids(numbers: Mapping[str, int], label: str | Sequence[str]) -> list[int]:
-    """Return the classes of one name or several.
-
-    Args:
-        numbers: The class of every name.
-        label: One name or several.
-
-    Raises:
-        ValueError: If there is no class of a name.
-    """
+    """Return the classes of one name or several. Raises ValueError if there is no class of a name."""
     names = [label] if isinstance(label, str) else list(label)
     unknown = [name for name in names if name not in numbers]
     if unknown and not numbers:
@@ -39,16 +30,7 @@ def label_ids(numbers: Mapping[str, int], label: str | Sequence[str]) -> list[in
 
 
 def check_guidance(guidance_scale: float, class_labels: Any, null_class: int | None) -> None:
-    """Check that images can be guided to their classes.
-
-    Args:
-        guidance_scale: Any finite number; 1 is no guidance.
-        class_labels: The classes, None for none.
-        null_class: The class that stands for no class, None for a network that has learned none.
-
-    Raises:
-        ValueError: If they cannot.
-    """
+    """Raise ValueError if images cannot be guided to their classes; `null_class` is the one that stands for none."""
     if not math.isfinite(guidance_scale):
         raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number.")
     if guidance_scale == 1:
@@ -68,20 +50,10 @@ def check_guidance(guidance_scale: float, class_labels: Any, null_class: int | N
 def as_class_tensor(
     class_labels: Any, batch_size: int, unet_config: Any, null_class: int | None, numbers: Mapping[str, int]
 ) -> torch.Tensor | None:
-    """Return the class of each image of a batch.
+    """Return the class of each image of a batch, integers (batch_size,), or None for a network without classes.
 
-    Args:
-        class_labels: Integers or names, one per image or one for all; None stands for the class that is none.
-        batch_size: The number of images.
-        unet_config: The config of the network.
-        null_class: The class that stands for no class, None for a network that has learned none.
-        numbers: The class of every name.
-
-    Returns:
-        Integers, shape (batch_size,); None for a network without classes.
-
-    Raises:
-        ValueError: If these are no classes of the network, or not as many as images.
+    `class_labels` are integers or keys of `numbers`, one per image or one for all; None stands for `null_class`.
+    Raises ValueError if these are no classes of the network, or not as many as images.
     """
     num_classes = unet_config.num_class_embeds
     if num_classes is None and unet_config.class_embed_type is None:

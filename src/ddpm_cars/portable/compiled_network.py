@@ -42,7 +42,13 @@ class CapturedFunction:
             kept.copy_(given)
         self._num_calls += 1
         if self._num_calls <= self._num_plain_calls:
-            return self._run_plainly()
+            # Graphs are captured beside the usual stream, too.
+            ours = torch.cuda.current_stream()
+            self._stream.wait_stream(ours)
+            with torch.cuda.stream(self._stream):
+                result = self.function(*self._arguments)
+            ours.wait_stream(self._stream)
+            return result.clone()
         if self._graph is None:
             graph = torch.cuda.CUDAGraph()
             # Other threads may continue to use the device.
@@ -51,15 +57,6 @@ class CapturedFunction:
             self._graph = graph
         self._graph.replay()
         return self._result.clone()
-
-    def _run_plainly(self) -> torch.Tensor:
-        # Graphs are captured beside the usual stream, too.
-        ours = torch.cuda.current_stream()
-        self._stream.wait_stream(ours)
-        with torch.cuda.stream(self._stream):
-            result = self.function(*self._arguments)
-        ours.wait_stream(self._stream)
-        return result.clone()
 
 
 def compiler_options(device: torch.device) -> dict[str, Any] | None:
@@ -71,10 +68,7 @@ def compiler_options(device: torch.device) -> dict[str, Any] | None:
 class CompiledNetwork:
     """A network behind torch.compile and, on CUDA, behind captured graphs, which runs in batches of few shapes.
 
-    Args:
-        unet: The network.
-        max_batch_size: Larger batches run in parts of this size, and smaller ones are filled up to the next power of
-            two.
+    Batches above `max_batch_size` run in parts of it, and smaller ones are filled up to the next power of two.
     """
 
     def __init__(self, unet: UNet2DModel, max_batch_size: int):

@@ -47,16 +47,8 @@ def match_init_noise(noise: torch.Tensor, statistics: Mapping[str, Any], alpha_b
 def noised_start(noise: torch.Tensor, scheduler: Any) -> torch.Tensor:
     """Turn white noise into what sampling starts from: x_T, or x_0 + sigma eps for schedulers that compute with that.
 
-    Args:
-        noise: z ~ N(0, I), shape (batch, channels, height, width), float32 or float64.
-        scheduler: Set to the timesteps of sampling. If its config holds the moments of the data, x_T is drawn from
-            q(x_T), else from N(0, I).
-
-    Returns:
-        A tensor like `noise`.
-
-    Raises:
-        ValueError: If the moments belong to images of another shape.
+    x_T is drawn from q(x_T) if the config of the scheduler holds the moments of the data, else from N(0, I). The
+    scheduler is set to the timesteps of sampling. Raises ValueError if the moments are of images of another shape.
     """
     statistics, scale = scheduler.config.get("_init_noise"), scheduler.init_noise_sigma
     if statistics is None:

@@ -14,10 +14,9 @@ trust_remote_code=True)` loads the model beside it where the package is not inst
 
 
 def module_sources() -> dict[str, str]:
-    """Return the source of every module that travels with a saved model, without the imports of one another.
+    """Return the sources of the modules that travel, by name, without the imports of one another.
 
-    Returns:
-        Sources by the names of the modules below the package; each comes after those that it imports.
+    Each comes after those that it imports.
     """
     package, sources = Path(__file__).parents[1], dict[str, str]()
 
