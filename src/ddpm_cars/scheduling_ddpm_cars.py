@@ -17,18 +17,18 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
-from ddpm_cars.portable.bands import band_index, dct_matrix
-from ddpm_cars.portable.forward_process import ForwardProcess
+from ddpm_cars.portable.forward_process import ForwardProcess, PredictionType, add_scaled_, predicted_x_0
 from ddpm_cars.portable.noise_schedules import (
     BetaSchedule,
+    TimestepSpacing,
+    custom_timesteps,
     make_betas,
     mistakes_in_noise_schedule,
     rescale_zero_terminal_snr,
     scaled_betas,
+    spaced_timesteps,
 )
-from ddpm_cars.portable.prediction import PredictionType, add_scaled_, predicted_x_0
-from ddpm_cars.portable.step_tables import ChainSettings, Step, StepTables
-from ddpm_cars.portable.timesteps import TimestepSpacing, custom_timesteps, spaced_timesteps
+from ddpm_cars.portable.step_tables import Step, StepTables, band_index, dct_matrix
 from ddpm_cars.portable.variances import (
     CALIBRATED_VARIANCES,
     LEARNED_VARIANCES,
@@ -205,19 +205,10 @@ class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
 
     def _step_tables(self, chosen: np.ndarray | None = None) -> StepTables:
         """Return the coefficients of every step, which are computed once for each value of `self.timesteps`."""
-        config = self.config
-        settings = ChainSettings(
-            levels=self._noise_levels(),
-            timesteps=self.timesteps,
-            variance_type=config.variance_type,
-            calibration=config.get("_calibration"),
-            max_last_noise_grey_levels=config.max_last_noise_grey_levels,
-            num_train_timesteps=config.num_train_timesteps,
-        )
-        tables = self._tables
-        if tables is None or not tables.are_of(settings):
+        made_of, tables = (self._noise_levels(), self.timesteps, self.config), self._tables
+        if tables is None or not tables.are_of(*made_of):
             # In one assignment: other threads read.
-            self._tables = tables = StepTables(settings, chosen)
+            self._tables = tables = StepTables(*made_of, chosen)
         return tables
 
     def set_calibration(self, calibration: dict[str, Any] | None) -> None:
@@ -253,13 +244,8 @@ class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
         Raises:
             ValueError: If the scheduler has no calibration, or one of other noise levels.
         """
-        calibration, alpha_bar = self.config.get("_calibration"), self.alphas_cumprod_float64
-        if calibration is None:
-            raise ValueError(
-                "The scheduler has no calibration, which says how far x_0_hat is from x_0: measure it with "
-                "ddpm_cars.calibrate(unet, images, scheduler)."
-            )
-        check_calibration(calibration, alpha_bar, self.config.num_train_timesteps)
+        alpha_bar = self.alphas_cumprod_float64
+        calibration = check_calibration(self.config.get("_calibration"), alpha_bar, self.config.num_train_timesteps)
         return calibrated_x_0_variance(calibration, alpha_bar, np.arange(len(alpha_bar)))
 
     @property
@@ -313,18 +299,19 @@ class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
 
     def _scale_noise(self, noise: torch.Tensor, step: Step, predicted_variance: torch.Tensor | None) -> torch.Tensor:
         """Return sigma_t z in the memory of z where that is possible."""
-        if predicted_variance is not None:
-            if self.config.variance_type == "learned":
-                std = predicted_variance**0.5
-            else:
-                std = torch.exp(0.5 * _log_variance(step, predicted_variance))
-            # What is not finite in the last step, which -1 marks, is not used either.
-            if isinstance(step.successor, torch.Tensor):
-                std = std.masked_fill(step.successor < 0, 0)
-            elif step.successor < 0:
-                std = torch.zeros_like(std)
-            return std * noise
-        return noise.mul_(step.noise_std)
+        if predicted_variance is None:
+            return noise.mul_(step.noise_std)
+        predicted_variance = predicted_variance.to(noise.dtype)
+        if self.config.variance_type == "learned":
+            std = predicted_variance**0.5
+        else:
+            std = torch.exp(0.5 * _log_variance(step, predicted_variance))
+        # What is not finite in the last step, which -1 marks, is not used either.
+        if isinstance(step.successor, torch.Tensor):
+            std = std.masked_fill(step.successor < 0, 0)
+        elif step.successor < 0:
+            std = torch.zeros_like(std)
+        return std * noise
 
     def step(
         self,
@@ -370,14 +357,11 @@ class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
         if varies:
             step = Step(*(column.to(mixing_dtype) for column in step))
         x_t = sample.to(mixing_dtype)
-        output, scales = model_output.to(mixing_dtype), step[:3]
-        x_0_hat = self._clipped(predicted_x_0(self.config.prediction_type, output, x_t, *scales), output)
+        output = model_output.to(mixing_dtype)
+        x_0_hat = self._clipped(predicted_x_0(self.config.prediction_type, output, x_t, *step[:3]), output)
         # Noise is drawn wherever stock draws it, so that equal seeds give equal images.
         if varies or int(timestep) > 0:
-            noise = _white_noise(model_output, generator)
-            if predicted_variance is not None:
-                predicted_variance = predicted_variance.to(mixing_dtype)
-            noise = noise.to(mixing_dtype)
+            noise = _white_noise(model_output, generator).to(mixing_dtype)
             if tables.band_noise is not None:
                 x_s = tables.band_noise(timestep, noise) + step.noise_std * noise
             else:

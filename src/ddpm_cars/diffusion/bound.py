@@ -31,17 +31,12 @@ _PREDICTION_SETTINGS = (
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """The variational bound of one chain (Ho et al. 2020, eq. 5), image by image, in bits per dimension.
+    """The variational bound of one chain (Ho et al. 2020, eq. 5), image by image, in bits per dimension, float64."""
 
-    Attributes:
-        timesteps: int64 (n,), strictly descending: the chain.
-        prior_bpd: float64 (N,), KL(q(x_t | x_0) || N(0, I)) at the first timestep.
-        terms_bpd: float64 (N, n), one per timestep t: KL(q(x_s | x_t, x_0) || p(x_s | x_t)) with s the next timestep,
-            and at the last one the decoder, -log2 p(x_0 | x_t).
-    """
-
-    timesteps: np.ndarray
-    prior_bpd: np.ndarray
+    timesteps: np.ndarray  # int64 (n,), strictly descending: the chain
+    prior_bpd: np.ndarray  # (N,), KL(q(x_t | x_0) || N(0, I)) at the first timestep
+    # (N, n), one per timestep t: KL(q(x_s | x_t, x_0) || p(x_s | x_t)) with s the next timestep, and at the last one
+    # the decoder, -log2 p(x_0 | x_t).
     terms_bpd: np.ndarray
 
     @property
@@ -73,18 +68,13 @@ class Bound:
 
 @dataclass(frozen=True, eq=False)
 class Likelihood:
-    """What one pass of a network over noised images tells.
+    """What one pass of a network over noised images tells."""
 
-    Attributes:
-        timesteps: int64 (U,), ascending: every timestep that a chain visits.
-        eps_mse: float64 (N, U), (eps - eps_hat)^2 per dimension, as x_0_hat says it after clipping:
-            alpha_bar_t / (1 - alpha_bar_t) (x_0 - x_0_hat)^2.
-        bounds: The bound of every chain, by name.
-    """
-
-    timesteps: np.ndarray
+    timesteps: np.ndarray  # int64 (U,), ascending: every timestep that a chain visits
+    # float64 (N, U), (eps - eps_hat)^2 per dimension, as x_0_hat says it after clipping:
+    # alpha_bar_t / (1 - alpha_bar_t) (x_0 - x_0_hat)^2.
     eps_mse: np.ndarray
-    bounds: dict[str, Bound]
+    bounds: dict[str, Bound]  # of every chain, by name
 
 
 def variational_bounds(

@@ -148,8 +148,6 @@ def fit_init_noise(images: torch.Tensor, scheduler: SchedulerMixin, num_modes: i
 
 
 def _check_scheduler(scheduler: SchedulerMixin) -> None:
-    if isinstance(scheduler, DiffusionPipeline):
-        raise TypeError(f"scheduler is a {type(scheduler).__name__}; pass its scheduler, as in pipe.scheduler.")
     if not isinstance(scheduler, SchedulerMixin):
         raise TypeError(f"scheduler is a {type(scheduler).__name__}; pass a scheduler, such as pipe.scheduler.")
 

@@ -60,19 +60,10 @@ def expected_kl_nats(scheduler: DDPMCarsScheduler, t: Any, s: Any, x_0_mse: Any)
     whose means differ by w (x_0 - x_0_hat), w = sqrt(alpha_bar_s) beta / (1 - alpha_bar_t) (Ho et al. 2020, eq. 5 to
     7, for a step to any s). With "analytic" and the calibrated error it is log(variance / beta_tilde) / 2.
 
-    Args:
-        scheduler: Its `variance_type` says what the variance is, "analytic" without `max_last_noise_grey_levels`.
-            Its own chain does not matter.
-        t: Timesteps, integers in [1, T - 1], of a shape that broadcasts with the others.
-        s: Timesteps, integers in [0, t - 1], likewise.
-        x_0_mse: (x_0 - x_0_hat)^2 at t, 0 or more, likewise. The mean over the dimensions of one image gives the KL
-            of that image, and the expectation the expected KL, which is linear in it.
-
-    Returns:
-        Nats, 0 or more, float64 of the shape that the three broadcast to.
-
-    Raises:
-        ValueError: If `variance_type` is learned, "spectral" or unknown, or "analytic" has no calibration.
+    `x_0_mse` is (x_0 - x_0_hat)^2 at t: its mean over the dimensions of one image gives the KL of that image, and the
+    expectation the expected KL, which is linear in it. t, s and x_0_mse are of shapes that broadcast. The chain of the
+    scheduler does not matter, nor does `max_last_noise_grey_levels`. Raises ValueError if `variance_type` is learned,
+    "spectral" or unknown, or "analytic" has no calibration.
     """
     check_variance_type(scheduler, WHITE_VARIANCES)
     alpha_bar = scheduler.alphas_cumprod_float64
@@ -86,15 +77,7 @@ def expected_kl_nats(scheduler: DDPMCarsScheduler, t: Any, s: Any, x_0_mse: Any)
 
 
 def check_variance_type(scheduler: DDPMCarsScheduler, allowed: tuple[str, ...]) -> None:
-    """Refuse a scheduler whose KL terms cannot be found.
-
-    Args:
-        scheduler: Whose `variance_type` is looked at.
-        allowed: The types that can be.
-
-    Raises:
-        ValueError: If it is none of them.
-    """
+    """Raise ValueError for a scheduler whose KL terms cannot be found."""
     variance_type = scheduler.config.variance_type
     if variance_type not in allowed:
         cure = "'analytic'" if variance_type == "spectral" else "'fixed_small'"

@@ -1,6 +1,7 @@
 """What a network should predict, and what its output says of the noise and of the clean image."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,16 +12,7 @@ from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 def training_target(
     scheduler: DDPMCarsScheduler, x_0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor
 ) -> torch.Tensor:
-    """Return what the network should predict: eps, x_0 or v, as the scheduler's `prediction_type` says.
-
-    v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022, appendix D).
-
-    Args:
-        scheduler: The one that noises.
-        x_0: Clean images, shape (batch, ...), floating point.
-        eps: The noise in x_t, the same shape.
-        t: Timesteps, integers in [0, T - 1], shape (batch,).
-    """
+    """Return what the network should predict: eps, x_0 or v, as the scheduler's `prediction_type` says."""
     if scheduler.config.prediction_type == "epsilon":
         return eps
     if scheduler.config.prediction_type == "sample":
@@ -29,17 +21,9 @@ def training_target(
 
 
 def split_output(model_output: torch.Tensor, num_channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Separate what a network predicts from the learned variance that may follow in further channels.
+    """Split (batch, channels, ...) into what a network predicts and the learned variance, which may have no channels.
 
-    Args:
-        model_output: Shape (batch, channels, ...), of as many channels as the images or twice as many.
-        num_channels: Of the images.
-
-    Returns:
-        The prediction, and the second half of the channels, which may be none.
-
-    Raises:
-        ValueError: If the channels do not fit.
+    Raises ValueError if these are neither as many channels as the images have nor twice as many.
     """
     if model_output.shape[1] not in (num_channels, 2 * num_channels):
         raise ValueError(
@@ -49,59 +33,32 @@ def split_output(model_output: torch.Tensor, num_channels: int) -> tuple[torch.T
     return model_output[:, :num_channels], model_output[:, num_channels:]
 
 
+@dataclass(frozen=True)
 class Denoiser:
-    """A trained network, asked for the noise and the clean image in noised ones, without gradients.
+    """A trained network, asked for the noise and the clean image in noised ones, without gradients."""
 
-    Args:
-        network: In evaluation mode, or any callable of (x_t, t), shapes (batch, C, H, W) and (batch,), whose result is
-            a tensor or has one as `sample`, of C or 2 C channels. It is given `class_labels` where there are some.
-        scheduler: The one that noises; its config says what the network predicts, and how x_0_hat is clipped.
-        dtype: What the output is read in, float32 or float64.
-    """
-
-    def __init__(
-        self, network: Callable[..., Any], scheduler: DDPMCarsScheduler, dtype: torch.dtype = torch.float32
-    ) -> None:
-        self.network = network
-        self.scheduler = scheduler
-        self.dtype = dtype
+    # In evaluation mode, or any callable of (x_t, t), shapes (batch, C, H, W) and (batch,), whose result is a tensor
+    # or has one as `sample`, of C or 2 C channels. It is given `class_labels` where there are some.
+    network: Callable[..., Any]
+    scheduler: DDPMCarsScheduler  # its config says what the network predicts, and how x_0_hat is clipped
+    dtype: torch.dtype = torch.float32  # what the output is read in, that or float64
 
     def x_0_hat(
         self, x_t: torch.Tensor, t: int | torch.Tensor, class_labels: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return x_0_hat, clipped where the config says so, and the learned variance.
+        """Return x_0_hat, clipped where the config says so, and the learned variance, as `split_output` gives it.
 
-        Args:
-            x_t: Noised images, shape (batch, C, H, W), floating point, on any device.
-            t: Their timestep, in [0, T - 1], or one each, integers of shape (batch,).
-            class_labels: int64 (batch,), for a network with classes.
-
-        Returns:
-            x_0_hat, the shape of `x_t`, and the second half of the channels of the output, which may be none, both in
-            `dtype` on the device of `x_t`.
-
-        Raises:
-            ValueError: If the channels of the output do not fit.
+        Both are in `dtype` on the device of `x_t`. Raises ValueError if the channels of the output do not fit.
         """
         prediction, place = self._run(x_t, t, class_labels)
         return self.scheduler.predict_original_sample(prediction, t, x_t.to(self.dtype)), place
 
     def eps_hat(self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the noise that the network sees in x_t.
+        """Return the noise that the network sees in x_t, in `dtype` on its device, finite at any noise level above 0.
 
         From x_0_hat, eps_hat = (x_t - sqrt(alpha_bar_t) x_0_hat) / sqrt(1 - alpha_bar_t) (Ho et al. 2020, eq. 4); from
-        v, eps_hat = sqrt(alpha_bar_t) v + sqrt(1 - alpha_bar_t) x_t (Salimans & Ho 2022, appendix D).
-
-        Args:
-            x_t: As in `x_0_hat`.
-            t: Timesteps, one for each image.
-            class_labels: As in `x_0_hat`.
-
-        Returns:
-            The shape of `x_t`, in `dtype` on its device, finite at any noise level above 0.
-
-        Raises:
-            ValueError: If the channels of the output do not fit.
+        v, eps_hat = sqrt(alpha_bar_t) v + sqrt(1 - alpha_bar_t) x_t (Salimans & Ho 2022, appendix D). Raises
+        ValueError if the channels of the output do not fit.
         """
         prediction, _ = self._run(x_t, t, class_labels)
         x_t, prediction_type = x_t.to(self.dtype), self.scheduler.config.prediction_type
@@ -129,19 +86,7 @@ def x_0_error(
     generator: torch.Generator,
     class_labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return x_0 - x_0_hat from fresh noise.
-
-    Args:
-        unet: As in `Denoiser`.
-        scheduler: Likewise.
-        x_0: Clean images, shape (batch, C, H, W), float32 on the CPU.
-        t: The timestep, in [0, T - 1].
-        generator: Where the noise comes from.
-        class_labels: int64 (batch,), for a network with classes.
-
-    Returns:
-        A float64 tensor of the shape of `x_0`.
-    """
+    """Return x_0 - x_0_hat from fresh noise, float64, for images x_0, float32 (batch, C, H, W) on the CPU."""
     x_t = scheduler.add_noise(x_0, torch.randn(x_0.shape, generator=generator), torch.tensor(t))
     x_0_hat, _ = Denoiser(unet, scheduler).x_0_hat(x_t, t, class_labels)
     if t > 0:

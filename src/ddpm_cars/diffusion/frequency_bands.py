@@ -17,12 +17,7 @@ def dct(x: torch.Tensor) -> torch.Tensor:
 
 
 class Bands:
-    """Radial bands of the 2-D DCT on the decorrelated colour axes of some images.
-
-    Args:
-        images: Shape (N, C, H, W), floating point.
-        num_bands: As in `band_edges`.
-    """
+    """Radial bands of the 2-D DCT on the decorrelated colour axes of some images, floating point (N, C, H, W)."""
 
     def __init__(self, images: torch.Tensor, num_bands: int):
         height, width = self.sample_size = list(images.shape[2:])
@@ -54,12 +49,8 @@ class Bands:
 def band_edges(height: int, width: int, num_bands: int) -> np.ndarray:
     """Return ascending edges of radial bands from 0 to 1: the DC mode alone, then evenly spaced square roots.
 
-    Natural images change fastest at low frequencies, which square roots resolve. No band is without modes.
-
-    Args:
-        height: H of the images, 1 or more.
-        width: W of the images, 1 or more.
-        num_bands: How many at most, 2 or more; small images have fewer distinct frequencies.
+    Natural images change fastest at low frequencies, which square roots resolve. No band is without modes: small
+    images, which have fewer distinct frequencies, have fewer than `num_bands`, 2 or more.
     """
     lowest = 1 / max(height, width) / np.sqrt(2)
     edges = np.concatenate([[0], np.linspace(np.sqrt(lowest / 2), 1, num_bands) ** 2])

@@ -7,7 +7,6 @@ import torch
 
 # Of pixel values 0, 1, ... 255 mapped to [-1, 1].
 _HALF_BIN = 1 / 255
-
 # Further out, log_ndtr in float64 loses the digits that its derivative is made of.
 _MAX_DEVIATIONS = 1e6
 
@@ -17,16 +16,8 @@ def gaussian_kl_nats(
 ) -> torch.Tensor:
     """Compute KL(N(mean_1, variance_1) || N(mean_2, variance_2)) of every element (for Ho et al. 2020, eq. 5).
 
-    KL = (log variance_2 - log variance_1 + variance_1 / variance_2 - 1 + (mean_1 - mean_2)^2 / variance_2) / 2.
-
-    Args:
-        mean_1: Any shape, floating point.
-        log_variance_1: Natural logarithm, of a shape that broadcasts with the others.
-        mean_2: Likewise.
-        log_variance_2: Likewise.
-
-    Returns:
-        Nats, 0 or more, of the shape that all four broadcast to.
+    KL = (log variance_2 - log variance_1 + variance_1 / variance_2 - 1 + (mean_1 - mean_2)^2 / variance_2) / 2, with
+    natural logarithms and shapes that broadcast.
     """
     log_ratio = log_variance_1 - log_variance_2
     return 0.5 * (torch.expm1(log_ratio) - log_ratio + (mean_1 - mean_2).square() * torch.exp(-log_variance_2))
@@ -36,16 +27,9 @@ def discretized_gaussian_nll_nats(x_0: torch.Tensor, mean: torch.Tensor, log_var
     """Compute -log p of 8-bit pixels, p the mass that N(mean, variance) has in their bins (Ho et al. 2020, eq. 13).
 
     The bin of x_0 is [x_0 - 1/255, x_0 + 1/255]; that of -1 is open below and that of 1 above, so the 256 masses add
-    up to one. They are computed in float64.
-
-    Args:
-        x_0: Values k / 127.5 - 1 with k = 0, 1, ... 255, any shape, float32 or wider: 16 bits cannot tell all of them.
-        mean: Floating point, of a shape that broadcasts with the others. Beyond a million standard deviations from a
-            bin the result no longer grows.
-        log_variance: Natural logarithm, likewise.
-
-    Returns:
-        Nats, 0 or more and finite, of the shape that all three broadcast to, in the widest dtype of the three.
+    up to one. They are computed in float64 and returned in the widest dtype of the three, whose shapes broadcast. x_0
+    holds k / 127.5 - 1 with k = 0, 1, ... 255 in float32 or wider: 16 bits cannot tell all of them. The result is
+    finite: beyond a million standard deviations from a bin it no longer grows.
     """
     device, dtype = x_0.device, torch.promote_types(torch.promote_types(x_0.dtype, mean.dtype), log_variance.dtype)
     # Apple's devices have no float64.

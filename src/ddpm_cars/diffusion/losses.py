@@ -16,15 +16,7 @@ def min_snr_weights(scheduler: DDPMCarsScheduler, t: torch.Tensor, snr_gamma: fl
     """Return w_t such that w_t |target - prediction|^2 = min(SNR, gamma) |x_0 - x_0_hat|^2 (Hang et al. 2023).
 
     With SNR = alpha_bar_t / (1 - alpha_bar_t), that is min(SNR, gamma) / SNR for eps, min(SNR, gamma) for x_0 and
-    min(SNR, gamma) / (SNR + 1) for v (arXiv:2303.09556, section 3.4).
-
-    Args:
-        scheduler: The one that noises; its `prediction_type` says what the network predicts.
-        t: Timesteps, integers in [0, T - 1], shape (batch,).
-        snr_gamma: gamma, above 0.
-
-    Returns:
-        float32 of shape (batch,): in (0, 1] for eps, [0, gamma] for x_0, and [0, gamma / (gamma + 1)] for v.
+    min(SNR, gamma) / (SNR + 1) for v (arXiv:2303.09556, section 3.4). The weights are float32 (batch,).
     """
     a, b = scheduler.signal_and_noise_scales(t, t.float())
     alpha_bar, one_minus_alpha_bar = a.square(), b.square()
@@ -43,21 +35,9 @@ def vlb_bpd(
 
     L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), and -log p(x_0 | x_t) at t = 0 (Nichol & Dhariwal 2021,
     arXiv:2102.09672, eq. 5 and 6, whose t starts at 1), per dimension. The variance of p is that of their
-    eq. 15, as `DDPMCarsScheduler` samples with it in a chain of all T timesteps. x_0_hat is not clipped.
-
-    Args:
-        scheduler: The one that noises; its `prediction_type` says what the first half of `model_output` is.
-        model_output: Shape (batch, 2 channels, ...), floating point. Only the second half gets a gradient: its value
-            v in [-1, 1] is the place of log sigma^2 between log beta_tilde_t and log beta_t.
-        x_0: Clean images, shape (batch, channels, ...), on the grid of 256 values in [-1, 1].
-        x_t: Noised images, the same shape.
-        t: Timesteps, integers in [0, T - 1], shape (batch,).
-
-    Returns:
-        float32 of shape (batch,), in bits per dimension.
-
-    Raises:
-        ValueError: If `model_output` does not have twice the channels of `x_0`.
+    eq. 15, as `DDPMCarsScheduler` samples with it in a chain of all T timesteps. x_0_hat is not clipped, and only the
+    second half of the channels of `model_output` gets a gradient. The result is float32 (batch,). Raises ValueError if
+    `model_output` does not have twice the channels of `x_0`.
     """
     if model_output.shape[1] != 2 * x_0.shape[1]:
         raise ValueError(

@@ -10,16 +10,7 @@ import torch
 
 
 def step_seed(seed: int, step: int, *path: int) -> int:
-    """Derive an independent seed for one use of randomness at one step.
-
-    Args:
-        seed: The seed of the run, 0 or more.
-        step: The optimiser step, 0 or more.
-        path: Further integers that tell uses apart.
-
-    Returns:
-        An integer in [0, 2**63).
-    """
+    """Derive a seed in [0, 2**63) for one use of randomness at one step; further integers tell uses apart."""
     # Without its length a path would be the same as one with zeros behind it.
     entropy = [len(path), seed, step, *path]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -41,27 +32,13 @@ def seeded_generators(seed: int, start: int, stop: int) -> list[torch.Generator]
 
 
 def noise_of_rows(shape: Sequence[int], seeds: Iterable[int]) -> torch.Tensor:
-    """Draw a row from N(0, I) for each of some seeds, so that a row does not depend on the others.
-
-    Args:
-        shape: Of one row.
-        seeds: One for each row.
-
-    Returns:
-        float32 (rows, *shape) on the CPU.
-    """
+    """Draw a row from N(0, I) for each seed, independent of the others: float32 (rows, *shape) on the CPU."""
     return torch.stack([torch.randn(shape, generator=seeded_generator(seed)) for seed in seeds])
 
 
 def permutation(length: int, *entropy: int) -> np.ndarray:
-    """Return 0, 1, ... length - 1 in random order.
+    """Return 0, 1, ... length - 1 in random order, int64.
 
-    Args:
-        length: How many, 0 or more.
-        entropy: Integers, 0 or more, that decide the order: a seed, and what tells its uses apart. Zeros at the end
-            count for nothing.
-
-    Returns:
-        int64 (length,).
+    Integers decide the order, a seed and what tells its uses apart. Zeros at the end of them count for nothing.
     """
     return np.random.default_rng(entropy).permutation(length)

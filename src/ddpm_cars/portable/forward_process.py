@@ -4,15 +4,15 @@ Equation numbers refer to Ho et al. 2020, https://arxiv.org/abs/2006.11239.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from ddpm_cars.portable.device_tables import edit_count, is_edited
-from ddpm_cars.portable.prediction import predicted_x_0, threshold_sample
 from ddpm_cars.portable.saved_config import StockConfigMixin
-from ddpm_cars.portable.step_tables import NoiseLevels
+from ddpm_cars.portable.step_tables import NoiseLevels, edit_count, is_edited
+
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
 
 class ForwardProcess(StockConfigMixin):
@@ -52,9 +52,7 @@ class ForwardProcess(StockConfigMixin):
         view.flags.writeable = False
         return view
 
-    def signal_and_noise_scales(
-        self, timesteps: torch.Tensor, sample: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def signal_and_noise_scales(self, timesteps: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), the scales of x_0 and of eps in x_t (eq. 4).
 
         Args:
@@ -68,8 +66,7 @@ class ForwardProcess(StockConfigMixin):
         Raises:
             ValueError: If `timesteps` are no integers.
         """
-        a, b = self._noise_levels().scales.columns(timesteps, sample)
-        return a, b
+        return self._noise_levels().scales.columns(timesteps, sample)
 
     def posterior_at(self, timesteps: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return what the step t -> t - 1 of the chain of all T timesteps is made of (eq. 7), for the bound.
@@ -145,17 +142,15 @@ class ForwardProcess(StockConfigMixin):
         """
         dtype = torch.promote_types(sample.dtype, model_output.dtype)
         x_t = sample.to(torch.promote_types(dtype, torch.float32))
-        a: Any
-        b: Any
+        scales: tuple[Any, ...]
         if isinstance(timesteps, torch.Tensor):
-            a, b = self.signal_and_noise_scales(timesteps, x_t)
-            one_over_a = a.reciprocal()
+            scales = self.signal_and_noise_scales(timesteps, x_t)
         else:
             alpha_bar = float(self.alphas_cumprod_float64[timesteps])
-            a, b = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
-            one_over_a = 1 / a if a else math.inf
+            a = math.sqrt(alpha_bar)
+            scales = a, math.sqrt(1 - alpha_bar), 1 / a if a else math.inf
         output = model_output.to(x_t.dtype)
-        x_0_hat = predicted_x_0(self.config.prediction_type, output, x_t, a, one_over_a, b)
+        x_0_hat = predicted_x_0(self.config.prediction_type, output, x_t, *scales)
         return (self._clipped(x_0_hat, output) if clip else x_0_hat).to(dtype)
 
     def _clipped(self, x_0_hat: torch.Tensor, model_output: torch.Tensor) -> torch.Tensor:
@@ -167,3 +162,38 @@ class ForwardProcess(StockConfigMixin):
             clamp = torch.clamp if x_0_hat is model_output else torch.clamp_
             return clamp(x_0_hat, -config.clip_sample_range, config.clip_sample_range)
         return x_0_hat
+
+
+def predicted_x_0(
+    prediction_type: str, model_output: torch.Tensor, x_t: torch.Tensor, a: Any, b: Any, one_over_a: Any = None
+) -> torch.Tensor:
+    """Return x_0_hat: (x_t - b eps_hat) / a (eq. 15), or a x_t - b v (Salimans & Ho 2022, appendix D).
+
+    a is sqrt(alpha_bar_t) and b is sqrt(1 - alpha_bar_t), numbers or tensors that multiply x_t; 1 / a multiplies where
+    it is given. Where x_0 is what the model predicts, its output itself is returned.
+    """
+    if prediction_type == "epsilon":
+        x_0_hat = plus_scaled(x_t, -b, model_output)
+        # They round differently, and the bits of losses and of samples depend on it.
+        return x_0_hat.div_(a) if one_over_a is None else x_0_hat.mul_(one_over_a)
+    if prediction_type == "v_prediction":
+        return plus_scaled(a * x_t, -b, model_output)
+    return model_output
+
+
+def threshold_sample(x_0_hat: torch.Tensor, ratio: float, max_value: float) -> torch.Tensor:
+    """Clip each image to its own quantile range [-q, q] and divide by q, from 1 to max_value (arXiv:2205.11487)."""
+    magnitudes = x_0_hat.to(torch.promote_types(x_0_hat.dtype, torch.float32)).abs().flatten(1)
+    q = torch.quantile(magnitudes, ratio, dim=1)
+    q = q.clamp(1, max_value).view(-1, *[1] * (x_0_hat.ndim - 1)).to(x_0_hat.dtype)
+    return x_0_hat.clamp(-q, q) / q
+
+
+def plus_scaled(x: torch.Tensor, weight: Any, y: torch.Tensor) -> torch.Tensor:
+    """Return x + weight y, in one pass where the weight is a number."""
+    return x + weight * y if isinstance(weight, torch.Tensor) else torch.add(x, y, alpha=weight)
+
+
+def add_scaled_(x: torch.Tensor, weight: Any, y: torch.Tensor) -> torch.Tensor:
+    """Return x + weight y in the memory of x."""
+    return x.addcmul_(weight, y) if isinstance(weight, torch.Tensor) else x.add_(y, alpha=weight)

@@ -1,16 +1,14 @@
-"""Noise schedules: how much noise every timestep of the forward process adds, in float64.
-
-Equation numbers without a source refer to Ho et al. 2020, https://arxiv.org/abs/2006.11239.
-"""
+"""Noise schedules: how much noise every timestep adds, in float64, and which timesteps a sampling chain visits."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"]
+TimestepSpacing = Literal["linspace", "leading", "trailing"]
 # These end at the same alpha_bar at any T.
 SCHEDULES_OF_ANY_T = ("squaredcos_cap_v2", "laplace")
 # Where alpha_bar_T exceeds this, N(0, I) is visibly not where the forward process ends.
@@ -83,8 +81,7 @@ def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
 def mistakes_in_noise_schedule(config: Mapping[str, Any], betas: np.ndarray) -> Iterator[str]:
     """Yield a sentence for everything about a noise schedule that sampling survives but that is probably a mistake."""
     T, alpha_bar_T = len(betas), float(np.cumprod(1 - betas)[-1])
-    if config["num_train_timesteps"] != T:
-        named_T = config["num_train_timesteps"]
+    if (named_T := config["num_train_timesteps"]) != T:
         yield f"trained_betas has {T} values and num_train_timesteps is {named_T}: set it to {T}."
     # Zero terminal SNR makes the last beta 1. NaN is not in order either.
     if not (betas.min() > 0 and betas[:-1].max(initial=0) < 1 and betas[-1] <= 1):
@@ -93,9 +90,8 @@ def mistakes_in_noise_schedule(config: Mapping[str, Any], betas: np.ndarray) -> 
             "give NaN. Check beta_start, beta_end and trained_betas."
         )
     elif alpha_bar_T > MAX_TERMINAL_ALPHA_BAR and config.get("_init_noise") is None:
-        scales = config["trained_betas"] is None and config["beta_schedule"] not in SCHEDULES_OF_ANY_T
         cure = "rescale_betas_zero_snr=True and v_prediction"
-        if scales:
+        if config["trained_betas"] is None and config["beta_schedule"] not in SCHEDULES_OF_ANY_T:
             fits = betas.max() * 1000 < T
             cure = "scale_betas_for_timesteps=True" if fits else "beta_schedule='squaredcos_cap_v2'"
         yield (
@@ -109,3 +105,41 @@ def mistakes_in_noise_schedule(config: Mapping[str, Any], betas: np.ndarray) -> 
             "At zero terminal SNR (rescale_betas_zero_snr) x_T holds nothing of x_0, so a model that predicts "
             "epsilon cannot take the first step: use prediction_type 'v_prediction' or 'sample'."
         )
+
+
+def custom_timesteps(timesteps: Sequence[float], num_train_timesteps: int) -> np.ndarray:
+    """Return timesteps that somebody has chosen as int64 (n,), or raise ValueError where they make no chain."""
+    chosen = np.array(timesteps).astype(np.int64)
+    if not np.array_equal(chosen, timesteps):
+        raise ValueError(f"`timesteps` must be whole numbers, got {list(timesteps)}.")
+    if chosen.size == 0 or np.any(np.diff(chosen) >= 0):
+        raise ValueError(f"`timesteps` must be in descending order without repeats, got {list(timesteps)}.")
+    if chosen[0] >= num_train_timesteps or chosen[-1] < 0:
+        raise ValueError(
+            f"`timesteps` must start before `num_train_timesteps`: {num_train_timesteps} and end at 0 or later."
+        )
+    return chosen
+
+
+def spaced_timesteps(
+    num_inference_steps: float, num_train_timesteps: int, timestep_spacing: str, steps_offset: int
+) -> np.ndarray:
+    """Spread n timesteps over [0, T - 1], descending int64 (table 2 of Lin et al. 2023, arXiv:2305.08891).
+
+    The offset of "leading" is cut to what fits. A ValueError says where n is no whole number from 1 to T.
+    """
+    T = num_train_timesteps
+    if not 1 <= num_inference_steps <= T or int(num_inference_steps) != num_inference_steps:
+        raise ValueError(
+            f"`num_inference_steps` is {num_inference_steps}; it must be a whole number from 1 to {T}, the number of "
+            "timesteps that the model was trained with (`num_train_timesteps`)."
+        )
+    n = int(num_inference_steps)
+    if timestep_spacing == "linspace":
+        return np.linspace(0, T - 1, n).round()[::-1].astype(np.int64)
+    if timestep_spacing == "leading":
+        ratio = T // n
+        offset = min(steps_offset, T - 1 - (n - 1) * ratio)
+        return np.arange(n - 1, -1, -1) * ratio + offset
+    # "trailing". Rounding errors may make one more, which would be -1.
+    return np.round(np.arange(T, 0, -T / n)[:n]).astype(np.int64) - 1

@@ -43,8 +43,7 @@ class ConfigWithOwnEntry(FrozenDict):
     """
 
     def __missing__(self, name: str) -> Any:
-        default = OWN_DEFAULTS[name]
-        return (self.get(SAVED_ENTRY) or {}).get(name, default)
+        return (self.get(SAVED_ENTRY) or {}).get(name, OWN_DEFAULTS[name])
 
     def __getattr__(self, name: str) -> Any:
         if name in OWN_DEFAULTS:

@@ -1,8 +1,6 @@
 """The variance of the reverse step: the posterior, the kinds there are, and what a calibration says of them.
 
-Equation numbers without a source refer to Ho et al. 2020, https://arxiv.org/abs/2006.11239. In the paper's symbols,
-`alpha_bar_t` is the product of `1 - beta` up to t and s the timestep that follows t in the sampling chain (t - 1 when
-all T are used).
+Symbols as in `scheduling_ddpm_cars`; equation numbers without a source refer to Ho et al. 2020.
 """
 
 import math
@@ -26,30 +24,18 @@ CALIBRATED_VARIANCES = ("analytic", "spectral")
 
 
 class Posterior(NamedTuple):
-    """q(x_s | x_t, x_0) = N(x_0_weight x_0 + x_t_weight x_t, beta_tilde), and the variance of x_t given x_s.
+    """q(x_s | x_t, x_0) = N(x_0_weight x_0 + x_t_weight x_t, beta_tilde), and the variance of x_t given x_s."""
 
-    Attributes:
-        x_0_weight: sqrt(alpha_bar_s) beta / (1 - alpha_bar_t).
-        x_t_weight: sqrt(alpha_bar_t / alpha_bar_s) (1 - alpha_bar_s) / (1 - alpha_bar_t).
-        beta: 1 - alpha_bar_t / alpha_bar_s.
-        beta_tilde: (1 - alpha_bar_s) / (1 - alpha_bar_t) beta.
-    """
-
-    x_0_weight: Any
-    x_t_weight: Any
-    beta: Any
-    beta_tilde: Any
+    x_0_weight: Any  # sqrt(alpha_bar_s) beta / (1 - alpha_bar_t)
+    x_t_weight: Any  # sqrt(alpha_bar_t / alpha_bar_s) (1 - alpha_bar_s) / (1 - alpha_bar_t)
+    beta: Any  # 1 - alpha_bar_t / alpha_bar_s
+    beta_tilde: Any  # (1 - alpha_bar_s) / (1 - alpha_bar_t) beta
 
 
 def posterior(alpha_bar_t: Any, alpha_bar_s: Any) -> Posterior:
     """Compute what q(x_s | x_t, x_0) is made of (eq. 7, for a step from t to any s).
 
-    Args:
-        alpha_bar_t: In [0, 1), float64 of any shape.
-        alpha_bar_s: In (alpha_bar_t, 1], of a shape that broadcasts with it; 1 for x_0 itself.
-
-    Returns:
-        Four arrays of the shape that both broadcast to.
+    alpha_bar_t is in [0, 1) and alpha_bar_s in (alpha_bar_t, 1], 1 for x_0 itself: float64 of shapes that broadcast.
     """
     alpha = alpha_bar_t / alpha_bar_s
     beta = 1 - alpha
@@ -62,17 +48,10 @@ def posterior(alpha_bar_t: Any, alpha_bar_s: Any) -> Posterior:
 
 
 def posterior_of_chain(alpha_bar: np.ndarray) -> Posterior:
-    """Compute the posterior of every step of a chain down to x_0, for the variational bound.
+    """Compute the posterior of every step of a chain to x_0 from its alpha_bar, float64 (n,), ascending in [0, 1).
 
     The posterior of the last step has no variance, so there that of the step before stands in, or beta in a chain of
     one step, as in the code of Nichol & Dhariwal 2021 (arXiv:2102.09672).
-
-    Args:
-        alpha_bar: At the timesteps of the chain, from the first one that sampling visits to the last one: ascending
-            in [0, 1), float64 (n,).
-
-    Returns:
-        Four arrays of shape (n,).
     """
     chain = posterior(alpha_bar, np.append(alpha_bar[1:], 1.0))
     chain.beta_tilde[-1] = chain.beta_tilde[-2] if len(alpha_bar) > 1 else chain.beta[-1]
@@ -88,8 +67,16 @@ def interpolated_log_variance(place: Any, log_beta: Any, log_beta_tilde: Any) ->
     return f * log_beta + (1 - f) * log_beta_tilde
 
 
-def check_calibration(calibration: Mapping[str, Any], alpha_bar: np.ndarray, num_train_timesteps: int) -> None:
-    """Raise ValueError for a calibration that is of other noise levels, float64 (T,), or not complete."""
+def check_calibration(
+    calibration: Mapping[str, Any] | None, alpha_bar: np.ndarray, num_train_timesteps: int
+) -> Mapping[str, Any]:
+    """Return a calibration, or raise ValueError if it is missing, of other noise levels, or not complete."""
+    if calibration is None:
+        raise ValueError(
+            "The scheduler has no calibration, which says how far x_0_hat is from x_0 and which 'analytic' and "
+            "'spectral' depend on: measure it with ddpm_cars.calibrate(unet, images, scheduler), or sample with "
+            "'fixed_small'."
+        )
     measured_T = calibration["num_train_timesteps"]
     if measured_T != num_train_timesteps:
         raise ValueError(
@@ -108,20 +95,6 @@ def check_calibration(calibration: Mapping[str, Any], alpha_bar: np.ndarray, num
             f"The calibration was measured with another noise schedule (alphas_cumprod differs at timestep "
             f"{wrong[0]}): calibrate again."
         )
-
-
-def needed_calibration(
-    calibration: Mapping[str, Any] | None, variance_type: str, alpha_bar: np.ndarray, num_train_timesteps: int
-) -> Mapping[str, Any]:
-    """Return a calibration that a variance can be made from, or raise ValueError with what to do."""
-    if calibration is None:
-        raise ValueError(
-            f"variance_type {variance_type!r} depends on the model: measure it with "
-            "ddpm_cars.calibrate(unet, images, scheduler), or sample with 'fixed_small'."
-        )
-    if variance_type == "spectral" and "band_eps_mse" not in calibration:
-        raise ValueError("The calibration has no bands, which 'spectral' needs: calibrate again with num_bands.")
-    check_calibration(calibration, alpha_bar, num_train_timesteps)
     return calibration
 
 
@@ -137,6 +110,8 @@ def calibrated_x_0_variance(calibration: Mapping[str, Any], alpha_bar: np.ndarra
 
 def calibrated_band_variance(calibration: Mapping[str, Any], alpha_bar: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Return Var(x_0 | x_t) of every colour axis and band, float64 (n, C, B), at most the variance of the data."""
+    if "band_eps_mse" not in calibration:
+        raise ValueError("The calibration has no bands, which 'spectral' needs: calibrate again with num_bands.")
     variance = _x_0_variance(alpha_bar, t, np.asarray(calibration["timesteps"]), calibration["band_eps_mse"])
     return np.minimum(variance, np.asarray(calibration["band_variance"]))
 
