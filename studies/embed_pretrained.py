@@ -14,8 +14,8 @@ import ddpm_cars
 from ddpm_cars.cli import commands as cli
 from ddpm_cars.publishing.card import make_card
 from ddpm_cars.publishing.files import content_of, model_files, run_files
-from ddpm_cars.runs.load import open_model_folder
 from ddpm_cars.runs.run_folder import RunFolder
+from ddpm_cars.runs.saved_pipeline import open_model_folder
 from ddpm_cars.runtime.files import atomic_path
 
 NAME = "toy-cars-32"

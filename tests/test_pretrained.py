@@ -12,7 +12,7 @@ import yaml
 import ddpm_cars
 from ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.diffusion.seeds import seeded_generators
-from ddpm_cars.runs.load import open_model_folder, weights_sha256
+from ddpm_cars.runs.saved_pipeline import open_model_folder, weights_sha256
 from ddpm_cars.sampling.samplers import sampler_from_config
 from ddpm_cars.toy_cars.painting import draw_car
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ddpm_cars.runs.load import open_model_folder
+from ddpm_cars.runs.saved_pipeline import open_model_folder
 from tests.support.training_helpers import LAUNCHER, SCRIPTS, Runs
 
 # Its features are the pixels themselves, which take no time.

@@ -18,7 +18,7 @@ from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.errors import UserError
 from ddpm_cars.publishing import card
 from ddpm_cars.publishing.card import find_template, is_untouched, make_card, seal
-from ddpm_cars.runs.load import open_model_folder
+from ddpm_cars.runs.saved_pipeline import open_model_folder
 from tests.support.publish_helpers import training_facts, write_run
 from tests.support.report_helpers import HOSTILE
 

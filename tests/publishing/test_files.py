@@ -18,7 +18,7 @@ from ddpm_cars.config.commands import PushConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.publishing.files import collect, describe, model_files
 from ddpm_cars.publishing.hub import check_access, push
-from ddpm_cars.runs.load import open_model_folder
+from ddpm_cars.runs.saved_pipeline import open_model_folder
 from tests.support.publish_helpers import SECRET, write_run
 
 GOLDEN = Path(__file__).parents[1] / "golden"

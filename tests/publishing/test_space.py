@@ -13,7 +13,7 @@ from diffusers import UNet2DModel
 import ddpm_cars
 from ddpm_cars.publishing.files import content_of, model_files
 from ddpm_cars.publishing.space import space_files
-from ddpm_cars.runs.load import open_model_folder
+from ddpm_cars.runs.saved_pipeline import open_model_folder
 from tests.support.publish_helpers import write_run
 
 PACKAGE = Path(ddpm_cars.__file__).parent

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm_cars.runtime.hardware import cpu_warnings, describe_hardware, device_name
+from ddpm_cars.runtime.hardware import cpu_warnings, device_name
 from tests.support.fresh_process import run_alone
 
 CPU = torch.device("cpu")
@@ -20,10 +20,9 @@ def test_the_cpu_has_a_name():
         assert device_name(CPU) in text
 
 
-def test_hardware_is_named(monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_has_the_name_of_its_maker(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
-    assert describe_hardware(torch.device("cuda", 0), 4) == {"device": "A GPU", "num_processes": 4}
-    assert describe_hardware(CPU, 2) == {"device": device_name(CPU), "num_processes": 2}
+    assert device_name(torch.device("cuda", 0)) == "A GPU"
 
 
 @pytest.mark.parametrize(("launched", "threads", "warned"), [(True, 1, True), (True, 2, False), (False, 1, False)])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.runs.load import weights_sha256
+from ddpm_cars.runs.saved_pipeline import weights_sha256
 from tests.support.report_helpers import full_metrics
 
 SECRET = "hf_" + "secret" * 5

@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.pictures import Pictures
-from ddpm_cars.networks.seeded_dropout import SeededDropout, seed_dropout
+from ddpm_cars.networks.layers import SeededDropout, seed_dropout
 from ddpm_cars.training.batches import BatchMaker, BatchOrder, MemorySource, rows_of_process
 
 T = 40

@@ -154,7 +154,7 @@ def push_to_hub(config: PushConfig, prog: str) -> None:
     """Publish a model on the Hub: `ddpm-cars push`."""
     from ddpm_cars.publishing.files import collect, describe
     from ddpm_cars.publishing.hub import push
-    from ddpm_cars.runs.load import open_model_folder
+    from ddpm_cars.runs.saved_pipeline import open_model_folder
 
     if config.dry_run:
         folder = open_model_folder(config.folder)
@@ -185,7 +185,7 @@ def demo(config: DemoConfig, prog: str) -> None:
     from accelerate import PartialState
 
     from ddpm_cars import pretrained
-    from ddpm_cars.runs.load import load_pipeline
+    from ddpm_cars.runs.saved_pipeline import load_pipeline
     from ddpm_cars.sampling.generate import move_for_inference
 
     path = config.pretrained_model_name_or_path

@@ -34,8 +34,8 @@ _NUM_THREADS = num_cores()
 _AHEAD = 16  # This is how many images per thread are decoded ahead of the one to be written.
 _NUM_COMPARED = 16  # This is how many images of a cache are compared with their files before it is believed.
 
+# Returns the pixels of image i and the digest of its file, or the reason why it cannot be decoded.
 Decode = Callable[[int], tuple[bytes, int] | str]
-"""Returns the pixels of image i and the digest of its file, or the reason why it cannot be decoded."""
 
 
 @dataclass(frozen=True, eq=False)

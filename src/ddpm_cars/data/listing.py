@@ -29,7 +29,6 @@ _SPLIT_WORDS = {
 }
 _SPLIT_OF_WORD = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
 _SPLIT_FOLDER = re.compile(rf"(?:^|[-._ 0-9])({'|'.join(_SPLIT_OF_WORD)})(?:$|[-._ 0-9])")
-
 # Pillow has a name for these formats, but no pixels, or only with the help of another program.
 _UNREADABLE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _UNREADABLE_SUFFIXES = {".avif", ".heic", ".heif", ".jxl", ".svg"}

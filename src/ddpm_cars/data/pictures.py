@@ -18,8 +18,7 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import note
 from ddpm_cars.runtime.files import write_text
 
-# This is how many bad images an error names.
-_NUM_NAMED = 5
+_NUM_NAMED = 5  # This is how many bad images an error names.
 
 
 @dataclass(frozen=True, eq=False)

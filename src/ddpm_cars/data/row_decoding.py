@@ -14,9 +14,7 @@ from ddpm_cars.data.shards import Row, Shards, open_shards
 from ddpm_cars.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-# The fraction of bad images is one of at least so many.
-_MIN_READ = 1000
+_MIN_READ = 1000  # The fraction of bad images is one of at least so many.
 
 
 class Decoder:

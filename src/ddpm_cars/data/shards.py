@@ -207,7 +207,11 @@ def open_shards(config: TrainingConfig, split: str | None) -> Shards:
     shards = Shards(kind, paths, tuple(names), fingerprint, _find_image_column(config, kind, columns))
     if not config.class_conditional:
         return shards
-    column = _find_label_column(config, kind, columns)
+    column = config.label_column
+    if kind == "webdataset" and column not in columns and column == TrainingConfig.label_column:
+        column = "cls"
+    if column not in columns:
+        raise UserError(f"{source} has no column {column!r}; it has {[*columns]}: give label_column")
     declared = {**columns, **(builder.info.features or {})}[column]
     shards = replace(shards, label_column=column)
     return replace(shards, class_names=_class_names(shards, declared))
@@ -226,15 +230,6 @@ def _find_image_column(config: TrainingConfig, kind: str, columns: dict[str, Any
     is_image = isinstance(holds, datasets.Image) or (isinstance(holds, dict) and "bytes" in holds)
     if kind == "parquet" and not is_image and getattr(holds, "dtype", None) not in ("binary", "large_binary"):
         raise UserError(f"column {name!r} of {config.dataset_name} holds {holds}, not images: give image_column")
-    return name
-
-
-def _find_label_column(config: TrainingConfig, kind: str, columns: dict[str, Any]) -> str:
-    name = config.label_column
-    if kind == "webdataset" and name not in columns and name == TrainingConfig.label_column:
-        name = "cls"
-    if name not in columns:
-        raise UserError(f"{config.dataset_name} has no column {name!r}; it has {[*columns]}: give label_column")
     return name
 
 

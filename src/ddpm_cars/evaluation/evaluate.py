@@ -26,8 +26,8 @@ from ddpm_cars.metrics.neighbours import look_for_copies
 from ddpm_cars.metrics.records import Comparison, Reference, measure
 from ddpm_cars.reports.text import summary
 from ddpm_cars.reports.write import has_images, save_comparison, save_images, save_report
-from ddpm_cars.runs.load import load_pipeline
 from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder
+from ddpm_cars.runs.saved_pipeline import load_pipeline
 from ddpm_cars.runs.settings import check_held_out, with_pictures_of_run
 from ddpm_cars.runtime.console import warn
 from ddpm_cars.runtime.files import atomic_path, rounded

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ddpm_cars.errors import UserError
-from ddpm_cars.runs.load import weights_sha256
+from ddpm_cars.runs.saved_pipeline import weights_sha256
 
 # Raised when images are prepared in another way, so that cached features of earlier versions are not used.
 _PREPARATION_VERSION = 1

@@ -15,7 +15,7 @@ from ddpm_cars.evaluation.features import Extractor
 from ddpm_cars.evaluation.real_images import RealImages
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.reports.wording import sampler_label
-from ddpm_cars.runs.load import identity
+from ddpm_cars.runs.saved_pipeline import identity
 from ddpm_cars.runtime.console import warn
 from ddpm_cars.runtime.files import read_file, write_text
 from ddpm_cars.runtime.hardware import versions

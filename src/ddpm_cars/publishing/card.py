@@ -15,13 +15,11 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.metrics.records import METRICS
 from ddpm_cars.reports.page import card_section, markdown_table
 from ddpm_cars.reports.wording import bound_label, name_of, plain_markdown
-from ddpm_cars.runs.load import ModelFolder
+from ddpm_cars.runs.saved_pipeline import ModelFolder
 from ddpm_cars.runs.settings import dataset_id
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES
 
-CARD = "README.md"
-"""The name of a card in its repository."""
-
+CARD = "README.md"  # The name of a card in its repository.
 _TASK = "unconditional-image-generation"
 _PRECISIONS = {"no": "float32", "fp16": "float16 mixed with float32", "bf16": "bfloat16 mixed with float32"}
 _SEAL = re.compile(r"\n<!-- generated: ([0-9a-f]{16}); an edited card is not overwritten -->\n?\Z")

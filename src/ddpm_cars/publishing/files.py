@@ -11,20 +11,14 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import one_file_source
 from ddpm_cars.publishing.card import CARD, eval_results, make_card
 from ddpm_cars.publishing.space import space_files
-from ddpm_cars.runs.load import ModelFolder
-from ddpm_cars.runs.saved_pipeline import WEIGHTS
+from ddpm_cars.runs.saved_pipeline import WEIGHTS, ModelFolder
 from ddpm_cars.runs.settings import dataset_id, public_settings
 
-Files = dict[str, Path | bytes]
-"""Paths in the repository, each with the file or the content that goes there."""
+Files = dict[str, Path | bytes]  # Paths in the repository, each with the file or the content that goes there.
 
 
 def model_files(folder: ModelFolder) -> Files:
-    """Return the files with which a model loads anywhere: index, code, network and scheduler.
-
-    Raises:
-        UserError: If there are no weights in safetensors.
-    """
+    """Return the files with which a model loads anywhere. Raises UserError if no weights are in safetensors."""
     pipeline, files = folder.pipeline, folder.files
     weights = sorted(path for path in files.unet.glob(WEIGHTS) if ".safetensors" in path.name)
     if not weights:
@@ -55,8 +49,7 @@ def run_files(folder: ModelFolder) -> Files:
         files[there.settings.name] = yaml.safe_dump(public_settings(folder.settings), sort_keys=False).encode()
     if folder.metrics is not None:
         files[there.evaluation.metrics.name] = there.evaluation.metrics
-        dataset = dataset_id(folder.settings or {})
-        if dataset is not None:
+        if (dataset := dataset_id(folder.settings or {})) is not None:
             # One file per dataset; only those of the Hub have an entry there.
             entries = [
                 EvalResultEntry(dataset, str(result.metric_type), result.metric_value, notes=result.metric_name)
@@ -68,13 +61,7 @@ def run_files(folder: ModelFolder) -> Files:
 
 
 def collect(config: PushConfig, folder: ModelFolder, repo_id: str) -> Files:
-    """Return all files of the repository, with the card.
-
-    Args:
-        config: What to publish.
-        folder: The model.
-        repo_id: The repository, OWNER/NAME.
-    """
+    """Return all files of the repository OWNER/NAME, with the card."""
     settings = folder.settings or {}
     model_license = config.model_license or settings.get("model_license")
     if config.space:

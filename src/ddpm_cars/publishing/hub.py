@@ -21,41 +21,29 @@ from huggingface_hub.errors import (
 from ddpm_cars.config.commands import PushConfig
 from ddpm_cars.errors import PublishError, UserError
 from ddpm_cars.publishing.card import CARD, is_untouched
-from ddpm_cars.publishing.files import Files, collect, content_of
-from ddpm_cars.runs.load import ModelFolder, open_model_folder
+from ddpm_cars.publishing.files import collect, content_of
+from ddpm_cars.runs.saved_pipeline import ModelFolder, open_model_folder
 
 # A push waits so long between tries. The client repeats some requests by itself, but not the commit.
 _WAITS_SECONDS = (1, 4)
-
 # Files of an earlier push that begin so are deleted: they would be loaded in place of what is published now.
 _OWN_FOLDERS = ("unet/diffusion_pytorch_model", "model/", "ddpm_cars/")
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a push has done.
+    """What a push has done."""
 
-    Attributes:
-        url: The address of the repository.
-        is_new: Whether this push has made a commit; it makes none if nothing has changed.
-        kept_card: Whether the card on the Hub was kept because somebody has edited it.
-        stale_metrics: Path of an evaluation that was left out because it is of other weights or another calibration.
-    """
-
-    url: str
-    is_new: bool
-    kept_card: bool
-    stale_metrics: Path | None
+    url: str  # The address of the repository.
+    is_new: bool  # Whether this push has made a commit; it makes none if nothing has changed.
+    kept_card: bool  # Whether the card on the Hub was kept because somebody has edited it.
+    stale_metrics: Path | None  # An evaluation that was left out, as it is of other weights or another calibration.
 
 
 def check_access(repo_id: str) -> str | None:
-    """Check before a long run whether there is a token that the Hub accepts.
+    """Return why the Hub does not answer before a long run, which may be over when the run is; None if it answers.
 
-    Returns:
-        Why the Hub does not answer, which may be over when the run is; None if it answers.
-
-    Raises:
-        UserError: If there is no token, or the Hub refuses it.
+    Raises UserError if there is no token, or the Hub refuses it.
     """
     try:
         with _explained("the run", repo_id):
@@ -121,14 +109,15 @@ def _push_once(config: PushConfig, folder: ModelFolder) -> Published:
             api.create_branch(repo_id, branch=config.revision, repo_type=kind, exist_ok=True)
         head = api.repo_info(repo_id, repo_type=kind, revision=config.revision).sha
         present = set(api.list_repo_files(repo_id, repo_type=kind, revision=head))
-        kept_card = not config.overwrite_card and _was_edited(api, repo_id, kind, config.revision, present)
+        kept_card = CARD in present and not config.overwrite_card and _was_edited(api, repo_id, kind, config.revision)
         if kept_card:
             del files[CARD]
         else:
             _validate(content_of(files[CARD]).decode(), kind)
+        old = sorted(name for name in present if name.startswith(_OWN_FOLDERS) and name not in files)
         commit = api.create_commit(
             repo_id,
-            _operations(files, present),
+            [*(CommitOperationAdd(*file) for file in files.items()), *map(CommitOperationDelete, old)],
             commit_message=config.commit_message or f"Publish {'the demo' if config.space else 'the model'}",
             repo_type=kind,
             revision=config.revision,
@@ -147,17 +136,7 @@ def _validate(card: str, kind: str) -> None:
         raise UserError(f"the Hub refuses the metadata of the card: {' '.join(str(error).split())}") from error
 
 
-def _operations(files: Files, present: set[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
-    old = sorted(name for name in present if name.startswith(_OWN_FOLDERS) and name not in files)
-    return [
-        *(CommitOperationAdd(name, data) for name, data in files.items()),
-        *(CommitOperationDelete(name) for name in old),
-    ]
-
-
-def _was_edited(api: HfApi, repo_id: str, kind: str, revision: str | None, present: set[str]) -> bool:
-    if CARD not in present:
-        return False
+def _was_edited(api: HfApi, repo_id: str, kind: str, revision: str | None) -> bool:
     with TemporaryDirectory() as temporary:
         path = api.hf_hub_download(repo_id, CARD, repo_type=kind, revision=revision, local_dir=temporary)
         return not is_untouched(Path(path).read_text(encoding="utf-8"))

@@ -75,17 +75,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_file(path: Path) -> Any:
-    """Read a JSON or YAML file that a command has written.
-
-    Args:
-        path: The file; the suffix .json is that of JSON.
-
-    Returns:
-        What it holds, None if there is no such file.
-
-    Raises:
-        UserError: If it is damaged.
-    """
+    """Read a .json or YAML file, None if there is none. Raises UserError if it is damaged."""
     if not path.exists():
         return None
     try:

@@ -15,12 +15,9 @@ _LOCK = ".lock"
 
 
 class FolderLock:
-    """Keeps a second command out of an output folder.
+    """Keeps a second command out of an output folder, which exists when the lock is taken.
 
     The operating system opens the lock when the process ends, even if it is killed.
-
-    Args:
-        folder: The output folder, which exists when the lock is taken.
     """
 
     def __init__(self, folder: Path):
@@ -29,11 +26,7 @@ class FolderLock:
         self._lock = FileLock(folder / _LOCK, blocking=False)
 
     def acquire(self) -> None:
-        """Take the folder.
-
-        Raises:
-            UserError: If another command is writing to it.
-        """
+        """Take the folder. Raises UserError if another command is writing to it."""
         try:
             self._lock.acquire()
         except Timeout as error:
@@ -53,13 +46,9 @@ class FolderLock:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Wait for the end of every other such block on the same folder, also in other processes and after a kill.
+    """Make a folder, and wait for the end of every other such block on it, also in other processes and after a kill.
 
-    Args:
-        folder: It is made if it is missing.
-
-    Raises:
-        OSError: If it cannot be made or locked.
+    Raises OSError if it cannot be made or locked.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK)
@@ -75,11 +64,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def refuse_inside(output_dir: str, train_data_dir: str | None) -> None:
-    """Check that an output folder is not among training images, where its plots would be trained on next time.
-
-    Raises:
-        UserError: If it is.
-    """
+    """Raise UserError if an output folder is among training images, where its plots would be trained on next time."""
     if train_data_dir is not None and Path(output_dir).resolve().is_relative_to(Path(train_data_dir).resolve()):
         raise UserError(
             f"output_dir {output_dir} is inside train_data_dir {train_data_dir}, where plots and samples would become "
@@ -88,11 +73,7 @@ def refuse_inside(output_dir: str, train_data_dir: str | None) -> None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make an output folder and check that it can be written to.
-
-    Raises:
-        UserError: If it is a file, or cannot be made or written to.
-    """
+    """Make an output folder. Raises UserError if it is a file, or cannot be made or written to."""
     probe = folder / f".write-test-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

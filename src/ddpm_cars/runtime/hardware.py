@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 _CPUINFO = Path("/proc/cpuinfo")
-
 # The numbers of two options in malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -67,8 +66,3 @@ def keep_freed_memory(device: torch.device) -> None:
 def num_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def describe_hardware(device: torch.device, num_processes: int) -> dict[str, str | int]:
-    """Return JSON values that name what some processes compute on."""
-    return {"device": device_name(device), "num_processes": num_processes}

@@ -1,6 +1,9 @@
-"""Processes that do one piece of work together, and fail together."""
+"""Processes that do one piece of work together, fail together, and notice signals to stop."""
 
+import signal
+import threading
 from collections.abc import Callable
+from types import FrameType, TracebackType
 from typing import Any
 
 from accelerate import PartialState
@@ -10,14 +13,10 @@ from ddpm_cars.errors import RunError, UserError
 
 
 def together(work: Callable[[], Any], here: bool = True) -> list[Any]:
-    """Do work on the processes where `here` is true; an error of one of them is raised on all of them.
+    """Do work on the processes where `here` is true, while the others wait: a collective call.
 
-    Args:
-        work: What to do. Other errors than `UserError`, `RunError` and `OSError` stay on their process.
-        here: Whether this process does it. The others wait.
-
-    Returns:
-        What the work returned on each process, in order; None for those that waited.
+    Returns what the work returned on each process, in order; None for those that waited. A `UserError`, `RunError` or
+    `OSError` of one process is raised on all of them.
     """
     result = error = None
     if here:
@@ -43,3 +42,29 @@ def gathered(num_rows: int, work: Callable[[range], Any]) -> list[Any]:
     share = -(-num_rows // state.num_processes)
     rows = range(min(state.process_index * share, num_rows), min((state.process_index + 1) * share, num_rows))
     return [part for part in together(lambda: work(rows), here=len(rows) > 0) if part is not None]
+
+
+class StopNotice:
+    """Remembers the first SIGTERM or SIGINT that comes within a `with` block; the second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None  # The signal that has come.
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopNotice":
+        # Python lets only the main thread handle signals; in other threads they stay with the caller.
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                self._previous[signum] = signal.signal(signum, self._remember)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._restore()
+
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())

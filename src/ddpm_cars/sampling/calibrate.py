@@ -12,8 +12,8 @@ from ddpm_cars.data.pictures import load_pictures, to_samples
 from ddpm_cars.diffusion.calibration import calibrate, fit_init_noise
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.runs.load import load_pipeline
 from ddpm_cars.runs.run_folder import RunFolder
+from ddpm_cars.runs.saved_pipeline import load_pipeline
 from ddpm_cars.runs.settings import check_classes, with_pictures_of_run
 from ddpm_cars.runtime.files import write_text
 from ddpm_cars.sampling.classes import class_names_of

@@ -19,8 +19,8 @@ from ddpm_cars.config.commands import SampleConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, save_png
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.runs.load import identity, load_pipeline
 from ddpm_cars.runs.run_folder import RunFolder
+from ddpm_cars.runs.saved_pipeline import identity, load_pipeline
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings
 from ddpm_cars.runtime.processes import together

@@ -8,8 +8,7 @@ from diffusers import UNet2DModel
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.diffusion.seeds import seed_new_weights
-from ddpm_cars.networks.compiled_layers import replace_layers
-from ddpm_cars.networks.seeded_dropout import RowSeeds, seed_dropout
+from ddpm_cars.networks.layers import RowSeeds, replace_layers, seed_dropout
 from ddpm_cars.networks.unet import create_unet
 from ddpm_cars.pipeline_ddpm_cars import compiler_options
 from ddpm_cars.training.run import Run

@@ -16,7 +16,7 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.console import warn
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
-from ddpm_cars.runtime.hardware import cpu_warnings, describe_hardware, keep_freed_memory
+from ddpm_cars.runtime.hardware import cpu_warnings, device_name, keep_freed_memory
 from ddpm_cars.runtime.processes import on_main, together
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.training.memory import split_until_it_fits
@@ -84,7 +84,7 @@ def _prepare(config: TrainingConfig, folder: RunFolder, accelerator: Accelerator
         folder=folder,
         lock=lock,
         accelerator=accelerator,
-        hardware=describe_hardware(device, processes),
+        hardware={"device": device_name(device), "num_processes": processes},
         memory_format=torch.channels_last if channels_last else torch.contiguous_format,
         num_channels=num_channels,
         images=images,

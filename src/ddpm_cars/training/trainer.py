@@ -11,8 +11,7 @@ from tqdm import tqdm
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import RunError, RunStopped
 from ddpm_cars.runtime.console import say
-from ddpm_cars.runtime.processes import on_main
-from ddpm_cars.runtime.signals import StopNotice
+from ddpm_cars.runtime.processes import StopNotice, on_main
 from ddpm_cars.training import plan, results
 from ddpm_cars.training.averages import RAW
 from ddpm_cars.training.checkpoints import Checkpointer, last_safe

@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from diffusers.models.upsampling import Upsample2D
 from safetensors.torch import save_file
 
-from ddpm_cars.networks.compiled_layers import CompiledGroupNorm, CompiledUpsample2D, replace_layers
+from ddpm_cars.networks.layers import CompiledGroupNorm, CompiledUpsample2D, replace_layers
 from tests.support.fresh_process import run_alone
 
 
@@ -126,7 +126,7 @@ def test_the_real_compiler_finds_the_same_gradients(make_unet: Callable[..., UNe
         "import sys, torch\n"
         "from diffusers import UNet2DModel\n"
         "from safetensors.torch import load_file\n"
-        "from ddpm_cars.networks.compiled_layers import replace_layers\n"
+        "from ddpm_cars.networks.layers import replace_layers\n"
         "unet = UNet2DModel.from_pretrained(sys.argv[1])\n"
         "replace_layers(unet.train())\n"
         "x, t = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8), torch.tensor([3, 7])\n"

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ddpm_cars.runtime.signals import StopNotice
+from ddpm_cars.runtime.processes import StopNotice
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ddpm_cars.errors import UserError
-from ddpm_cars.runs.load import load_pipeline
+from ddpm_cars.runs.saved_pipeline import load_pipeline
 
 
 def test_a_name_that_is_neither_folder_nor_model_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
