@@ -155,11 +155,11 @@ def test_a_run_that_diverges_says_so_in_one_line(runs: Runs):
 # One thread of torch and a network of a few kilobytes need little; the batch is what does not fit.
 OUT_OF_MEMORY = """
 import resource, sys
-import ddpm_cars.training.memory as memory
+import ddpm_cars.training.network as network
 from pathlib import Path
 import torch
 
-def limited(unet, batch_size, accelerator, num_copies, fits=memory.step_fits):
+def limited(unet, batch_size, accelerator, num_copies, fits=network.step_fits):
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     used = pages * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, -1))
@@ -168,7 +168,7 @@ def limited(unet, batch_size, accelerator, num_copies, fits=memory.step_fits):
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
 
-memory.step_fits = limited
+network.step_fits = limited
 from ddpm_cars.cli.commands import train
 train()
 """

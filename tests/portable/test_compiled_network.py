@@ -243,14 +243,15 @@ def test_a_captured_network_draws_the_same_and_follows_its_weights(make_unet: Ca
             actual = draw(fast, batch_size, num_inference_steps=8)
             np.testing.assert_allclose(actual, draw(plain, batch_size, num_inference_steps=8), rtol=0, atol=atol)
 
-    check(2e-3)
+    # Convolutions in float32 compute in TF32 here. Weights that do not follow would differ by far more.
+    check(1e-2)
     # Timesteps between the integers of the program that is there.
     for pipe in (plain, fast):
         pipe.scheduler = EulerDiscreteScheduler(**SETTINGS, timestep_spacing="linspace")
-    check(2e-3)
+    check(1e-2)
     for pipe in (plain, fast):
         pipe.unet.load_state_dict(make_unet(seed=2).state_dict())
-    check(2e-3)
+    check(1e-2)
     # Other memory than what was captured.
     for pipe in (plain, fast):
         pipe.to(torch.bfloat16)

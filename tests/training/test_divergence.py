@@ -31,5 +31,9 @@ def test_a_loss_of_one_process_counts_and_a_norm_where_nothing_is_scaled(scaler:
     assert watch.first_bad() == ((6, 1.0, math.inf) if scaler is None else (7, math.inf, 3.0))
     # Seen once, they are forgotten.
     assert watch.first_bad() is None
-    found = [FiniteWatch(TwoProcesses(one, scaler), CHECKPOINTS).is_bad(torch.tensor([1.0, 2.0])) for one in other]
-    assert found == [None, None if scaler else (1.0, math.inf), (math.inf, 3.0), None]
+    found = []
+    for one in other:
+        alone = FiniteWatch(TwoProcesses([one], scaler), CHECKPOINTS)
+        alone.remember(5, torch.tensor([1.0, 2.0]))
+        found.append(alone.first_bad())
+    assert found == [None, None if scaler else (5, 1.0, math.inf), (5, math.inf, 3.0), None]

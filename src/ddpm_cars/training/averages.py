@@ -10,13 +10,12 @@ from torch.distributed.tensor import DTensor
 
 from ddpm_cars.config.training import TrainingConfig
 
-RAW = "raw"
-"""Name of the weights themselves among their averages."""
+RAW = "raw"  # the name of the weights themselves among their averages
 
 
-def num_averages(config: TrainingConfig) -> int:
-    """Return how many copies of the weights the averages are."""
-    return len(config.ema_half_life_steps) if config.use_ema else 0
+def half_lives(config: TrainingConfig) -> tuple[int, ...]:
+    """Return the half-lives in steps, one for each average."""
+    return config.ema_half_life_steps if config.use_ema else ()
 
 
 def decay_at(config: TrainingConfig, half_life_steps: int, num_updates: int) -> float:
@@ -31,20 +30,14 @@ def decay_at(config: TrainingConfig, half_life_steps: int, num_updates: int) -> 
 class Averages:
     """The moving averages of a run, one for each half-life: average <- average + (1 - d_k) (weight - average).
 
-    Args:
-        config: The run's settings, which name the half-lives and decide d_k.
-        unet: The network, whose weights the averages start from.
-        captured: Whether a graph replays `step`, which then reads 1 - d_k from the device.
-
-    Attributes:
-        tensors: The averaged weights in the order of the network's parameters, by half-life in steps.
+    They start from the weights. Where `captured`, a graph replays `step`, which reads 1 - d_k from the device.
     """
 
     def __init__(self, config: TrainingConfig, unet: UNet2DModel, captured: bool = False):
         self.config = config
         self.parameters = list(unet.parameters())
-        half_lives = config.ema_half_life_steps if config.use_ema else ()
-        self.tensors = {str(h): [p.detach().clone() for p in self.parameters] for h in half_lives}
+        # By half-life in steps, in the order of the network's parameters.
+        self.tensors = {str(h): [p.detach().clone() for p in self.parameters] for h in half_lives(config)}
         self._rates: dict[str, float] = {}
         self._rates_on_device = {name: torch.zeros((), device=unet.device) for name in self.tensors if captured}
         self._followers = {name: self._follower(name, rate) for name, rate in self._rates_on_device.items()}

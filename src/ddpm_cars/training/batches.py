@@ -1,6 +1,7 @@
 """What the network sees at a step: images, noise, timesteps and classes, as functions of (seed, step, position)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,11 +30,11 @@ class BatchOrder:
         epochs, offsets = np.divmod(position, self.num_images)
         # Consecutive steps mostly share an epoch. Older epochs are forgotten.
         needed = range(int(epochs[0]), int(epochs[-1]) + 1)
-        self._epochs = {e: self._epochs[e] if e in self._epochs else self._shuffle(e) for e in needed}
+        self._epochs = {
+            epoch: self._epochs[epoch] if epoch in self._epochs else permutation(self.num_images, self.seed, epoch)
+            for epoch in needed
+        }
         return np.stack([self._epochs[epoch][offset] for epoch, offset in zip(epochs, offsets, strict=True)])
-
-    def _shuffle(self, epoch: int) -> np.ndarray:
-        return permutation(self.num_images, self.seed, epoch)
 
 
 class Batch(NamedTuple):
@@ -82,14 +83,7 @@ def has_room(device: torch.device, num_bytes: int) -> bool:
 
 
 class MemorySource:
-    """Images that are decoded already.
-
-    Args:
-        pictures: All images.
-        order: Which of them each step sees.
-        rows: The rows of the global batch that this process computes, for each micro step.
-        device: Where all images are kept; None reads each batch from the memory map.
-    """
+    """Images that are decoded already, all of them kept on a device, or without one read from the memory map."""
 
     def __init__(
         self, pictures: Pictures, order: BatchOrder, rows: Sequence[range], device: torch.device | None = None
@@ -122,39 +116,21 @@ class MemorySource:
         """Do nothing: the memory map closes itself."""
 
 
+@dataclass
 class BatchMaker:
     """Turns images into batches.
 
     Every process draws the randomness of the whole batch and keeps its own rows, so that it changes nothing how a
     batch is split over processes and micro steps.
-
-    Args:
-        config: The run's settings.
-        source: Where the images come from.
-        rows: The rows of the global batch that this process computes, for each micro step.
-        global_batch_size: Rows of a step over all processes and micro steps.
-        num_classes: The number of classes, and the label of a hidden class; None without classes.
-        device: Where batches go.
-        memory_format: Layout of x_0 there.
     """
 
-    def __init__(
-        self,
-        config: TrainingConfig,
-        source: Source,
-        rows: Sequence[range],
-        global_batch_size: int,
-        num_classes: int | None,
-        device: torch.device,
-        memory_format: torch.memory_format,
-    ):
-        self.config = config
-        self.source = source
-        self.rows = rows
-        self.global_batch_size = global_batch_size
-        self.num_classes = num_classes
-        self.device = device
-        self.memory_format = memory_format
+    config: TrainingConfig
+    source: Source
+    rows: Sequence[range]  # of the global batch, which this process computes, for each micro step
+    global_batch_size: int
+    num_classes: int | None  # the label of a hidden class as well; None without classes
+    device: torch.device
+    memory_format: torch.memory_format  # of x_0
 
     def __call__(self, step: int, micro_step: int) -> Batch:
         """Return this process's part of a step's batch."""
@@ -197,7 +173,5 @@ def rows_of_process(
 
     Micro step after micro step, process after process: the global batch is the same whatever the split.
     """
-    starts = [
-        (micro_step * num_processes + process_index) * batch_size for micro_step in range(gradient_accumulation_steps)
-    ]
-    return [range(start, start + batch_size) for start in starts]
+    parts = [micro_step * num_processes + process_index for micro_step in range(gradient_accumulation_steps)]
+    return [range(part * batch_size, (part + 1) * batch_size) for part in parts]

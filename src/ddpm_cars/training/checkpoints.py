@@ -17,12 +17,11 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.runs.saved_pipeline import delete_if_empty
 from ddpm_cars.runtime.console import say, warn
 from ddpm_cars.runtime.files import atomic_path, remove
+from ddpm_cars.runtime.processes import on_main
 from ddpm_cars.training.state import TrainState
 
 _NAME = re.compile(r"step-(\d{8})")
-
 _MANIFEST = "manifest.json"
-
 _FORMAT_VERSION = 1
 
 
@@ -31,17 +30,7 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step-NNNNNNNN`: a safetensors file per group, a state.json and a manifest of sizes and hashes.
 
-    Args:
-        folder: The folder of all checkpoints of a run.
-        step: Optimiser steps done, below 10^8.
-        tensors: Groups of named tensors.
-        state: Values that JSON can hold.
-
-    Returns:
-        The checkpoint's path.
-
-    Raises:
-        OSError: If it cannot be written; earlier checkpoints are untouched.
+    Raises OSError if it cannot be written; earlier checkpoints are untouched.
     """
     path = folder / f"step-{step:08d}"
     with atomic_path(path) as temporary:
@@ -130,22 +119,13 @@ def last_safe(folder: Path) -> str:
 
 
 class Checkpointer:
-    """Writes the state of a run where a disk may fail, and reads it where a crash may have struck.
-
-    Args:
-        folder: Where the checkpoints of the run live.
-        state: What it writes and fills.
-        total_limit: How many checkpoints are kept; None keeps all.
-
-    Attributes:
-        saved_step: The step of the checkpoint that was written or read last, or None.
-    """
+    """Writes the state of a run where a disk may fail, and reads it where a crash may have struck."""
 
     def __init__(self, folder: Path, state: TrainState, total_limit: int | None):
         self.folder = folder
         self.state = state
-        self.total_limit = total_limit
-        self.saved_step: int | None = None
+        self.total_limit = total_limit  # None keeps all
+        self.saved_step: int | None = None  # of the checkpoint that was written or read last
 
     def clear(self, start_again: bool) -> None:
         """Delete what a crash left half written and, to start again, all checkpoints."""
@@ -159,10 +139,7 @@ class Checkpointer:
     def resume(self) -> Path | None:
         """Continue from the newest complete checkpoint and return its path, None if there is none.
 
-        Every process has to call this.
-
-        Raises:
-            UserError: If it belongs to another run, or none of the checkpoints is complete.
+        Every process has to call this. Raises UserError if it belongs to another run, or none of them is complete.
         """
         found, damaged = newest_complete(self.folder)
         for path, damage in damaged.items():
@@ -183,14 +160,17 @@ class Checkpointer:
         """Write a checkpoint, then delete those beyond the limit; return whether the disk took it.
 
         A disk that fails does not end a run: it is warned of, and older checkpoints are untouched. Every process has
-        to call this; the main one writes.
+        to call this; the main one writes, and all learn whether it could.
         """
         step, tensors, values = self.state.step, self.state.tensors(), self.state.values()
+
+        def write() -> None:
+            save_checkpoint(self.folder, step, tensors, values)
+            if self.total_limit is not None:
+                delete_old_checkpoints(self.folder, self.total_limit)
+
         try:
-            if self.state.accelerator.is_main_process:
-                save_checkpoint(self.folder, step, tensors, values)
-                if self.total_limit is not None:
-                    delete_old_checkpoints(self.folder, self.total_limit)
+            on_main(write)
         except OSError as error:
             warn(
                 f"the checkpoint of step {step} cannot be written ({error}); {last_safe(self.folder)}; "

@@ -11,14 +11,12 @@ from ddpm_cars.training.checkpoints import list_checkpoints
 from ddpm_cars.training.state import TrainState, full_tensor
 
 
-class FiniteWatch:
-    """Remembers loss and gradient norm of every step, and looks at them when asked.
+def _loss_and_norm(bad: tuple[int, float, float]) -> str:
+    return "loss {1:.4g}, gradient norm {2:.4g}".format(*bad)
 
-    Args:
-        accelerator: Whose processes are looked at together.
-        checkpoints: The folder of the run's checkpoints, of which the error names the last.
-        max_skipped_steps: How many steps that are not finite may be left out.
-    """
+
+class FiniteWatch:
+    """Remembers loss and gradient norm of every step, and looks at those of all processes together when asked."""
 
     def __init__(self, accelerator: Accelerator, checkpoints: Path, max_skipped_steps: int = 0):
         self.accelerator = accelerator
@@ -37,38 +35,26 @@ class FiniteWatch:
         steps = [step for step, _ in self._unseen]
         seen = self.accelerator.gather(torch.stack([pair for _, pair in self._unseen])[None]).cpu()
         self._unseen = []
-        bad = self._is_bad(seen).any(0)
+        # With fp16, gradients that overflow are part of finding the scale: the scaler leaves those steps out.
+        judged = seen[..., :1] if self.accelerator.scaler is not None else seen
+        bad = (~torch.isfinite(judged)).any(-1).any(0)
         if not bool(bad.any()):
             return None
         first = int(bad.nonzero()[0])
         loss, norm = seen[:, first].mean(0).tolist()
         return steps[first], loss, norm
 
-    def is_bad(self, loss_and_norm: torch.Tensor) -> tuple[float, float] | None:
-        """Wait for one step and return its loss and gradient norm if they are not finite on any process."""
-        everywhere = self.accelerator.gather(loss_and_norm[None]).cpu()
-        if not bool(self._is_bad(everywhere).any()):
-            return None
-        loss, norm = everywhere.mean(0).tolist()
-        return loss, norm
-
-    def _is_bad(self, loss_and_norm: torch.Tensor) -> torch.Tensor:
-        # With fp16, gradients that overflow are part of finding the scale: the scaler leaves those steps out.
-        judged = loss_and_norm[..., :1] if self.accelerator.scaler is not None else loss_and_norm
-        return ~torch.isfinite(judged).all(-1)
-
     def must_skip(self, loss_and_norm: torch.Tensor, state: TrainState) -> bool:
         """Wait for the step that is being taken, and return whether it must be left out, which is then counted.
 
-        Raises:
-            FloatingPointError: If more steps have to be left out than may be.
+        Raises FloatingPointError if more steps have to be left out than may be.
         """
-        bad = self.is_bad(loss_and_norm)
+        self.remember(state.step + 1, loss_and_norm)
+        bad = self.first_bad()
         if bad is None:
             return False
-        step, limit = state.step + 1, self.max_skipped_steps
+        step, limit, what = bad[0], self.max_skipped_steps, _loss_and_norm(bad)
         state.skipped_steps += 1
-        what = "loss {:.4g}, gradient norm {:.4g}".format(*bad)
         if state.skipped_steps > limit:
             raise self._diverged(what, step)
         warn(f"step {step} is left out: {what} ({state.skipped_steps} of {limit})")
@@ -77,12 +63,11 @@ class FiniteWatch:
     def check(self, state: TrainState) -> None:
         """Look at the steps since the last look, and at the weights. Every process has to call this.
 
-        Raises:
-            FloatingPointError: If a loss, a gradient or a weight is not finite, with the step and the last checkpoint.
+        Raises FloatingPointError if something is not finite, with the step and the last checkpoint.
         """
         bad = self.first_bad()
         if bad is not None:
-            raise self._diverged("loss {1:.4g}, gradient norm {2:.4g}".format(*bad), bad[0])
+            raise self._diverged(_loss_and_norm(bad), bad[0])
         # The loss of a step is that of the weights before it.
         norm = torch.nn.utils.get_total_norm([p.detach() for p in state.unet.parameters()])
         if not math.isfinite(full_tensor(norm)):

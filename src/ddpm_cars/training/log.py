@@ -17,37 +17,22 @@ _NUM_QUARTERS = 4
 
 
 def quarter_sums(mse: torch.Tensor, t: torch.Tensor, num_train_timesteps: int) -> torch.Tensor:
-    """Return the sums of the errors at timesteps in each quarter of 0 .. T - 1, then how many errors each sum has.
-
-    Args:
-        mse: float32 (batch,), the mean squared error of each image.
-        t: int64 (batch,), its timestep.
-        num_train_timesteps: T.
-    """
+    """Return the sums of the errors (batch,) at timesteps in each quarter of 0 .. T - 1, then the numbers of them."""
     quarter = t * _NUM_QUARTERS // num_train_timesteps
     in_quarter = (quarter[:, None] == torch.arange(_NUM_QUARTERS, device=t.device)).double()
     return torch.cat([(in_quarter * mse[:, None].double()).sum(0), in_quarter.sum(0)])
 
 
 class Log:
-    """The records of a run.
-
-    Args:
-        device: Where steps are taken, and summed up without waiting for them.
-
-    Attributes:
-        sums: float64 (12,), this process's part of the record in the making: the sum and the number of losses, the sum
-            and the number of gradient norms, then what `quarter_sums` gives.
-        history: The records of the loss.
-        validation: {"step", "eps_mse": {average: value}} for every measurement on held-out images.
-        best: {"step", "average", "eps_mse"} of the lowest of these, or None.
-    """
+    """The records of a run, whose steps are summed up on the device without waiting for them."""
 
     def __init__(self, device: torch.device):
+        # This process's part of the record in the making: the sum and the number of losses, the sum and the number of
+        # gradient norms, then what `quarter_sums` gives.
         self.sums = torch.zeros(4 + 2 * _NUM_QUARTERS, dtype=torch.float64, device=device)
         self.history: list[dict[str, float]] = []
-        self.validation: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None
+        self.validation: list[dict[str, Any]] = []  # {"step", "eps_mse": {average: value}}
+        self.best: dict[str, Any] | None = None  # {"step", "average", "eps_mse"} of the lowest
 
     def add(self, loss: torch.Tensor, gradient_norm: torch.Tensor, quarters: torch.Tensor) -> None:
         """Add a step's loss, gradient norm and `quarter_sums`, all float64, without waiting for the device."""

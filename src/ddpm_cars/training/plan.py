@@ -6,21 +6,14 @@ from torch.distributed.tensor import DTensor
 
 from ddpm_cars.data.row_decoding import measure
 from ddpm_cars.data.stream import ShardStream
-from ddpm_cars.training.memory import activation_bytes_per_image
-from ddpm_cars.training.network import place_network
+from ddpm_cars.training.network import activation_bytes_per_image, place_network
 from ddpm_cars.training.optimizer import name_and_tensors_per_weight
 from ddpm_cars.training.run import Run
 from ddpm_cars.training.state import TrainState
 
 
 def describe(run: Run, state: TrainState, found: Path | None) -> list[str]:
-    """Return the plan of a run as lines of text: images, network, steps, memory, where things go.
-
-    Args:
-        run: The run.
-        state: Its state before the next step.
-        found: The checkpoint that it continues from, None if it begins anew.
-    """
+    """Return the plan of a run that continues from the checkpoint `found`, or begins anew, as lines of text."""
     config, parameters = run.config, list(state.unet.parameters())
     lines = _image_lines(run, state)
     if run.held_out is not None:

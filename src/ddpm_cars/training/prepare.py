@@ -19,33 +19,22 @@ from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings, device_name, keep_freed_memory
 from ddpm_cars.runtime.processes import on_main, together
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
-from ddpm_cars.training.memory import split_until_it_fits
-from ddpm_cars.training.network import create_network
+from ddpm_cars.training.network import create_network, split_until_it_fits
 from ddpm_cars.training.optimizer import make_learning_rate
 from ddpm_cars.training.run import Run
 from ddpm_cars.training.validation import HeldOut
 
 
 def prepare(config: TrainingConfig) -> Run:
-    """Take the output folder, load the images and check that everything fits together.
+    """Take the output folder, load the images and return the run, which `Run.close` ends.
 
-    Args:
-        config: The run's settings.
-
-    Returns:
-        The run, which `Run.close` ends.
-
-    Raises:
-        UserError: If the images, the network and the settings do not fit together, or the output folder cannot be
-            used.
+    Raises UserError if images, network and settings do not fit together, or the output folder cannot be used.
     """
     refuse_inside(config.output_dir, config.train_data_dir)
     folder, accelerator = RunFolder(config.output_dir), make_accelerator(config)
     keep_freed_memory(accelerator.device)
-    for warning in (
-        *config.warnings(),
-        *cpu_warnings(accelerator.device, accelerator.num_processes, accelerator.mixed_precision),
-    ):
+    slow = cpu_warnings(accelerator.device, accelerator.num_processes, accelerator.mixed_precision)
+    for warning in (*config.warnings(), *slow):
         warn(warning)
     lock = FolderLock(folder.path)
 
@@ -62,7 +51,7 @@ def prepare(config: TrainingConfig) -> Run:
 
 
 def _prepare(config: TrainingConfig, folder: RunFolder, accelerator: Accelerator, lock: FolderLock) -> Run:
-    device, processes = accelerator.device, accelerator.num_processes
+    device = accelerator.device
     # Without memory behind it, to learn at once whether the network is possible, and its channels.
     with torch.device("meta"):
         num_channels = create_network(config, None).config.in_channels
@@ -75,7 +64,7 @@ def _prepare(config: TrainingConfig, folder: RunFolder, accelerator: Accelerator
     if config.validation_split is not None:
         shown, labels = _load_held_out_images(config, accelerator, num_channels, images)
         held_out = HeldOut(shown, labels, noise_scheduler, config.seed)
-    total_steps = num_steps(config, 0 if images is None else len(images.images), processes)
+    total_steps = num_steps(config, 0 if images is None else len(images.images), accelerator.num_processes)
     # Tensor cores read channels-last. Group normalisation that is not compiled goes back and forth between the two
     # orders, and a CPU's convolutions are slower with channels last.
     channels_last = device.type == "cuda" and config.compile
@@ -84,7 +73,7 @@ def _prepare(config: TrainingConfig, folder: RunFolder, accelerator: Accelerator
         folder=folder,
         lock=lock,
         accelerator=accelerator,
-        hardware={"device": device_name(device), "num_processes": processes},
+        hardware={"device": device_name(device), "num_processes": accelerator.num_processes},
         memory_format=torch.channels_last if channels_last else torch.contiguous_format,
         num_channels=num_channels,
         images=images,
@@ -102,8 +91,7 @@ def _prepare(config: TrainingConfig, folder: RunFolder, accelerator: Accelerator
 def make_accelerator(config: TrainingConfig) -> Accelerator:
     """Make the accelerator of a run: its device, precision, processes and tracker.
 
-    Raises:
-        UserError: If the tracker is not installed, or the device does not have the precision.
+    Raises UserError if the tracker is not installed, or the device does not have the precision.
     """
     # accelerate would train without a log.
     if config.logger is not None and LoggerType(config.logger) not in get_available_trackers():

@@ -17,17 +17,19 @@ from ddpm_cars.figures.grids import make_grid, save_png
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, as_images
 from ddpm_cars.runs import saved_pipeline
 from ddpm_cars.runs.run_folder import RunFolder
+from ddpm_cars.runs.settings import dataset_id
 from ddpm_cars.runtime import files
 from ddpm_cars.runtime.console import warn
+from ddpm_cars.runtime.hardware import versions
 from ddpm_cars.runtime.processes import on_main
 from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.training.averages import RAW
 from ddpm_cars.training.checkpoints import last_safe
-from ddpm_cars.training.facts import training_facts
 from ddpm_cars.training.run import Run
 from ddpm_cars.training.state import TrainState
 
 Weights = Mapping[str, torch.Tensor]
+_FACTS_FORMAT = 1
 
 
 def clear_results(folder: RunFolder) -> None:
@@ -41,7 +43,7 @@ def clear_results(folder: RunFolder) -> None:
     saved_pipeline.delete_pipeline(folder.best)
 
 
-def try_write(run: Run, what: str, write: Callable[[], Any]) -> None:
+def _try_write(run: Run, what: str, write: Callable[[], Any]) -> None:
     """Write on the main process something that a run can do without: a disk that fails is warned of."""
     if run.accelerator.is_main_process:
         try:
@@ -54,7 +56,7 @@ def save_settings(run: Run) -> None:
     """Write the settings; a run from its own settings continues it."""
     text = yaml.safe_dump({**asdict(run.config), "overwrite_output_dir": False}, sort_keys=False)
     path = run.folder.settings
-    try_write(run, path.name, lambda: files.write_text(path, text))
+    _try_write(run, path.name, lambda: files.write_text(path, text))
 
 
 def report_bad_images(run: Run, state: TrainState) -> None:
@@ -62,29 +64,30 @@ def report_bad_images(run: Run, state: TrainState) -> None:
     new, path = state.find_bad_images(), run.folder.image_report
     if new:
         text = json.dumps({"bad_images": state.bad_images}, indent=1)
-        try_write(run, "the report of bad images", lambda: files.write_text(path, text))
+        _try_write(run, "the report of bad images", lambda: files.write_text(path, text))
         warn(f"{len(new)} images cannot be decoded and are left out, {new[0]['path']} for one; see {path}")
 
 
 def save_best(run: Run, state: TrainState, average: str) -> None:
     """Write the pipeline with the lowest loss on held-out images so far. Every process has to call this."""
     weights = state.weights(average)
-    try_write(run, "the best model so far", lambda: _save_pipeline(run, state, weights, run.folder.best))
+    _try_write(run, "the best model so far", lambda: _save_pipeline(run, state, weights, run.folder.best))
 
 
 def save_progress(run: Run, state: TrainState, stopped: Callable[[], Any]) -> None:
-    """Write a sample grid and the log; see `save_grid`. Every process has to call this."""
+    """Write a sample grid and the log. Every process has to call this."""
     weights = state.weights(state.chosen_average())
     path = run.folder.progress / f"step-{state.step:08d}.png"
-    try_write(run, "a sample grid", lambda: save_grid(_make_pipeline(run, state, weights), run.config, path, stopped))
-    try_write(run, "the log", lambda: state.log.save(run.folder))
+    _try_write(
+        run, "a sample grid", lambda: _save_grid(_make_pipeline(run, state, weights), run.config, path, stopped)
+    )
+    _try_write(run, "the log", lambda: state.log.save(run.folder))
 
 
 def publish(run: Run, state: TrainState) -> None:
     """Write the trained pipeline, its grid, the log and training.json. Every process has to call this.
 
-    Raises:
-        RunError: If they cannot be written.
+    Raises RunError if they cannot be written.
     """
     average, folder = state.chosen_average(), run.folder
     weights = state.weights(average)
@@ -92,9 +95,9 @@ def publish(run: Run, state: TrainState) -> None:
     def write() -> None:
         try:
             pipeline = _save_pipeline(run, state, weights, folder.path)
-            save_grid(pipeline, run.config, folder.samples)
+            _save_grid(pipeline, run.config, folder.samples)
             state.log.save(folder)
-            files.write_text(folder.facts, json.dumps(training_facts(run, state, average), indent=1))
+            files.write_text(folder.facts, json.dumps(_training_facts(run, state, average), indent=1))
         except OSError as error:
             raise RunError(
                 f"the trained model cannot be written to {folder.path} ({error}); {last_safe(folder.checkpoints)}. "
@@ -102,6 +105,31 @@ def publish(run: Run, state: TrainState) -> None:
             ) from error
 
     on_main(write)
+
+
+def _training_facts(run: Run, state: TrainState, average: str) -> dict[str, Any]:
+    """Return what training.json says of a run that publishes this average; seconds are those of steps alone."""
+    config, images = run.config, run.images
+    source = config.train_data_dir or config.dataset_name
+    measured = state.log.validation[-1]["eps_mse"][average] if state.log.validation else None
+    return {
+        "format": _FACTS_FORMAT,
+        "steps": state.step,
+        "global_batch_size": run.global_batch_size,
+        "num_parameters": sum(p.numel() for p in state.unet.parameters()),
+        "average_half_life_steps": state.averages.half_life_steps(average, state.num_updates),
+        "data": {
+            "source": Path(str(source)).name,
+            "dataset_id": dataset_id({"dataset_name": config.dataset_name}),
+            "num_images": None if images is None else len(images.images),
+            "classes": list(run.class_names),
+        },
+        "validation": None
+        if measured is None or run.held_out is None
+        else {"split": config.validation_split, "num_images": len(run.held_out), "eps_mse": measured},
+        "hardware": state.hardware,
+        "versions": versions(),
+    }
 
 
 def is_published(run: Run, state: TrainState) -> bool:
@@ -129,8 +157,7 @@ def _results_are_there(run: Run, state: TrainState) -> bool:
 
 
 def _make_pipeline(run: Run, state: TrainState, weights: Weights) -> DDPMCarsPipeline:
-    config = state.unet.config
-    return saved_pipeline.make_pipeline(config, weights, run.noise_scheduler, run.class_names, run.device)
+    return saved_pipeline.make_pipeline(state.unet.config, weights, run.noise_scheduler, run.class_names, run.device)
 
 
 def _save_pipeline(run: Run, state: TrainState, weights: Weights, folder: Path) -> DDPMCarsPipeline:
@@ -152,19 +179,14 @@ def _save_pipeline(run: Run, state: TrainState, weights: Weights, folder: Path) 
     return pipeline
 
 
-def save_grid(
+def _save_grid(
     pipeline: DDPMCarsPipeline, config: TrainingConfig, path: Path, stopped: Callable[[], Any] = lambda: None
 ) -> None:
     """Sample a grid of images, from the same noise every time so that grids can be compared.
 
-    Args:
-        pipeline: The model.
-        config: Says how many images and steps.
-        path: Of the PNG.
-        stopped: Asked after every step whether to give up: who has sent a signal to stop does not wait for images.
+    `stopped` is asked after every step whether to give up: who has sent a signal to stop does not wait for images.
     """
     labels = None if pipeline.config.get("id2label") is None else list(range(len(pipeline.config.id2label)))
-
     request = SamplingRequest(
         num_images=config.eval_batch_size,
         seed=config.seed,

@@ -18,41 +18,23 @@ from ddpm_cars.training.validation import HeldOut
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is ready to begin, as `prepare` makes it.
-
-    Attributes:
-        config: Its settings.
-        folder: Where it writes.
-        lock: Keeps other runs out of the folder.
-        accelerator: The device, the precision and the processes.
-        hardware: {"device", "num_processes"} of what it computes on.
-        memory_format: How images and weights lie in memory.
-        num_channels: Of the images, 3 for colour and 1 for grey.
-        images: The training images; None where they are streamed.
-        class_names: The classes; empty without `class_conditional`.
-        noise_scheduler: Noises images, and is saved with the model.
-        held_out: The images that the model is measured on, or None.
-        batch_size: Images that a process computes at a time.
-        accumulation: How many such batches a process takes for one step.
-        total_steps: The optimiser step at which the run ends.
-        learning_rate: The learning rate of an optimiser step, counted from 0.
-    """
+    """A run that is ready to begin, as `prepare` makes it."""
 
     config: TrainingConfig
     folder: RunFolder
     lock: FolderLock
     accelerator: Accelerator
-    hardware: dict[str, Any]
-    memory_format: torch.memory_format
-    num_channels: int
-    images: Pictures | None
-    class_names: tuple[str, ...]
+    hardware: dict[str, Any]  # {"device", "num_processes"}
+    memory_format: torch.memory_format  # of images and weights
+    num_channels: int  # of the images: 3 for colour, 1 for grey
+    images: Pictures | None  # None where they are streamed
+    class_names: tuple[str, ...]  # empty without `class_conditional`
     noise_scheduler: DDPMCarsScheduler
     held_out: HeldOut | None
-    batch_size: int
-    accumulation: int
+    batch_size: int  # images that a process computes at a time
+    accumulation: int  # how many such batches a process takes for one step
     total_steps: int
-    learning_rate: Callable[[int], float]
+    learning_rate: Callable[[int], float]  # of an optimiser step, counted from 0
 
     @property
     def device(self) -> torch.device:

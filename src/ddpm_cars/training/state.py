@@ -47,33 +47,13 @@ def _placed_like(like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 
 class TrainState:
-    """The state of a run, at first the one before its first step, which the seed decides.
-
-    Args:
-        run: The run.
-
-    Attributes:
-        unet: The network.
-        model: The network as accelerate runs it: compiled, and on several processes.
-        dropout_seeds: Where the seeds of dropout are put before a forward pass.
-        optimizer: The optimiser as accelerate runs it.
-        averages: The moving averages of the weights.
-        source: Where images come from.
-        captured: Whether a step is captured in a graph.
-        log: What is measured.
-        facts: What the run is, besides its settings: images, network, batch. They may not change.
-        run_id: What trackers know the run by.
-        step: Optimiser steps done.
-        skipped_steps: Steps that were left out because something was not finite.
-        bad_images: {"path", "reason"} of images that could not be decoded on the way.
-        hardware: {"device", "num_processes", "steps", "seconds"} of everything it ran on.
-    """
+    """The state of a run, at first the one before its first step, which the seed decides."""
 
     def __init__(self, run: Run):
         self.config, self.accelerator, self.total_steps = run.config, run.accelerator, run.total_steps
         unet, self.dropout_seeds = place_network(run)
         self.source, facts = _open_source(run)
-        self.captured = can_capture(run, self.dropout_seeds)
+        self.captured = can_capture(run, self.dropout_seeds)  # whether a step is captured in a graph
         optimizer = make_optimizer(run.config, unet, run.device, self.captured)
         self.model, self.optimizer = wrap_network(run, unet, optimizer)
         # Spread over processes, the network has other weights than before.
@@ -82,11 +62,12 @@ class TrainState:
         self.log = Log(run.device)
         network = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
         network_sha256 = hashlib.sha256(json.dumps(network, sort_keys=True).encode()).hexdigest()
+        # What the run is, besides its settings: images, network, batch. They may not change.
         self.facts = {**facts, "network": network_sha256[:16], "global batch size": run.global_batch_size}
-        self.run_id = uuid.uuid4().hex[:8]
+        self.run_id = uuid.uuid4().hex[:8]  # what trackers know the run by
         self.step = self.skipped_steps = 0
-        self.bad_images: list[dict[str, str]] = []
-        self.hardware: list[dict[str, Any]] = []
+        self.bad_images: list[dict[str, str]] = []  # {"path", "reason"}
+        self.hardware: list[dict[str, Any]] = []  # {"device", "num_processes", "steps", "seconds"} of all it ran on
 
     @property
     def num_updates(self) -> int:
@@ -166,15 +147,9 @@ class TrainState:
         }
 
     def load(self, path: Path, tensors: Mapping[str, Mapping[str, torch.Tensor]], values: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint. Every process has to call this.
+        """Continue from what `tensors` and `values` returned. Every process has to call this.
 
-        Args:
-            path: Of the checkpoint, for the message.
-            tensors: What `tensors` returned.
-            values: What `values` returned.
-
-        Raises:
-            UserError: If it belongs to a run with other settings, images, network or batch.
+        Raises UserError, which names `path`, if it belongs to a run with other settings, images, network or batch.
         """
         _check_same_run(path, values, self.config, self.facts)
         self._load_tensors(tensors)

@@ -4,33 +4,61 @@ Data order, flips, timesteps, noise and dropout are functions of (seed, step, po
 rate is a function of the step. What a run has to remember is therefore small: see `TrainState`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from inspect import signature
 
 import torch
 
 from ddpm_cars.diffusion.losses import diffusion_losses
+from ddpm_cars.errors import RunError
+from ddpm_cars.pipeline_ddpm_cars import CapturedFunction
 from ddpm_cars.training.batches import Batch, BatchMaker
-from ddpm_cars.training.captured_step import CapturedStep
 from ddpm_cars.training.divergence import FiniteWatch
 from ddpm_cars.training.log import quarter_sums
-from ddpm_cars.training.optimizer import set_learning_rate
+from ddpm_cars.training.optimizer import announce_capture, set_learning_rate
 from ddpm_cars.training.run import Run
 from ddpm_cars.training.state import TrainState, full_tensor
 
 
-class TrainStep:
-    """Takes the steps of a run.
+class CapturedStep:
+    """Updates the weights by replaying a captured graph, which one GPU repeats without waiting for Python.
 
-    Args:
-        run: What does not change.
-        state: What a step changes.
-        watch: Looks for losses and gradients that are not finite.
-
-    Attributes:
-        draw_batch: Makes the batches of a step.
-        captured: Replays `update` as a graph, or None.
+    What is captured is `update`, in which the optimiser takes its step. It must not wait for the device, and whatever
+    changes from step to step besides the batches it must read from there.
     """
+
+    def __init__(
+        self,
+        update: Callable[[Sequence[Batch]], torch.Tensor],
+        optimizer: torch.optim.Optimizer,
+        capture: Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]] = CapturedFunction,
+    ):
+        self.update = update
+        self.optimizer = optimizer
+        self._num_batches = 0
+        self._captured = capture(self._run)
+
+    def __call__(self, batches: Sequence[Batch]) -> torch.Tensor:
+        """Return what `update` returns, a tensor that nobody has waited for; RunError says if the GPU cannot do it."""
+        self._num_batches = len(batches)
+        try:
+            return self._captured(*(tensor for batch in batches for tensor in batch if tensor is not None))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(
+                f"a compiled step cannot be taken here ({type(error).__name__}: {reason}); the same command without "
+                "--compile goes on from the last checkpoint"
+            ) from error
+
+    def _run(self, *tensors: torch.Tensor) -> torch.Tensor:
+        n = len(tensors) // self._num_batches
+        parts = [tensors[i : i + n] for i in range(0, len(tensors), n)]
+        announce_capture(self.optimizer)
+        return self.update([Batch(part[0], part[1], part[2], part[3] if n == 4 else None) for part in parts])
+
+
+class TrainStep:
+    """Takes the steps of a run."""
 
     def __init__(self, run: Run, state: TrainState, watch: FiniteWatch):
         self.run = run
@@ -42,26 +70,21 @@ class TrainStep:
         # What the loss takes besides tensors are settings of the same names.
         names = signature(diffusion_losses).parameters
         self.loss_settings = {name: getattr(run.config, name) for name in names if hasattr(run.config, name)}
-        self.captured: CapturedStep | None = None
-        if state.captured:
-            self.captured = CapturedStep(lambda batches: self.update(batches)[0], state.optimizer)
+        self.captured = CapturedStep(self.update, state.optimizer) if state.captured else None
 
     def __call__(self) -> torch.Tensor:
         """Take one optimiser step and return this process's mean loss, a tensor that nobody has waited for.
 
-        Raises:
-            FloatingPointError: If more steps than `max_skipped_steps` are not finite.
-            RunError: If the step cannot be captured.
+        Raises FloatingPointError if more steps than `max_skipped_steps` are not finite, RunError if the step cannot be
+        captured.
         """
         state = self.state
         set_learning_rate(state.optimizer, self.run.learning_rate(state.step))
         state.averages.set_rates(state.num_updates + 1)
-        if self.captured is not None:
-            seen, taken = self.captured(list(self._batches())), True
-        else:
-            seen, taken = self.update(self._batches())
+        seen = self.update(self._batches()) if self.captured is None else self.captured(list(self._batches()))
         state.step += 1
-        if taken:
+        # Where steps may be left out, each was looked at while it was taken.
+        if self.run.config.max_skipped_steps == 0:
             self.watch.remember(state.step, seen)
         return seen[0]
 
@@ -72,11 +95,10 @@ class TrainStep:
                 state.dropout_seeds.values = self.draw_batch.row_seeds(state.step, micro_step)
             yield self.draw_batch(state.step, micro_step)
 
-    def update(self, batches: Iterable[Batch]) -> tuple[torch.Tensor, bool]:
-        """Update weights, averages and the record in the making; a captured step does not wait for the device.
+    def update(self, batches: Iterable[Batch]) -> torch.Tensor:
+        """Update weights, averages and the record in the making; return loss and gradient norm, float64 (2,).
 
-        Returns:
-            Loss and gradient norm, float64 (2,), and whether the step was taken and not left out.
+        A captured step does not wait for the device.
         """
         state, scaler = self.state, self.run.accelerator.scaler
         parts = torch.stack([self._add_gradient(batch) for batch in batches])
@@ -90,7 +112,7 @@ class TrainStep:
         if not skip:
             state.averages.step()
             state.log.add(loss, norm, parts[:, 1:].sum(0))
-        return seen, not skip
+        return seen
 
     def _add_gradient(self, batch: Batch) -> torch.Tensor:
         """Add the gradient of one batch; return its mean loss, then what `quarter_sums` gives, float64 (9,)."""
@@ -113,7 +135,3 @@ class TrainStep:
             accelerator.unscale_gradients()
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         return full_tensor(norm).detach().double()
-
-    def close(self) -> None:
-        """Let go of the memory that a captured step holds."""
-        self.captured = None

@@ -208,7 +208,7 @@ class Trainer:
 
     def close(self) -> None:
         """Let go of threads, the tracker, the other processes, the folder, and the memory of a captured step."""
-        self.train_step.close()
+        self.train_step.captured = None
         self.state.source.close()
         # The wrapper around the network holds on to the connections between processes, which must not outlive them.
         self.state.model = self.state.unet

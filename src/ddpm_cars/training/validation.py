@@ -17,12 +17,7 @@ class HeldOut:
 
     Images, timesteps and noise are the same at every call and do not depend on batches or processes, so that curves
     can be compared, also between networks that predict different things. Timesteps are spread evenly over 0 .. T - 1.
-
-    Args:
-        images: uint8 (num_images, H, W, C), of which all are used.
-        labels: Their classes, int64 (num_images,), or None.
-        scheduler: Noises them.
-        seed: Decides timesteps and noise.
+    The images are uint8 (num_images, H, W, C), their classes int64 (num_images,) or None.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray | None, scheduler: DDPMCarsScheduler, seed: int):
@@ -47,18 +42,9 @@ class HeldOut:
         num_processes: int = 1,
         reduce: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
     ) -> float:
-        """Measure a model, in evaluation mode.
+        """Return the mean squared error per dimension of a model in evaluation mode, as `Denoiser` takes it.
 
-        Args:
-            model: As `Denoiser` takes it; every process calls it equally often.
-            device: Where it runs.
-            batch_size: Images at a time and process.
-            process_index: Of this process.
-            num_processes: How many share the images.
-            reduce: Sums a tensor over them.
-
-        Returns:
-            The mean squared error per dimension.
+        Every process calls it for its share of the images; `reduce` sums a tensor over the processes.
         """
         denoiser = Denoiser(model, self.scheduler)
         total = torch.zeros((), dtype=torch.float64, device=device)

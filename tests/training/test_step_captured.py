@@ -14,7 +14,7 @@ from ddpm_cars.errors import RunError
 from ddpm_cars.pipeline_ddpm_cars import CapturedFunction
 from ddpm_cars.training.averages import Averages
 from ddpm_cars.training.batches import BatchOrder, MemorySource, has_room
-from ddpm_cars.training.captured_step import CapturedStep
+from ddpm_cars.training.step import CapturedStep
 from ddpm_cars.training.trainer import Trainer
 from tests.support.trainer_helpers import by_hand, forget_accelerate
 
@@ -28,9 +28,8 @@ def make_capturable(trainer: Trainer) -> None:
     for group in state.optimizer.param_groups:
         group["lr"] = torch.tensor(group["lr"], device=trainer.prepared.device)
     state.averages = Averages(trainer.config, state.unet, captured=True)
-    update = trainer.train_step.update
     trainer.train_step.captured = CapturedStep(
-        lambda batches: update(batches)[0], state.optimizer, capture=lambda function: function
+        trainer.train_step.update, state.optimizer, capture=lambda function: function
     )
 
 
