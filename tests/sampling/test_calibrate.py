@@ -18,7 +18,7 @@ from ddpm_cars.cli import commands as cli
 from ddpm_cars.config.commands import CalibrateConfig, SampleConfig
 from ddpm_cars.config.training import NoiseConfig, TrainingConfig
 from ddpm_cars.errors import UserError
-from ddpm_cars.sampling.classes import class_names_of
+from ddpm_cars.sampling.request import class_names_of
 from ddpm_cars.training.prepare import make_noise_scheduler
 
 

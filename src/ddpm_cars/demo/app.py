@@ -6,7 +6,8 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,28 @@ import gradio as gr
 from PIL import Image
 
 from ddpm_cars.demo.drawing import animation, draw, enlarged, noised, squared
-from ddpm_cars.demo.markup import CSS, GUESS, NOISY, VARIANCE_LABELS, headline, level, plots, progress, progress_of
+from ddpm_cars.demo.markup import CSS, GUESS, NOISY, VARIANCE_LABELS, headline, level, progress, progress_of
 from ddpm_cars.demo.requests import (
     MAX_GUIDANCE,
     OWN_SCHEDULER,
     check_request,
     class_choices,
-    num_timesteps_of,
     resolution_of,
     scheduler_choices,
     variance_choices,
 )
+from ddpm_cars.demo.schedule import plots
 from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import save_png
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.toy_cars.painting import draw_car
 
 _MAX_UPLOAD = "20mb"
-
 _DAY_SECONDS = 86400
-
 # Two visitors draw at a time and the others wait. Looks at a single image do not wait for drawings.
 _CONCURRENT_DRAWINGS = 2
-
+# Those that the page chooses from by itself.
+_NUM_SEEDS = 1_000_000
 # The other schedulers do not report x_0_hat.
 _WATCHABLE = (OWN_SCHEDULER, "DDIMScheduler")
 
@@ -104,35 +104,14 @@ def serve_folder(folder: str | Path) -> None:
     launch(build_app(pipeline, Path(folder).resolve().name))
 
 
-def _in_words(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function so that the page shows a mistake of the visitor as a message."""
-
-    @functools.wraps(function)
-    def call(*inputs: Any) -> Any:
-        try:
-            return function(*inputs)
-        except UserError as error:
-            raise _message(error) from None
-
-    return call
-
-
-def _each_in_words(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """Wrap a generator in the same way."""
-
-    @functools.wraps(function)
-    def call(*inputs: Any) -> Iterator[Any]:
-        try:
-            yield from function(*inputs)
-        except UserError as error:
-            raise _message(error) from None
-
-    return call
-
-
-def _message(error: UserError) -> gr.Error:
-    text = html.escape(str(error), quote=False)
-    return gr.Error(f"{text[:1].upper()}{text[1:]}.", title="Not possible", print_exception=False)
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Show a mistake of the visitor as a message on the page."""
+    try:
+        yield
+    except UserError as error:
+        text = html.escape(str(error), quote=False)
+        raise gr.Error(f"{text[:1].upper()}{text[1:]}.", title="Not possible", print_exception=False) from None
 
 
 def _unchecked(component: Any) -> Any:
@@ -141,26 +120,21 @@ def _unchecked(component: Any) -> Any:
     return component
 
 
-def _new_seed() -> int:
-    return random.randrange(1_000_000)
-
-
 def _seed_with_die(label: str) -> Any:
     with gr.Row():
         seed = _unchecked(gr.Number(0, label=label, scale=3, min_width=120))
         die = gr.Button("⚄ New seed", scale=1, min_width=125, size="md", elem_classes="die")
-    die.click(_new_seed, None, seed, api_visibility="private", queue=False)
+    die.click(lambda: random.randrange(_NUM_SEEDS), None, seed, api_visibility="private", queue=False)
     return seed
 
 
 def _class_dropdown(pipeline: DDPMCarsPipeline) -> Any:
-    choices = class_choices(pipeline)
-    value = choices[0][1] if choices else None
+    choices, value = class_choices(pipeline), _first_class(pipeline)
     return _unchecked(gr.Dropdown(choices, value=value, label="Class", visible=bool(choices)))
 
 
 def _draw_tab(pipeline: DDPMCarsPipeline, max_images: int) -> None:
-    T, variances = num_timesteps_of(pipeline), variance_choices(pipeline)
+    T, variances = pipeline.scheduler.config.num_train_timesteps, variance_choices(pipeline)
     schedulers = scheduler_choices(pipeline)
     saved = next(iter(schedulers))
     with gr.Row():
@@ -193,7 +167,7 @@ def _draw_tab(pipeline: DDPMCarsPipeline, max_images: int) -> None:
                 film = _picture("The way out of the noise", height="min(360px, 86vw)")
     controls = [steps, seed, num_images, scheduler, variance, label, guidance, watched]
     drawing = start.click(
-        _each_in_words(functools.partial(_draw, pipeline, max_images)),
+        functools.partial(_draw, pipeline, max_images),
         controls,
         [status, grid, way, film, download, stop],
         show_progress="hidden",
@@ -202,16 +176,18 @@ def _draw_tab(pipeline: DDPMCarsPipeline, max_images: int) -> None:
     )
     # The message follows the end of the drawing, or the next frame would replace it.
     ended = stop.click(None, cancels=[drawing], api_visibility="private", queue=False)
-    ended.then(_stopped, None, [status, stop], api_visibility="private", queue=False)
-    scheduler.change(_fitting_controls, scheduler, [variance, watched], api_visibility="private", queue=False)
-
-
-def _fitting_controls(scheduler: Any) -> tuple[Any, Any]:
-    return gr.update(visible=scheduler == OWN_SCHEDULER), gr.update(visible=scheduler in _WATCHABLE)
-
-
-def _stopped() -> tuple[str, Any]:
-    return progress(0, "Stopped."), gr.update(interactive=False)
+    ended.then(
+        lambda: (progress(0, "Stopped."), gr.update(interactive=False)),
+        *(None, [status, stop]),
+        api_visibility="private",
+        queue=False,
+    )
+    scheduler.change(
+        lambda name: (gr.update(visible=name == OWN_SCHEDULER), gr.update(visible=name in _WATCHABLE)),
+        *(scheduler, [variance, watched]),
+        api_visibility="private",
+        queue=False,
+    )
 
 
 def _draw(
@@ -227,28 +203,29 @@ def _draw(
     watched: Any,
 ) -> Iterator[tuple[Any, ...]]:
     """Yield values for the status, the grid, the column of the film, the film, the download and the stop button."""
-    request = check_request(pipeline, max_images, steps, seed, num_images, scheduler, variance, label, guidance)
-    frames: list[Image.Image] = []
-    start = time.monotonic()
-    for frame in draw(pipeline, request):
-        frames.append(enlarged(frame.images))
-        status = progress_of(request, frame.step, time.monotonic() - start)
-        if frame.step < request.num_inference_steps:
-            shown = enlarged(frame.guesses) if watched == GUESS and frame.guesses else frames[-1]
-            empty = gr.update(value=None, interactive=False)
-            first = (gr.update(visible=False), None, empty, gr.update(interactive=True))
-            yield status, shown, *(first if frame.step == 0 else (gr.skip(),) * 4)
-    # Gradio copies the files when it is given their paths.
-    with tempfile.TemporaryDirectory(prefix="ddpm_cars_demo_") as folder:
-        name = f"seed_{request.seed}_pictures_{request.num_images}_steps_{request.num_inference_steps}"
-        png, webp = save_png(frames[-1], Path(folder) / f"{name}.png"), Path(folder) / f"{name}.webp"
-        webp.write_bytes(animation(frames))
-        done = gr.update(value=str(png), interactive=True)
-        yield status, frames[-1], gr.update(visible=True), str(webp), done, gr.update(interactive=False)
+    with _in_words():
+        request = check_request(pipeline, max_images, steps, seed, num_images, scheduler, variance, label, guidance)
+        frames: list[Image.Image] = []
+        start = time.monotonic()
+        for frame in draw(pipeline, request):
+            frames.append(enlarged(frame.images))
+            status = progress_of(request, frame.step, time.monotonic() - start)
+            if frame.step < request.num_inference_steps:
+                shown = enlarged(frame.guesses) if watched == GUESS and frame.guesses else frames[-1]
+                empty = gr.update(value=None, interactive=False)
+                first = (gr.update(visible=False), None, empty, gr.update(interactive=True))
+                yield status, shown, *(first if frame.step == 0 else (gr.skip(),) * 4)
+        # Gradio copies the files when it is given their paths.
+        with tempfile.TemporaryDirectory(prefix="ddpm_cars_demo_") as folder:
+            name = f"seed_{request.seed}_pictures_{request.num_images}_steps_{request.num_inference_steps}"
+            png, webp = save_png(frames[-1], Path(folder) / f"{name}.png"), Path(folder) / f"{name}.webp"
+            webp.write_bytes(animation(frames))
+            done = gr.update(value=str(png), interactive=True)
+            yield status, frames[-1], gr.update(visible=True), str(webp), done, gr.update(interactive=False)
 
 
 def _noise_tab(pipeline: DDPMCarsPipeline) -> None:
-    T, size = num_timesteps_of(pipeline), resolution_of(pipeline)
+    T, size = pipeline.scheduler.config.num_train_timesteps, resolution_of(pipeline)
     car = _toy_car(pipeline, 0)
     first = _look(pipeline, car, T // 4, 0, _first_class(pipeline))
     picture = gr.State(car)
@@ -270,7 +247,7 @@ def _noise_tab(pipeline: DDPMCarsPipeline) -> None:
         "image in one look; drawing takes many small steps instead.",
         elem_classes="note",
     )
-    look = _in_words(functools.partial(_look, pipeline))
+    look = functools.partial(_look, pipeline)
     for control in (t, seed, label):
         control.change(
             look,
@@ -283,8 +260,8 @@ def _noise_tab(pipeline: DDPMCarsPipeline) -> None:
         )
     arguments: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     for event, function, source in (
-        (upload.upload, _in_words(functools.partial(_own_picture, pipeline)), upload),
-        (another.click, lambda: _shown(_toy_car(pipeline, random.randrange(1_000_000))), None),
+        (upload.upload, functools.partial(_own_picture, pipeline), upload),
+        (another.click, lambda: _shown(_toy_car(pipeline, random.randrange(_NUM_SEEDS))), None),
     ):
         loaded = event(function, source, [picture, x_0], **arguments)
         loaded.success(look, [picture, t, seed, label], [x_t, x_0_hat, words], **arguments)
@@ -321,6 +298,7 @@ def _toy_car(pipeline: DDPMCarsPipeline, seed: int) -> Image.Image:
     return draw_car(seed, resolution_of(pipeline)).convert(mode)
 
 
+@_in_words()
 def _own_picture(pipeline: DDPMCarsPipeline, path: Any) -> tuple[Image.Image, Image.Image]:
     if not isinstance(path, str):
         raise UserError("there is no file; choose an image")
@@ -331,18 +309,19 @@ def _shown(picture: Image.Image) -> tuple[Image.Image, Image.Image]:
     return picture, enlarged([picture])
 
 
+@_in_words()
 def _look(pipeline: DDPMCarsPipeline, picture: Image.Image, t: Any, seed: Any, label: Any) -> tuple[Any, Any, str]:
     seen = noised(pipeline, picture, t, seed, label)
     return enlarged([seen.x_t]), enlarged([seen.x_0_hat]), level(int(t), seen)
 
 
 def _schedule_tab(pipeline: DDPMCarsPipeline) -> None:
-    T = num_timesteps_of(pipeline)
+    T = pipeline.scheduler.config.num_train_timesteps
     first = min(50, T)
     steps = _unchecked(gr.Slider(1, T, first, step=1, label="Steps"))
     drawings = gr.HTML(plots(pipeline, first))
     steps.change(
-        _in_words(functools.partial(plots, pipeline)),
+        _in_words()(functools.partial(plots, pipeline)),
         steps,
         drawings,
         show_progress="hidden",

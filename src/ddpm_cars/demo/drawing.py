@@ -13,14 +13,7 @@ from PIL import Image
 
 from ddpm_cars.data.decoding import ImageError, decode_image, resize_image
 from ddpm_cars.data.pictures import to_samples
-from ddpm_cars.demo.requests import (
-    MAX_SEED,
-    OWN_SCHEDULER,
-    check_class,
-    num_timesteps_of,
-    resolution_of,
-    whole_number,
-)
+from ddpm_cars.demo.requests import MAX_SEED, OWN_SCHEDULER, check_class, resolution_of, whole_number
 from ddpm_cars.diffusion.denoiser import Denoiser
 from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.errors import UserError
@@ -30,56 +23,33 @@ from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.sampling.samplers import make_scheduler, with_scheduler
 
 _GRID_WIDTH = 512
-
 _MAX_FRAMES = 48
-
 _FRAME_MS, _LAST_FRAME_MS = 80, 2500
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A state of a drawing that the page shows.
+    """A state of a drawing that the page shows."""
 
-    Attributes:
-        step: The number of steps that are done; 0 is the noise that the drawing starts from.
-        images: x_t, or the finished images after the last step.
-        guesses: x_0_hat, None before the first step and for schedulers that do not report it.
-    """
-
-    step: int
-    images: list[Image.Image]
-    guesses: list[Image.Image] | None
+    step: int  # The number of steps that are done; 0 is the noise that the drawing starts from.
+    images: list[Image.Image]  # x_t, or the finished images after the last step.
+    guesses: list[Image.Image] | None  # x_0_hat, None before the first step and where a scheduler does not report it.
 
 
 @dataclass(frozen=True)
 class Noised:
-    """An image with noise, and the clean image that the network guesses from it.
-
-    Attributes:
-        x_t: The image with noise.
-        x_0_hat: The guess.
-        alpha_bar: alpha_bar_t, in [0, 1].
-        snr: alpha_bar_t / (1 - alpha_bar_t).
-    """
+    """An image with noise, and the clean image that the network guesses from it."""
 
     x_t: Image.Image
     x_0_hat: Image.Image
     alpha_bar: float
-    snr: float
+    snr: float  # alpha_bar_t / (1 - alpha_bar_t)
 
 
 def draw(pipeline: DDPMCarsPipeline, request: SamplingRequest) -> Iterator[Frame]:
-    """Draw images in one batch, the same as `ddpm_cars.sampling.generate` draws, and show the steps to them.
+    """Draw images in one batch, the same as `generate` draws, and yield the noise, evenly spaced steps and the images.
 
-    Args:
-        pipeline: The model. Only the config of its scheduler is read.
-        request: What to draw, as `check_request` returns it.
-
-    Yields:
-        The noise, then evenly spaced steps, then the images.
-
-    Raises:
-        UserError: If the scheduler makes values that are not finite.
+    Only the config of the pipeline's scheduler is read. Raises UserError if values are not finite.
     """
     own, steps = with_scheduler(pipeline, request.sampler(pipeline.scheduler)), request.num_inference_steps
     own.set_progress_bar_config(disable=True)
@@ -112,15 +82,7 @@ def animation(frames: Sequence[Image.Image]) -> bytes:
 
 
 def squared(source: str | bytes, pipeline: DDPMCarsPipeline) -> Image.Image:
-    """Bring an image of a visitor to the size and the colours of a model. The middle of the image is kept.
-
-    Args:
-        source: The path or the bytes of the file.
-        pipeline: The model.
-
-    Raises:
-        UserError: If the file is no image.
-    """
+    """Bring the middle of a visitor's image to the size and colours of a model. Raises UserError if it is no image."""
     try:
         image = decode_image(source, "L" if pipeline.unet.config.in_channels == 1 else "RGB")
     except (ImageError, OSError, MemoryError) as error:
@@ -132,17 +94,10 @@ def squared(source: str | bytes, pipeline: DDPMCarsPipeline) -> Image.Image:
 def noised(pipeline: DDPMCarsPipeline, picture: Image.Image, t: Any, seed: Any, class_choice: Any = None) -> Noised:
     """Draw x_t from q(x_t | x_0) (Ho et al. 2020, eq. 4) and let the network guess x_0 from it in one look (eq. 15).
 
-    Args:
-        pipeline: The model. Only the config of its scheduler is read.
-        picture: x_0, as `squared` returns it.
-        t: The timestep, an integer in [0, T - 1]. Other values are refused, here and below.
-        seed: The seed of the noise, which is the same for every t.
-        class_choice: A value of `class_choices`. If it stands for several classes, the first counts.
-
-    Raises:
-        UserError: If t, the seed or the class is not one that the model has.
+    x_0 is `picture`, as `squared` returns it. Of several classes the first counts. Raises UserError if t, the seed or
+    the class is not one that the model has.
     """
-    t = whole_number(t, "the timestep t", 0, num_timesteps_of(pipeline) - 1)
+    t = whole_number(t, "the timestep t", 0, pipeline.scheduler.config.num_train_timesteps - 1)
     seed = whole_number(seed, "the seed", 0, MAX_SEED)
     labels = check_class(pipeline, class_choice)
     scheduler = make_scheduler(OWN_SCHEDULER, pipeline.scheduler.config, "fixed_small")

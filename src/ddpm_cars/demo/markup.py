@@ -3,8 +3,7 @@
 import html
 
 from ddpm_cars.demo.drawing import Noised
-from ddpm_cars.demo.requests import describe
-from ddpm_cars.demo.schedule import schedule_curves, schedule_drawings
+from ddpm_cars.demo.requests import resolution_of
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.sampling.request import SamplingRequest
 
@@ -52,8 +51,11 @@ _LEVELS = (
 
 
 def headline(pipeline: DDPMCarsPipeline, name: str) -> str:
-    """Return the heading of the page: the name of a model and facts about it."""
-    facts = " ".join(f"<span>{html.escape(fact)}</span>" for fact in describe(pipeline))
+    """Return the heading of the page: the name of a model, its resolution, T and the number of its parameters."""
+    size, count = resolution_of(pipeline), sum(p.numel() for p in pipeline.unet.parameters())
+    parameters = f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"
+    T = pipeline.scheduler.config.num_train_timesteps
+    facts = f"<span>{size}x{size} pixels</span> <span>T = {T}</span> <span>{parameters} parameters</span>"
     return f"<h1>{html.escape(name)}</h1><p>{facts}</p>"
 
 
@@ -67,20 +69,15 @@ def progress(done: float, text: str) -> str:
 
 def progress_of(request: SamplingRequest, step: int, seconds: float) -> str:
     """Return the progress of a drawing after some seconds."""
-    steps = request.num_inference_steps
+    steps, last = request.num_inference_steps, request.seed + request.num_images - 1
+    seeds = f"Seed {request.seed}" if last == request.seed else f"Seeds {request.seed} to {last}"
     if step == 0:
-        text = f"Noise of {seeds_of(request).lower()}"
+        text = f"Noise of {seeds.lower()}"
     elif step < steps:
         text = f"Step {step} of {steps}, {seconds / step * (steps - step):.0f} s left"
     else:
-        text = f"{seeds_of(request)}, {steps} steps in {seconds:.1f} s"
+        text = f"{seeds}, {steps} steps in {seconds:.1f} s"
     return progress(step / steps, text)
-
-
-def seeds_of(request: SamplingRequest) -> str:
-    """Return the seeds of the images of a drawing in words."""
-    last = request.seed + request.num_images - 1
-    return f"Seed {request.seed}" if last == request.seed else f"Seeds {request.seed} to {last}"
 
 
 def level(t: int, seen: Noised) -> str:
@@ -90,10 +87,3 @@ def level(t: int, seen: Noised) -> str:
         f"<p class='level'><b>t = {t}</b>: ᾱ = {seen.alpha_bar:.3g}, signal-to-noise ratio {seen.snr:.3g}. "
         f"{words.capitalize()}.</p>"
     )
-
-
-def plots(pipeline: DDPMCarsPipeline, num_inference_steps: object) -> str:
-    """Return the plots of the noise schedule. `schedule_curves` checks `num_inference_steps`."""
-    drawings = schedule_drawings(schedule_curves(pipeline, num_inference_steps))
-    figures = (f"<figure><figcaption>{caption}</figcaption>{svg}</figure>" for caption, svg in drawings)
-    return f"<div class='plots'>{''.join(figures)}</div>"

@@ -5,52 +5,31 @@ from typing import Any
 
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.sampling.classes import class_names_of
-from ddpm_cars.sampling.request import SamplingRequest
+from ddpm_cars.sampling.request import SamplingRequest, class_names_of
 from ddpm_cars.sampling.samplers import with_scheduler
 from ddpm_cars.scheduling_ddpm_cars import LEARNED_VARIANCES
 
 OWN_SCHEDULER = "DDPMCarsScheduler"
-
 SCHEDULERS = {
     OWN_SCHEDULER: "DDPM (DDPMCarsScheduler)",
     "DDIMScheduler": "DDIM",
     "DPMSolverMultistepScheduler": "DPM-Solver++",
     "UniPCMultistepScheduler": "UniPC",
 }
-
 # The values in the list of classes that are not the number of a class.
 NO_CLASS, EVERY_CLASS = -1, -2
-
 # Every browser and every generator of random numbers can hold numbers up to this.
 MAX_SEED = 2**32 - 1
-
 MAX_GUIDANCE = 20.0
 
 
-def num_timesteps_of(pipeline: DDPMCarsPipeline) -> int:
-    """Return T, the number of timesteps of a model."""
-    return int(pipeline.scheduler.config.num_train_timesteps)
-
-
 def resolution_of(pipeline: DDPMCarsPipeline) -> int:
-    """Return the height and width of the images of a model.
-
-    Raises:
-        UserError: If the images are not squares in grey or RGB.
-    """
+    """Return the height and width of the images of a model. Raises UserError if they are no squares in grey or RGB."""
     size, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
     height, width = (size, size) if isinstance(size, int) else (size or (None, None))
     if height is None or height != width or channels not in (1, 3):
         raise UserError(f"the model draws {channels} channels of size {size}; the page shows squares in grey or RGB")
     return height
-
-
-def describe(pipeline: DDPMCarsPipeline) -> list[str]:
-    """Return the resolution, T and the number of parameters of a model in words."""
-    size, count = resolution_of(pipeline), sum(p.numel() for p in pipeline.unet.parameters())
-    parameters = f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"
-    return [f"{size}x{size} pixels", f"T = {num_timesteps_of(pipeline)}", f"{parameters} parameters"]
 
 
 def scheduler_choices(pipeline: DDPMCarsPipeline) -> dict[str, str]:
@@ -78,8 +57,7 @@ def variance_choices(pipeline: DDPMCarsPipeline) -> list[str]:
 def class_choices(pipeline: DDPMCarsPipeline) -> list[tuple[str, int]]:
     """Return the labels and values of the list of classes, which is empty for a model without classes.
 
-    Raises:
-        UserError: If its network takes classes that have no names.
+    Raises UserError if its network takes classes that have no names.
     """
     names = class_names_of(pipeline)
     if not names:
@@ -89,17 +67,7 @@ def class_choices(pipeline: DDPMCarsPipeline) -> list[tuple[str, int]]:
 
 
 def whole_number(value: Any, name: str, minimum: int, maximum: int) -> int:
-    """Check a number that anybody may have sent.
-
-    Args:
-        value: The value that was sent, of any type.
-        name: The name of the value in the message.
-        minimum: The smallest number that is allowed.
-        maximum: The largest number that is allowed.
-
-    Raises:
-        UserError: If the value is not a whole number in this range.
-    """
+    """Return a number that anybody may have sent. Raises UserError, with its name, if it is not whole or out of range."""
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if not is_whole or isinstance(value, bool) or not minimum <= value <= maximum:
         shown = "empty" if value is None else reprlib.repr(value)
@@ -110,8 +78,7 @@ def whole_number(value: Any, name: str, minimum: int, maximum: int) -> int:
 def check_class(pipeline: DDPMCarsPipeline, value: Any) -> tuple[int, ...] | None:
     """Turn a choice from the list of classes into the classes that images take in turn, None for none.
 
-    Raises:
-        UserError: If the model does not have this choice.
+    Raises UserError if the model does not have this choice.
     """
     choices = class_choices(pipeline)
     if not choices and value in (None, NO_CLASS):
@@ -135,23 +102,12 @@ def check_request(
     class_choice: Any = None,
     guidance_scale: Any = 1.0,
 ) -> SamplingRequest:
-    """Check what a visitor, or a program in the place of one, has sent.
+    """Check what a visitor, or a program in the place of one, has sent, which may be values of any type.
 
-    Args:
-        pipeline: The model.
-        max_images: The largest number of images in one request.
-        num_inference_steps: Like all arguments that follow, a value of any type.
-        seed: The seed of the first image.
-        num_images: The number of images.
-        scheduler: One of `scheduler_choices`.
-        variance_type: One of `variance_choices`. Only `DDPMCarsScheduler` reads it.
-        class_choice: A value of `class_choices`, None for a model without classes.
-        guidance_scale: In [0, MAX_GUIDANCE]; 1 for a model that has not learned to be guided.
-
-    Raises:
-        UserError: If the model cannot draw this. The message is for the visitor.
+    Raises UserError, with a message for the visitor, if the model cannot draw this. Only `DDPMCarsScheduler` reads
+    `variance_type`; `class_choice` is a value of `class_choices`.
     """
-    steps = whole_number(num_inference_steps, "the number of steps", 1, num_timesteps_of(pipeline))
+    steps = whole_number(num_inference_steps, "the number of steps", 1, pipeline.scheduler.config.num_train_timesteps)
     seed = whole_number(seed, "the seed", 0, MAX_SEED)
     num_images = whole_number(num_images, "the number of images", 1, max_images)
     for name, value, choices in (

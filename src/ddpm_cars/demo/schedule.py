@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_cars.demo.requests import OWN_SCHEDULER, num_timesteps_of, variance_choices, whole_number
+from ddpm_cars.demo.requests import OWN_SCHEDULER, variance_choices, whole_number
 from ddpm_cars.figures.curves import COLOURS, INK, figure_to_svg, make_figure
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.sampling.samplers import make_scheduler
@@ -12,26 +12,18 @@ from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, posterior
 
 # These colours can be seen on light and on dark pages.
 _BLUE, _RED, _AMBER = COLOURS[3:6]
-
 # More marks than these run into a line.
 _MAX_MARKS = 100
 
 
 def schedule_curves(pipeline: DDPMCarsPipeline, num_inference_steps: Any) -> dict[str, np.ndarray]:
-    """Return the noise schedule of a model, and the variances that a chain of some of its timesteps adds.
+    """Return the noise schedule of a model, and the variances that a chain of some of its timesteps adds, in float64.
 
-    Args:
-        pipeline: The model. Only the config of its scheduler is read.
-        num_inference_steps: An integer in [1, T]. Other values are refused.
-
-    Returns:
-        float64 arrays: "alpha_bar" and "snr" (T,); "timesteps", those that are visited, descending (n,); "beta",
-        "beta_tilde" and, for a calibrated model, "analytic" (n - 1,), of every step but the last, which adds no noise.
-
-    Raises:
-        UserError: If the number of steps is not such an integer.
+    "alpha_bar" and "snr" have T values. "timesteps" are those that are visited, descending; "beta", "beta_tilde" and,
+    for a calibrated model, "analytic" belong to all of these but the last, whose step adds no noise. Raises UserError
+    if the number of steps is no integer in [1, T].
     """
-    steps = whole_number(num_inference_steps, "the number of steps", 1, num_timesteps_of(pipeline))
+    steps = whole_number(num_inference_steps, "the number of steps", 1, pipeline.scheduler.config.num_train_timesteps)
     is_calibrated = "analytic" in variance_choices(pipeline)
     variance_type = "analytic" if is_calibrated else "fixed_small"
     scheduler: DDPMCarsScheduler = make_scheduler(OWN_SCHEDULER, pipeline.scheduler.config, variance_type)
@@ -51,14 +43,7 @@ def schedule_curves(pipeline: DDPMCarsPipeline, num_inference_steps: Any) -> dic
 
 
 def schedule_drawings(curves: dict[str, np.ndarray]) -> list[tuple[str, str]]:
-    """Plot a noise schedule as SVGs, transparent and in the colour of the text around them.
-
-    Args:
-        curves: What `schedule_curves` returns.
-
-    Returns:
-        A caption and an `<svg>` element each for alpha_bar, the signal-to-noise ratio and the variances.
-    """
+    """Return a caption and an `<svg>` element each for alpha_bar, the signal-to-noise ratio and the variances."""
     t, visited = np.arange(len(curves["alpha_bar"])), curves["timesteps"].astype(int)
     drawings = []
     for name, caption, scale in (
@@ -93,3 +78,10 @@ def _axes(num_timesteps: int, scale: str) -> tuple[Any, Any]:
     figure, (axes,) = make_figure(size=(4.6, 3.4))
     axes.set(xlabel="t", yscale=scale, xlim=(-0.02 * num_timesteps, 1.02 * num_timesteps))
     return figure, axes
+
+
+def plots(pipeline: DDPMCarsPipeline, num_inference_steps: object) -> str:
+    """Return the plots of the noise schedule as HTML. `schedule_curves` checks `num_inference_steps`."""
+    drawings = schedule_drawings(schedule_curves(pipeline, num_inference_steps))
+    figures = (f"<figure><figcaption>{caption}</figcaption>{svg}</figure>" for caption, svg in drawings)
+    return f"<div class='plots'>{''.join(figures)}</div>"

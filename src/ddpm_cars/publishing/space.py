@@ -30,13 +30,7 @@ schedule. Everything that the page needs is here: the model in `model/` and the 
 
 
 def space_files(model: dict[str, Path | bytes], repo_id: str, model_license: str | None) -> dict[str, Path | bytes]:
-    """Return the files of a Space that shows a model.
-
-    Args:
-        model: The files of the model, by their paths in its folder.
-        repo_id: The Space, OWNER/NAME.
-        model_license: The license of the model, as the Hub spells it; None leaves it out.
-    """
+    """Return the files of the Space OWNER/NAME that shows a model, whose own files `model` has by their paths."""
     package = Path(str(ddpm_cars.__file__)).parent
     return {
         CARD: _readme(repo_id.split("/")[-1], model_license).encode(),

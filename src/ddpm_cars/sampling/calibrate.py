@@ -16,7 +16,7 @@ from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.saved_pipeline import load_pipeline
 from ddpm_cars.runs.settings import check_classes, with_pictures_of_run
 from ddpm_cars.runtime.files import write_text
-from ddpm_cars.sampling.classes import class_names_of
+from ddpm_cars.sampling.request import class_names_of
 from ddpm_cars.sampling.samplers import make_scheduler
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
@@ -24,17 +24,9 @@ _MEASURED = ("_calibration", "_init_noise")
 
 
 def calibrate_folder(config: CalibrateConfig) -> str:
-    """Measure a saved model and replace its scheduler_config.json, which keeps the class that it names.
+    """Measure a saved model, replace its scheduler_config.json, which keeps its class, and return a line for the user.
 
-    Args:
-        config: The settings of the command.
-
-    Returns:
-        A line that says on how many images, what the model samples with, and where that is written.
-
-    Raises:
-        UserError: If model, images and settings do not fit together.
-        OSError: If the file cannot be written.
+    Raises UserError if model, images and settings do not fit together, and OSError if the file cannot be written.
     """
     folder = Path(config.pretrained_model_name_or_path)
     if not folder.is_dir():

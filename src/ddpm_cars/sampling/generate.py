@@ -11,12 +11,7 @@ from ddpm_cars.sampling.request import SamplingRequest
 
 
 def move_for_inference(pipeline: DDPMCarsPipeline, device: torch.device) -> None:
-    """Move a pipeline to a device, in the layout that is quickest there, for a process that only draws.
-
-    Args:
-        pipeline: The model. Others may share its network.
-        device: Where it goes.
-    """
+    """Move a pipeline to a device, in the layout that is quickest there, for a process that only draws."""
     pipeline.to(device)
     keep_freed_memory(device)
     if device.type == "cpu":

@@ -10,19 +10,13 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.files import write_text
 
 _SETTINGS = "sampling.json"
-
 GRID_NAME = "grid.png"
-
 STRIP_NAME = "denoising.png"
-
 # The settings of folders of earlier versions, which do not name them.
 _UNSAID = {"mixed_precision": "no"}
-
 _PICTURE = re.compile(r"(\d{5}|[1-9]\d{5,})\.png")
-
 # A process that was killed leaves this of an image that it was writing.
 _LEFTOVER = re.compile(rf"\.{_PICTURE.pattern}\.tmp")
-
 _CURE = "choose another output_dir, or pass --overwrite_output_dir to start again"
 
 
@@ -32,16 +26,10 @@ def picture_path(folder: Path, i: int) -> Path:
 
 
 def unfinished_batches(found: set[int], num_images: int, batch_size: int, whole: bool = False) -> list[range]:
-    """Return the batches of which an image is missing.
+    """Return the batches of which an image is not among the found ones.
 
     The batches do not depend on what is there, so an image is drawn with the same others before and after a break.
-
-    Args:
-        found: The numbers of the images that are there.
-        num_images: The number of images that are wanted, 1 or more.
-        batch_size: The number of images that are drawn at a time, 1 or more.
-        whole: Whether to fill the last batch up with images beyond those that are wanted, for a network that is
-            compiled for one shape.
+    With `whole`, the last one is filled up with images that nobody wants, for a network compiled for one shape.
     """
     every = [range(start, start + batch_size) for start in range(0, num_images, batch_size)]
     wanted = [range(batch.start, min(batch.stop, num_images)) for batch in every]
@@ -50,18 +38,10 @@ def unfinished_batches(found: set[int], num_images: int, batch_size: int, whole:
 
 
 def open_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> set[int]:
-    """Make a folder ready for more images, and check that those in it were drawn with the same settings.
+    """Make a folder ready for more images, and return the numbers of those in it; an empty file does not count.
 
-    Args:
-        folder: A folder that exists.
-        settings: The settings that the images depend on, as JSON values.
-        overwrite: Whether to delete the images that lie there with a sampling.json, whatever their settings.
-
-    Returns:
-        The numbers of the images that are there. An empty file does not count.
-
-    Raises:
-        UserError: If the images there have other settings, or no sampling.json and may be anybody's.
+    With `overwrite`, images that lie there with a sampling.json are deleted, whatever their settings (JSON values).
+    Raises UserError if the images there have other settings, or no sampling.json and may be anybody's.
     """
     path = folder / _SETTINGS
     names = _names_in(folder)

@@ -47,10 +47,7 @@ class SamplingRequest:
         }
 
     def sampler(self, saved: Any) -> Any:
-        """Return the scheduler to draw with.
-
-        Args:
-            saved: The scheduler of the model. It is the answer where the request names none.
+        """Return the scheduler to draw with, which is the saved one where the request names none.
 
         Raises:
             UserError: If there is no such scheduler, or its variance has not been measured.
@@ -95,3 +92,19 @@ class SamplingRequest:
 
 def _as_number(label: int | str, names: Container[str]) -> int | str:
     return int(label) if isinstance(label, str) and label.isdecimal() and label not in names else label
+
+
+def class_names_of(pipeline: DDPMCarsPipeline) -> tuple[str, ...]:
+    """Return the names of the classes 0, 1, ... of a model, empty if it has none.
+
+    Raises UserError if its network takes classes that have no names.
+    """
+    # JSON sorts the numbers as texts.
+    names = {int(i): name for i, name in (pipeline.config.get("id2label") or {}).items()}
+    unet = pipeline.unet.config
+    if not names and (unet.num_class_embeds is not None or unet.class_embed_type is not None):
+        raise UserError(
+            "the network takes classes, but id2label does not name them, so images cannot be given theirs; save the "
+            "pipeline with id2label"
+        )
+    return tuple(names[i] for i in sorted(names))

@@ -7,7 +7,6 @@ import logging
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -18,7 +17,6 @@ from tqdm import tqdm
 from ddpm_cars.config.commands import SampleConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, save_png
-from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.saved_pipeline import identity, load_pipeline
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
@@ -39,7 +37,6 @@ from ddpm_cars.sampling.strips import denoising_strip
 logger = logging.getLogger(__name__)
 
 _NUM_GRID_IMAGES = 64
-
 _DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -51,8 +48,7 @@ def batch_size_for(config: SampleConfig, num_processes: int) -> int:
 def precision_of(config: SampleConfig) -> str:
     """Return the precision for the network: "no" (as it is loaded), "fp16" or "bf16".
 
-    Raises:
-        UserError: If accelerate was configured with another one.
+    Raises UserError if accelerate was configured with another one.
     """
     precision = config.mixed_precision or parse_choice_from_env("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in _DTYPES:
@@ -78,38 +74,11 @@ def request_of(config: SampleConfig, num_train_timesteps: int, num_processes: in
     )
 
 
-def settings_of(pipeline: DDPMCarsPipeline, config: SampleConfig, request: SamplingRequest) -> dict[str, Any]:
-    """Return all that the images depend on but their number, as JSON values.
-
-    Args:
-        pipeline: The model in the precision that it is loaded in, with the scheduler to draw with.
-        config: The settings of the command.
-        request: What they ask for, checked.
-    """
-    scheduler, labels = pipeline.scheduler, request.class_labels
-    return {
-        "model": config.pretrained_model_name_or_path,
-        **identity(pipeline),
-        "scheduler": type(scheduler).__name__,
-        "variance_type": scheduler.config.get("variance_type"),
-        "seed": request.seed,
-        "num_inference_steps": request.num_inference_steps,
-        "class_labels": None if labels is None else list(labels),
-        "guidance_scale": request.guidance_scale,
-        "mixed_precision": precision_of(config),
-    }
-
-
 class Sampling:
-    """The images of one command, in as many processes as Accelerate has started.
+    """The images of one command, in as many processes as Accelerate has started; all make the same calls in one order.
 
-    Args:
-        config: The settings of the command.
-        state: Knows the processes, each of which makes the same calls in the same order.
-        lock: The lock of the output folder. The main process takes it, and whoever has made it releases it.
-
-    Raises:
-        UserError: If the model and the settings do not fit together, or the folder cannot be used.
+    The main process takes the lock of the output folder, and whoever has made the lock releases it.
+    Raises UserError if the model and the settings do not fit together, or the folder cannot be used.
     """
 
     def __init__(self, config: SampleConfig, state: PartialState, lock: FolderLock):
@@ -120,7 +89,13 @@ class Sampling:
         together(self._load)
         self.found: set[int] = together(self._open)[0]
         # The folder names the weights as they are loaded, so they are moved and cast after it is open.
-        self._place()
+        move_for_inference(self.pipeline, state.device)
+        dtype = _DTYPES[precision_of(config)]
+        if dtype is not None:
+            # The method of the network warns of modules that must stay in float32, though it has none.
+            torch.nn.Module.to(self.pipeline.unet, dtype)
+        if config.compile:
+            self.pipeline.enable_fast_sampling(max_batch_size=self.request.batch_size)
 
     def _load(self) -> None:
         config = self.config
@@ -139,17 +114,19 @@ class Sampling:
             return None
         prepare_folder(self.folder)
         self.lock.acquire()
-        settings = settings_of(self.pipeline, self.config, self.request)
+        scheduler, request = self.pipeline.scheduler, self.request
+        settings = {  # All that the images depend on but their number.
+            "model": self.config.pretrained_model_name_or_path,
+            **identity(self.pipeline),
+            "scheduler": type(scheduler).__name__,
+            "variance_type": scheduler.config.get("variance_type"),
+            "seed": request.seed,
+            "num_inference_steps": request.num_inference_steps,
+            "class_labels": None if request.class_labels is None else list(request.class_labels),
+            "guidance_scale": request.guidance_scale,
+            "mixed_precision": precision_of(self.config),
+        }
         return open_folder(self.folder, settings, self.config.overwrite_output_dir)
-
-    def _place(self) -> None:
-        move_for_inference(self.pipeline, self.state.device)
-        dtype = _DTYPES[precision_of(self.config)]
-        if dtype is not None:
-            # The method of the network warns of modules that must stay in float32, though it has none.
-            torch.nn.Module.to(self.pipeline.unet, dtype)
-        if self.config.compile:
-            self.pipeline.enable_fast_sampling(max_batch_size=self.request.batch_size)
 
     def draw(self) -> None:
         """Draw and write the images that are missing."""

@@ -38,15 +38,7 @@ def make_scheduler(name: str, config: Any, variance_type: str | None = None) -> 
 
 
 def sampler_from_config(name: str, config: Any) -> Any:
-    """Build a scheduler from the config of another, by one word.
-
-    Args:
-        name: A variance of `DDPMCarsScheduler`, such as "fixed_small", or a name that `make_scheduler` knows.
-        config: The config to take over.
-
-    Raises:
-        UserError: If there is no such variance or class.
-    """
+    """Build a scheduler from a variance of `DDPMCarsScheduler`, such as "fixed_small", or as `make_scheduler` does."""
     if name in get_args(VarianceType):
         return make_scheduler("DDPMCarsScheduler", config, variance_type=name)
     return make_scheduler(name, config)

@@ -18,11 +18,8 @@ def forward_noising_strip(
 ) -> Image.Image:
     """Show q(x_t | x_0) from t = 0 to T - 1 at evenly spaced t (Ho et al. 2020, eq. 4), one row per image.
 
-    Args:
-        samples: x_0, float32 (batch, 1 or 3, height, width) in [-1, 1].
-        scheduler: The scheduler that has the noise levels.
-        num_frames: The number of columns, 2 or more.
-        seed: The seed of the noise, which is the same in every column so that the strip shows one path.
+    `samples` are x_0, float32 (batch, 1 or 3, height, width) in [-1, 1]. The noise is the same in every column, so
+    that the strip shows one path.
     """
     T = scheduler.config.num_train_timesteps
     timesteps = np.linspace(0, T - 1, num_frames).round().astype(int).tolist()
@@ -35,13 +32,9 @@ def forward_noising_strip(
 def denoising_strip(
     pipeline: DDPMCarsPipeline, request: SamplingRequest, num_rows: int = 4, num_frames: int = 10
 ) -> Image.Image:
-    """Show x_t from noise to image (Ho et al. 2020, algorithm 2), one row per image.
+    """Show x_t from noise to the first images of a request (Ho et al. 2020, algorithm 2), one row per image.
 
-    Args:
-        pipeline: The model, with the scheduler to draw with.
-        request: What to draw. The last column shows the first of its images.
-        num_rows: The number of images, at most.
-        num_frames: The number of columns, at most; there is one for each of the steps.
+    `num_rows` and `num_frames`, the number of columns, are upper limits.
     """
     images = range(min(num_rows, request.num_images))
     states = pipeline.denoise(**request.arguments(images))
