@@ -21,13 +21,15 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
-from ddpm_cars.portable.class_labels import as_class_tensor, check_guidance, label_ids, numbers_of_names
 from ddpm_cars.portable.compiled_network import CapturedFunction, CompiledNetwork, compiler_options
 from ddpm_cars.portable.denoising import (
     DenoisingState,
     OutputType,
     as_images,
+    class_tensor,
     guided_output,
+    label_ids,
+    numbers_of_names,
     samples_with_learned_variance,
 )
 from ddpm_cars.portable.init_noise import match_init_noise, noised_start
@@ -338,9 +340,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
         Raises:
             ValueError: If the UNet does not have these classes, needs some, or cannot be guided.
         """
-        null_class = self.null_class
-        check_guidance(guidance_scale, class_labels, null_class)
-        return as_class_tensor(class_labels, batch_size, self.unet.config, null_class, self.labels)
+        return class_tensor(class_labels, batch_size, guidance_scale, self.unet.config, self.null_class, self.labels)
 
     def _run(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         return (

@@ -21,7 +21,7 @@ from PIL import Image
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, calibrate
 from ddpm_cars.cli import commands as cli
 from ddpm_cars.demo.drawing import Noised, animation, draw, enlarged, noised, squared
-from ddpm_cars.demo.markup import level, progress_of
+from ddpm_cars.demo.markup import headline, level, progress_of
 from ddpm_cars.demo.requests import (
     EVERY_CLASS,
     MAX_SEED,
@@ -29,7 +29,6 @@ from ddpm_cars.demo.requests import (
     SCHEDULERS,
     check_request,
     class_choices,
-    describe,
     scheduler_choices,
     variance_choices,
     whole_number,
@@ -211,14 +210,15 @@ def test_the_saved_scheduler_comes_first(pipeline: DDPMCarsPipeline):
 
 def test_a_model_is_described_in_words(pipeline: DDPMCarsPipeline, make_unet: Callable[..., UNet2DModel]):
     count = sum(p.numel() for p in pipeline.unet.parameters())
-    assert describe(pipeline) == ["8x8 pixels", "T = 20", f"{count:,} parameters"]
+    facts = f"<span>8x8 pixels</span> <span>T = 20</span> <span>{count:,} parameters</span>"
+    assert headline(pipeline, "<cars>") == f"<h1>&lt;cars&gt;</h1><p>{facts}</p>"
     large = make_pipeline(make_unet(block_out_channels=(64, 128)))
     count = sum(p.numel() for p in large.unet.parameters())
-    assert describe(large)[2] == f"{round(count / 1e6, 1)} million parameters"
+    assert f"<span>{round(count / 1e6, 1)} million parameters</span>" in headline(large, "large")
     with pytest.raises(UserError, match="draws 4 channels of size 8"):
-        describe(make_pipeline(make_unet(in_channels=4, out_channels=4)))
+        headline(make_pipeline(make_unet(in_channels=4, out_channels=4)), "cars")
     with pytest.raises(UserError, match="3 channels of size"):
-        describe(make_pipeline(make_unet(sample_size=(8, 16))))
+        headline(make_pipeline(make_unet(sample_size=(8, 16))), "cars")
 
 
 @ignore_numpy_warnings

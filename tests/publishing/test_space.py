@@ -28,7 +28,7 @@ sys.path.insert(0, str(folder))
 from ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.demo import build_app
 from ddpm_cars.demo.drawing import draw, noised
-from ddpm_cars.demo.markup import plots
+from ddpm_cars.demo.schedule import plots
 from ddpm_cars.demo.requests import check_request
 from ddpm_cars.toy_cars import draw_car
 

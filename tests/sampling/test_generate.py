@@ -13,10 +13,9 @@ from PIL import Image
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.cli import commands as cli
 from ddpm_cars.errors import UserError
-from ddpm_cars.sampling.generate import generate, move_for_inference
+from ddpm_cars.sampling.generate import denoising_strip, forward_noising_strip, generate, move_for_inference
 from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.sampling.samplers import make_scheduler, sampler_from_config
-from ddpm_cars.sampling.strips import denoising_strip, forward_noising_strip
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 STEPS = 5

@@ -23,8 +23,7 @@ from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.errors import UserError
 from ddpm_cars.runs.saved_pipeline import weights_sha256
 from ddpm_cars.runtime.folders import FolderLock
-from ddpm_cars.sampling.picture_folder import picture_path
-from ddpm_cars.sampling.sample import precision_of, sample
+from ddpm_cars.sampling.sample import picture_path, precision_of, sample
 
 STEPS = 3
 

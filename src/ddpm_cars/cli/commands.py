@@ -115,7 +115,7 @@ def show(config: ShowConfig, prog: str) -> None:
     from ddpm_cars.data.pictures import load_pictures, to_samples
     from ddpm_cars.diffusion.seeds import permutation
     from ddpm_cars.figures.grids import make_grid, save_png, to_pil
-    from ddpm_cars.sampling.strips import forward_noising_strip
+    from ddpm_cars.sampling.generate import forward_noising_strip
     from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
     images = load_pictures(config).images

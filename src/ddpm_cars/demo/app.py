@@ -174,20 +174,15 @@ def _draw_tab(pipeline: DDPMCarsPipeline, max_images: int) -> None:
         api_name="draw",
         concurrency_limit=_CONCURRENT_DRAWINGS,
     )
+    quiet: dict[str, Any] = {"api_visibility": "private", "queue": False}
     # The message follows the end of the drawing, or the next frame would replace it.
-    ended = stop.click(None, cancels=[drawing], api_visibility="private", queue=False)
-    ended.then(
-        lambda: (progress(0, "Stopped."), gr.update(interactive=False)),
-        *(None, [status, stop]),
-        api_visibility="private",
-        queue=False,
-    )
-    scheduler.change(
-        lambda name: (gr.update(visible=name == OWN_SCHEDULER), gr.update(visible=name in _WATCHABLE)),
-        *(scheduler, [variance, watched]),
-        api_visibility="private",
-        queue=False,
-    )
+    ended = stop.click(None, cancels=[drawing], **quiet)
+    ended.then(lambda: (progress(0, "Stopped."), gr.update(interactive=False)), None, [status, stop], **quiet)
+    scheduler.change(_fitting_controls, scheduler, [variance, watched], **quiet)
+
+
+def _fitting_controls(scheduler: Any) -> tuple[Any, Any]:
+    return gr.update(visible=scheduler == OWN_SCHEDULER), gr.update(visible=scheduler in _WATCHABLE)
 
 
 def _draw(

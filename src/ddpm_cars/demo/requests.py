@@ -55,10 +55,7 @@ def variance_choices(pipeline: DDPMCarsPipeline) -> list[str]:
 
 
 def class_choices(pipeline: DDPMCarsPipeline) -> list[tuple[str, int]]:
-    """Return the labels and values of the list of classes, which is empty for a model without classes.
-
-    Raises UserError if its network takes classes that have no names.
-    """
+    """Return labels and values of the list of classes, if any. Raises UserError if classes of the model lack names."""
     names = class_names_of(pipeline)
     if not names:
         return []
@@ -67,7 +64,7 @@ def class_choices(pipeline: DDPMCarsPipeline) -> list[tuple[str, int]]:
 
 
 def whole_number(value: Any, name: str, minimum: int, maximum: int) -> int:
-    """Return a number that anybody may have sent. Raises UserError, with its name, if it is not whole or out of range."""
+    """Return a number that anybody may have sent. Raises UserError if it is not whole or out of its range."""
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if not is_whole or isinstance(value, bool) or not minimum <= value <= maximum:
         shown = "empty" if value is None else reprlib.repr(value)
@@ -119,8 +116,7 @@ def check_request(
     labels = check_class(pipeline, class_choice)
     is_number = isinstance(guidance_scale, int | float) and not isinstance(guidance_scale, bool)
     if not is_number or not 0 <= guidance_scale <= MAX_GUIDANCE:
-        shown = reprlib.repr(guidance_scale)
-        raise UserError(f"the guidance is {shown}; choose a number from 0 to {MAX_GUIDANCE:g}")
+        raise UserError(f"the guidance is {reprlib.repr(guidance_scale)}; choose a number from 0 to {MAX_GUIDANCE:g}")
     if guidance_scale != 1 and labels is None:
         raise UserError(f"the guidance is {guidance_scale:g}, but towards no class; choose a class, or guidance 1")
     request = SamplingRequest(

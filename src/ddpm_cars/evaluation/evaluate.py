@@ -34,10 +34,9 @@ from ddpm_cars.runtime.files import atomic_path, rounded
 from ddpm_cars.runtime.folders import prepare_folder
 from ddpm_cars.runtime.hardware import idle_cores_warnings
 from ddpm_cars.runtime.processes import gathered, on_main
-from ddpm_cars.sampling.generate import generate, move_for_inference
+from ddpm_cars.sampling.generate import denoising_strip, generate, move_for_inference
 from ddpm_cars.sampling.request import SamplingRequest, class_names_of
 from ddpm_cars.sampling.samplers import sampler_from_config
-from ddpm_cars.sampling.strips import denoising_strip
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
 
 _NUM_CALIBRATION_IMAGES = 2048

@@ -31,32 +31,29 @@ class CapturedFunction:
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
         """Return the result of the function, in memory that later calls do not use."""
         with torch.cuda.device(arguments[0].device):
-            return self._call(*arguments)
-
-    def _call(self, *arguments: torch.Tensor) -> torch.Tensor:
-        if not self._arguments:
-            self._arguments = [argument.clone() for argument in arguments]
-            # All first calls share a stream, because each stream keeps memory of its own.
-            self._stream = torch.cuda.Stream()
-        for kept, given in zip(self._arguments, arguments, strict=True):
-            kept.copy_(given)
-        self._num_calls += 1
-        if self._num_calls <= self._num_plain_calls:
-            # Graphs are captured beside the usual stream, too.
-            ours = torch.cuda.current_stream()
-            self._stream.wait_stream(ours)
-            with torch.cuda.stream(self._stream):
-                result = self.function(*self._arguments)
-            ours.wait_stream(self._stream)
-            return result.clone()
-        if self._graph is None:
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may continue to use the device.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._result = self.function(*self._arguments)
-            self._graph = graph
-        self._graph.replay()
-        return self._result.clone()
+            if not self._arguments:
+                self._arguments = [argument.clone() for argument in arguments]
+                # All first calls share a stream, because each stream keeps memory of its own.
+                self._stream = torch.cuda.Stream()
+            for kept, given in zip(self._arguments, arguments, strict=True):
+                kept.copy_(given)
+            self._num_calls += 1
+            if self._num_calls <= self._num_plain_calls:
+                # Graphs are captured beside the usual stream, too.
+                ours = torch.cuda.current_stream()
+                self._stream.wait_stream(ours)
+                with torch.cuda.stream(self._stream):
+                    result = self.function(*self._arguments)
+                ours.wait_stream(self._stream)
+                return result.clone()
+            if self._graph is None:
+                graph = torch.cuda.CUDAGraph()
+                # Other threads may continue to use the device.
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                    self._result = self.function(*self._arguments)
+                self._graph = graph
+            self._graph.replay()
+            return self._result.clone()
 
 
 def compiler_options(device: torch.device) -> dict[str, Any] | None:

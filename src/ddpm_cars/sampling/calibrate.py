@@ -20,8 +20,6 @@ from ddpm_cars.sampling.request import class_names_of
 from ddpm_cars.sampling.samplers import make_scheduler
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
-_MEASURED = ("_calibration", "_init_noise")
-
 
 def calibrate_folder(config: CalibrateConfig) -> str:
     """Measure a saved model, replace its scheduler_config.json, which keeps its class, and return a line for the user.
@@ -49,7 +47,8 @@ def calibrate_folder(config: CalibrateConfig) -> str:
         fit_init_noise(samples, scheduler)
     if not has_variances:
         # Which sampler a model has is not for a measurement to change.
-        saved.register_to_config(**{name: scheduler.config[name] for name in _MEASURED if name in scheduler.config})
+        measured = ("_calibration", "_init_noise")
+        saved.register_to_config(**{name: value for name, value in scheduler.config.items() if name in measured})
         scheduler = saved
     path = RunFolder(folder).scheduler / scheduler.config_name
     write_text(path, scheduler.to_json_string())

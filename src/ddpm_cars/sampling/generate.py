@@ -1,13 +1,18 @@
-"""Many images from one pipeline."""
+"""Many images from one pipeline, and strips of how images come out of noise and go into it."""
 
+import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from PIL import Image
 
+from ddpm_cars.diffusion.seeds import seeded_generator
+from ddpm_cars.figures.grids import make_grid, noisy_to_pil, to_pil
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runtime.hardware import keep_freed_memory
 from ddpm_cars.sampling.request import SamplingRequest
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
 
 def move_for_inference(pipeline: DDPMCarsPipeline, device: torch.device) -> None:
@@ -40,3 +45,37 @@ def generate(
     for start in range(0, len(images), request.batch_size):
         batch = images[start : start + request.batch_size]
         yield from pipeline(**request.arguments(batch), return_dict=False)[0]
+
+
+def forward_noising_strip(
+    samples: torch.Tensor, scheduler: DDPMCarsScheduler, num_frames: int = 10, seed: int = 0
+) -> Image.Image:
+    """Show q(x_t | x_0) from t = 0 to T - 1 at evenly spaced t (Ho et al. 2020, eq. 4), one row per image.
+
+    `samples` are x_0, float32 (batch, 1 or 3, height, width) in [-1, 1]. The noise is the same in every column, so
+    that the strip shows one path.
+    """
+    T = scheduler.config.num_train_timesteps
+    timesteps = np.linspace(0, T - 1, num_frames).round().astype(int).tolist()
+    noise = torch.randn(samples.shape, generator=seeded_generator(seed))
+    columns = [to_pil(scheduler.add_noise(samples, noise, torch.tensor(t))) for t in timesteps]
+    tiles = [column[row] for row in range(len(samples)) for column in columns]
+    return make_grid(tiles, num_frames, labels=[f"t = {t}" for t in timesteps])
+
+
+def denoising_strip(
+    pipeline: DDPMCarsPipeline, request: SamplingRequest, num_rows: int = 4, num_frames: int = 10
+) -> Image.Image:
+    """Show x_t from noise to the first images of a request (Ho et al. 2020, algorithm 2), one row per image.
+
+    `num_rows` and `num_frames`, the number of columns, are upper limits.
+    """
+    images = range(min(num_rows, request.num_images))
+    states = pipeline.denoise(**request.arguments(images))
+    frames = [
+        ("x_0" if state.timestep is None else f"t = {int(state.timestep)}", noisy_to_pil(state.sample))
+        for state in itertools.islice(states, 1, None)
+    ]
+    chosen = sorted(set(np.linspace(0, len(frames) - 1, num_frames).round().astype(int).tolist()))
+    tiles = [frames[i][1][row] for row in images for i in chosen]
+    return make_grid(tiles, len(chosen), labels=[frames[i][0] for i in chosen])

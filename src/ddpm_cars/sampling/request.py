@@ -95,10 +95,7 @@ def _as_number(label: int | str, names: Container[str]) -> int | str:
 
 
 def class_names_of(pipeline: DDPMCarsPipeline) -> tuple[str, ...]:
-    """Return the names of the classes 0, 1, ... of a model, empty if it has none.
-
-    Raises UserError if its network takes classes that have no names.
-    """
+    """Return the names of the classes 0, 1, ... of a model, if any. Raises UserError if its classes have no names."""
     # JSON sorts the numbers as texts.
     names = {int(i): name for i, name in (pipeline.config.get("id2label") or {}).items()}
     unet = pipeline.unet.config

@@ -3,10 +3,14 @@
 The folder says what has been drawn: the same command continues with the images that are missing.
 """
 
+import json
 import logging
+import os
+import re
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -19,37 +23,30 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, save_png
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.saved_pipeline import identity, load_pipeline
+from ddpm_cars.runtime.files import write_text
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings
 from ddpm_cars.runtime.processes import together
-from ddpm_cars.sampling.generate import generate, move_for_inference
-from ddpm_cars.sampling.picture_folder import (
-    GRID_NAME,
-    STRIP_NAME,
-    count_images,
-    open_folder,
-    picture_path,
-    unfinished_batches,
-)
+from ddpm_cars.sampling.generate import denoising_strip, generate, move_for_inference
 from ddpm_cars.sampling.request import SamplingRequest
-from ddpm_cars.sampling.strips import denoising_strip
 
 logger = logging.getLogger(__name__)
 
 _NUM_GRID_IMAGES = 64
 _DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def batch_size_for(config: SampleConfig, num_processes: int) -> int:
-    """Return the number of images to draw at a time, 1 or more, which leaves some for each of the processes."""
-    return min(config.batch_size, -(-config.num_images // num_processes))
+_SETTINGS = "sampling.json"
+GRID_NAME = "grid.png"
+STRIP_NAME = "denoising.png"
+# The settings of folders of earlier versions, which do not name them.
+_UNSAID = {"mixed_precision": "no"}
+_PICTURE = re.compile(r"(\d{5}|[1-9]\d{5,})\.png")
+# A process that was killed leaves this of an image that it was writing.
+_LEFTOVER = re.compile(rf"\.{_PICTURE.pattern}\.tmp")
+_CURE = "choose another output_dir, or pass --overwrite_output_dir to start again"
 
 
 def precision_of(config: SampleConfig) -> str:
-    """Return the precision for the network: "no" (as it is loaded), "fp16" or "bf16".
-
-    Raises UserError if accelerate was configured with another one.
-    """
+    """Return the network's precision, "no" (as loaded), "fp16" or "bf16". Raises UserError if it is another one."""
     precision = config.mixed_precision or parse_choice_from_env("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in _DTYPES:
         raise UserError(
@@ -60,10 +57,10 @@ def precision_of(config: SampleConfig) -> str:
 
 
 def request_of(config: SampleConfig, num_train_timesteps: int, num_processes: int) -> SamplingRequest:
-    """Return what the settings of the command ask for, not checked against the model."""
+    """Return what the settings of the command ask for, unchecked; where it can be, no process is left idle."""
     return SamplingRequest(
         num_images=config.num_images,
-        batch_size=batch_size_for(config, num_processes),
+        batch_size=min(config.batch_size, -(-config.num_images // num_processes)),
         seed=config.seed,
         num_inference_steps=config.num_inference_steps or num_train_timesteps,
         scheduler=config.scheduler,
@@ -72,6 +69,74 @@ def request_of(config: SampleConfig, num_train_timesteps: int, num_processes: in
         class_labels=None if config.class_labels is None else [str(label) for label in config.class_labels],
         guidance_scale=config.guidance_scale,
     )
+
+
+def picture_path(folder: Path, i: int) -> Path:
+    """Return the path of image i: 00000.png, ... , 99999.png, 100000.png, ..."""
+    return folder / f"{i:05d}.png"
+
+
+def unfinished_batches(found: set[int], num_images: int, batch_size: int, whole: bool = False) -> list[range]:
+    """Return the batches of which an image is not among the found ones.
+
+    The batches do not depend on what is there, so an image is drawn with the same others before and after a break.
+    With `whole`, the last one is filled up with images that nobody wants, for a network compiled for one shape.
+    """
+    every = [range(start, start + batch_size) for start in range(0, num_images, batch_size)]
+    wanted = [range(batch.start, min(batch.stop, num_images)) for batch in every]
+    pairs = zip(every, wanted, strict=True)
+    return [batch if whole else part for batch, part in pairs if not found.issuperset(part)]
+
+
+def open_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> set[int]:
+    """Make a folder ready for more images, and return the numbers of those in it; an empty file does not count.
+
+    With `overwrite`, images that lie there with a sampling.json are deleted, whatever their settings (JSON values).
+    Raises UserError if the images there have other settings, or no sampling.json and may be anybody's.
+    """
+    path = folder / _SETTINGS
+    names = _names_in(folder)
+    pictures = {name for name in names if _PICTURE.fullmatch(name)}
+    if overwrite and path.exists():
+        # The settings come last: until then they are true of the images that are left.
+        for name in (*pictures, GRID_NAME, STRIP_NAME, _SETTINGS):
+            (folder / name).unlink(missing_ok=True)
+        pictures = set()
+    elif path.exists():
+        _check_same(path, settings)
+    elif pictures:
+        # Photographs of others may have such names.
+        raise UserError(
+            f"output_dir {folder} has images such as {min(pictures)}, but no {_SETTINGS}; choose another output_dir"
+        )
+    for name in names:
+        if _LEFTOVER.fullmatch(name):
+            (folder / name).unlink()
+    if not path.exists():
+        write_text(path, json.dumps(settings, indent=1) + "\n")
+    return {int(name.removesuffix(".png")) for name in pictures if (folder / name).stat().st_size > 0}
+
+
+def count_images(folder: Path) -> int:
+    """Return the number of images in a folder."""
+    return sum(_PICTURE.fullmatch(name) is not None for name in _names_in(folder))
+
+
+def _names_in(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries]
+
+
+def _check_same(path: Path, settings: dict[str, Any]) -> None:
+    try:
+        known = _UNSAID | dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {_CURE}") from error
+    changed = [name for name, value in settings.items() if known.get(name) != value]
+    # A model that has only moved is the same.
+    if changed and changed != ["model"]:
+        listed = ", ".join(f"{name} {known.get(name)} (now {settings[name]})" for name in changed)
+        raise UserError(f"{path} belongs to images with {listed}; go back to that, {_CURE}")
 
 
 class Sampling:

@@ -8,8 +8,7 @@ import pytest
 
 from ddpm_cars.config.commands import SampleConfig
 from ddpm_cars.errors import UserError
-from ddpm_cars.sampling.picture_folder import open_folder, picture_path, unfinished_batches
-from ddpm_cars.sampling.sample import batch_size_for
+from ddpm_cars.sampling.sample import open_folder, picture_path, request_of, unfinished_batches
 
 SETTINGS = {"model": "m", "weights_sha256": "aa", "seed": 3, "class_labels": [0, 1]}
 
@@ -49,7 +48,7 @@ def test_one_picture_more_than_a_batch_is_a_batch_of_one():
 )
 def test_few_pictures_are_shared_by_all_processes(num_images: int, num_processes: int, size: int):
     config = SampleConfig(pretrained_model_name_or_path="model", num_images=num_images, batch_size=16)
-    assert batch_size_for(config, num_processes) == size
+    assert request_of(config, 10, num_processes).batch_size == size
 
 
 def test_names_sort_like_numbers_as_far_as_five_digits_go():
