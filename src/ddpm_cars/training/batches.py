@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.pictures import Pictures, to_samples
+from ddpm_cars.data.stream import ShardStream
 from ddpm_cars.diffusion.seeds import permutation, seeded_generator, step_seed
 
 
@@ -47,26 +48,6 @@ class Batch(NamedTuple):
     eps: torch.Tensor
     t: torch.Tensor
     class_labels: torch.Tensor | None
-
-
-class Source(Protocol):
-    """Where images come from, step by step."""
-
-    @property
-    def bad_images(self) -> list[dict[str, str]]:
-        """Return {"path", "reason"} of the images that this process could not decode on the way."""
-
-    def batch(self, step: int, micro_step: int) -> tuple[torch.Tensor, np.ndarray | None]:
-        """Return this process's images, uint8 (rows, H, W, C) on any device, and their classes, int64 (rows,)."""
-
-    def state_dict(self, step: int) -> dict[str, Any]:
-        """Return what is needed to continue at `step`, besides the step."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
-
-    def close(self) -> None:
-        """Let go of files and threads."""
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -125,7 +106,7 @@ class BatchMaker:
     """
 
     config: TrainingConfig
-    source: Source
+    source: MemorySource | ShardStream
     rows: Sequence[range]  # of the global batch, which this process computes, for each micro step
     global_batch_size: int
     num_classes: int | None  # the label of a hidden class as well; None without classes

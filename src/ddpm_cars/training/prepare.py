@@ -26,7 +26,7 @@ from ddpm_cars.training.validation import HeldOut
 
 
 def prepare(config: TrainingConfig) -> Run:
-    """Take the output folder, load the images and return the run, which `Run.close` ends.
+    """Take the output folder, load the images and return the run, whose folder stays locked.
 
     Raises UserError if images, network and settings do not fit together, or the output folder cannot be used.
     """
@@ -135,10 +135,6 @@ def num_steps(config: TrainingConfig, num_images: int, num_processes: int = 1) -
     return config.num_epochs * steps_per_epoch
 
 
-def _label_column(config: TrainingConfig) -> str | None:
-    return config.label_column if config.class_conditional else None
-
-
 def _load_training_images(
     config: TrainingConfig, folder: RunFolder, accelerator: Accelerator, num_channels: int
 ) -> Pictures:
@@ -148,7 +144,7 @@ def _load_training_images(
         return load_pictures(
             config,
             num_channels,
-            label_column=_label_column(config),
+            label_column=config.label_column if config.class_conditional else None,
             excluded_split=config.validation_split,
             report_path=folder.image_report if accelerator.is_main_process else None,
             min_images=1 if config.max_train_steps is not None else one_batch,
@@ -165,9 +161,8 @@ def _load_held_out_images(
     if training_images is None:
         return first_images(config, num_channels, str(config.validation_split), n)
     of_split = replace(config, split=config.validation_split, validation_split=None)
-    images = _once_per_machine(
-        accelerator, lambda: load_pictures(of_split, num_channels, label_column=_label_column(config))
-    )
+    column = config.label_column if config.class_conditional else None
+    images = _once_per_machine(accelerator, lambda: load_pictures(of_split, num_channels, label_column=column))
     if training_images.class_names != images.class_names:
         raise UserError(
             f"validation_split {config.validation_split} has the classes {', '.join(images.class_names)}, "

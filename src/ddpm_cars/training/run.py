@@ -56,9 +56,3 @@ class Run:
         """Return the rows of a step's global batch that this process computes, batch by batch."""
         processes = self.accelerator
         return rows_of_process(processes.process_index, processes.num_processes, self.batch_size, self.accumulation)
-
-    def close(self) -> None:
-        """Let go of the tracker, the other processes and the folder."""
-        self.accelerator.free_memory()
-        self.accelerator.end_training()
-        self.lock.release()

@@ -20,7 +20,7 @@ from ddpm_cars.data.stream import ShardStream
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import warn
 from ddpm_cars.training.averages import RAW, Averages
-from ddpm_cars.training.batches import BatchOrder, MemorySource, Source, has_room
+from ddpm_cars.training.batches import BatchOrder, MemorySource, has_room
 from ddpm_cars.training.log import Log
 from ddpm_cars.training.network import can_capture, place_network, wrap_network
 from ddpm_cars.training.optimizer import flatten_optimizer, make_optimizer, restore_optimizer
@@ -182,7 +182,7 @@ class TrainState:
                 average.copy_(_placed_like(average, tensors[f"average-{half_life}"][name]))
 
 
-def _open_source(run: Run) -> tuple[Source, dict[str, Any]]:
+def _open_source(run: Run) -> tuple[MemorySource | ShardStream, dict[str, Any]]:
     """Open where images come from, and say what identifies it."""
     config, images = run.config, run.images
     if images is None:

@@ -212,7 +212,9 @@ class Trainer:
         self.state.source.close()
         # The wrapper around the network holds on to the connections between processes, which must not outlive them.
         self.state.model = self.state.unet
-        self.prepared.close()
+        self.prepared.accelerator.free_memory()
+        self.prepared.accelerator.end_training()
+        self.prepared.lock.release()
 
 
 def train(config: TrainingConfig) -> Path:
