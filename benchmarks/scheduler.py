@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from benchmarks.measure import SEED, Rows, alternate, ratio, seconds_of, spread
 from ddpm_cars import DDPMCarsScheduler
-from ddpm_cars.diffusion.frequency_bands import band_edges
+from ddpm_cars.diffusion.calibration import band_edges
 from ddpm_cars.pipeline_ddpm_cars import match_init_noise
 from ddpm_cars.scheduling_ddpm_cars import band_index, dct_matrix
 

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.pictures import load_pictures, to_samples
+from ddpm_cars.diffusion.calibration import Bands, band_edges
 from ddpm_cars.diffusion.denoiser import x_0_error
-from ddpm_cars.diffusion.frequency_bands import Bands, band_edges
 from ddpm_cars.scheduling_ddpm_cars import band_index, posterior
 
 NUM_IMAGES = 1024

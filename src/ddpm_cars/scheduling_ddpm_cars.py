@@ -146,6 +146,8 @@ class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
                 betas = make_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
             if rescale_betas_zero_snr:
                 betas = rescale_zero_terminal_snr(betas)
+            for mistake in mistakes_in_noise_schedule(self.config, betas):
+                logger.warning(mistake)
             self._use_betas(betas)
         self.one = torch.tensor(1.0)
 
@@ -158,9 +160,6 @@ class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
         if variance_type not in get_args(VarianceType):
             known = get_args(VarianceType)
             logger.warning(f"variance_type is {variance_type!r}, not one of {known}: using 'fixed_small'.")
-        with np.errstate(all="ignore"):
-            for mistake in mistakes_in_noise_schedule(self.config, betas):
-                logger.warning(mistake)
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps

@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 
 from ddpm_cars import DDPMCarsScheduler
-from ddpm_cars.diffusion.chains import expected_kl_nats
+from ddpm_cars.diffusion.bound import expected_kl_nats
 from tests.support.scheduler_helpers import ALPHA_BAR, exact, random_calibration
 from tests.support.variational_bound_helpers import (
     CHAINS,

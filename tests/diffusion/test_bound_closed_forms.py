@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from ddpm_cars import DDPMCarsScheduler
-from ddpm_cars.diffusion.chains import expected_kl_nats
+from ddpm_cars.diffusion.bound import expected_kl_nats
 from ddpm_cars.diffusion.losses import vlb_bpd
 from tests.support.scheduler_helpers import ALPHA_BAR, T, mean_of_step, noise_std
 from tests.support.variational_bound_helpers import (

@@ -10,9 +10,8 @@ import torch
 
 from ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.data.pictures import Pictures
-from ddpm_cars.diffusion.bound import variational_bounds
+from ddpm_cars.diffusion.bound import least_cost_timesteps, variational_bounds
 from ddpm_cars.diffusion.calibration import calibrate
-from ddpm_cars.diffusion.chains import least_cost_timesteps
 from ddpm_cars.evaluation.likelihood import bounds_to_measure, measure_bounds
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ddpm_cars import DDPMCarsScheduler
-from ddpm_cars.diffusion.frequency_bands import band_edges
+from ddpm_cars.diffusion.calibration import band_edges
 from ddpm_cars.scheduling_ddpm_cars import band_index, dct_matrix, posterior
 from tests.support.scheduler_helpers import (
     ALPHA_BAR,

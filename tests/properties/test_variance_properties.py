@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpm_cars import DDPMCarsScheduler
-from ddpm_cars.diffusion.frequency_bands import band_edges
+from ddpm_cars.diffusion.calibration import band_edges
 from ddpm_cars.scheduling_ddpm_cars import posterior
 
 quick = settings(max_examples=40, deadline=None)

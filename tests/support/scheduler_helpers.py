@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ddpm_cars import DDPMCarsScheduler
-from ddpm_cars.diffusion.frequency_bands import band_edges
+from ddpm_cars.diffusion.calibration import band_edges
 from ddpm_cars.scheduling_ddpm_cars import band_index
 
 SPACINGS = ["leading", "linspace", "trailing"]

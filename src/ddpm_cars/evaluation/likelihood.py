@@ -8,8 +8,7 @@ import torch
 from accelerate import PartialState
 
 from ddpm_cars.data.pictures import Pictures, to_samples
-from ddpm_cars.diffusion.bound import Bound, Likelihood, variational_bounds
-from ddpm_cars.diffusion.chains import least_cost_timesteps
+from ddpm_cars.diffusion.bound import Bound, Likelihood, least_cost_timesteps, variational_bounds
 from ddpm_cars.diffusion.seeds import permutation
 from ddpm_cars.runtime.files import rounded
 from ddpm_cars.runtime.processes import gathered

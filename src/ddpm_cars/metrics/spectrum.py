@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ddpm_cars.diffusion.frequency_bands import band_edges
+from ddpm_cars.diffusion.calibration import band_edges
 from ddpm_cars.scheduling_ddpm_cars import band_index, dct_matrix
 
 _CHUNK_IMAGES = 256

@@ -37,10 +37,7 @@ STAND_IN_VARIANCE = "fixed_small"
 
 
 class ConfigWithOwnEntry(FrozenDict):
-    """A config that keeps settings which only this class has, where they differ from the default, in a private entry.
-
-    Other classes pass over private entries without a word, and hand them on.
-    """
+    """A config with a private entry for the settings that only this class has, where they are not the default."""
 
     def __missing__(self, name: str) -> Any:
         return (self.get(SAVED_ENTRY) or {}).get(name, OWN_DEFAULTS[name])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddpm_cars import DDPMCarsScheduler
-from ddpm_cars.diffusion.chains import expected_kl_nats, least_cost_timesteps
+from ddpm_cars.diffusion.bound import expected_kl_nats, least_cost_timesteps
 from tests.support.scheduler_helpers import ALPHA_BAR, T, calibration_of, exact, gaussian_mse, random_calibration
 
 SMALL_T = 9
