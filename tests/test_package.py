@@ -73,3 +73,23 @@ for _ in range(2):
 """,
         GOLDEN,
     )
+
+
+def test_modules_that_have_not_run_answer_like_others():
+    run_alone(
+        """
+import importlib
+import ddpm_cars
+assert {*ddpm_cars.__all__} <= {*dir(ddpm_cars)}
+first = ddpm_cars.scheduling_ddpm_cars
+importlib.reload(first)
+kept = first.DDPMCarsScheduler
+assert not hasattr(first, "nothing")
+assert importlib.reload(ddpm_cars).DDPMCarsScheduler is kept
+names = {}
+exec("from ddpm_cars.pipeline_ddpm_cars import *", names)
+assert names["DDPMCarsPipeline"] is ddpm_cars.DDPMCarsPipeline
+assert "DDPMCarsPipeline" in dir(ddpm_cars.pipeline_ddpm_cars)
+""",
+        GOLDEN,
+    )

@@ -38,30 +38,49 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 class _OnDemand(ModuleType):
     """A module that runs when something that it defines is used first."""
 
     def __getattr__(self, name: str) -> Any:
-        # Torch asks all modules for names such as __file__ while it is imported itself.
-        if not name.startswith("__"):
-            with _LOCK:
-                if spec := _TO_RUN.pop(self.__name__, None):
-                    try:
-                        spec.loader.exec_module(self)  # type: ignore[union-attr]
-                    except BaseException:
-                        _TO_RUN[self.__name__] = spec
-                        raise
+        # Torch asks all modules for names such as __file__ while it is imported itself; `import *` asks for __all__.
+        if name == "__all__" or not name.startswith("__"):
+            self._run()
             if name in vars(self):
                 return vars(self)[name]
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
+    def __dir__(self) -> list[str]:
+        self._run()
+        return list(vars(self))
+
+    def _run(self) -> None:
+        with _LOCK:
+            spec = _TO_RUN.pop(self.__name__, None)
+            # A module that somebody has reloaded has run.
+            if spec is None or "__all__" in vars(self):
+                return
+            try:
+                spec.loader.exec_module(self)  # type: ignore[union-attr]
+            except BaseException:
+                vars(self).pop("__all__", None)
+                _TO_RUN[self.__name__] = spec
+                raise
+
 
 def _register(name: str) -> ModuleType:
-    spec = util.find_spec(f"{__name__}.{name}")
-    assert spec is not None
-    _TO_RUN[spec.name] = spec
-    module = sys.modules[spec.name] = util.module_from_spec(spec)
-    module.__class__ = _OnDemand
+    name = f"{__name__}.{name}"
+    # Where the package is being reloaded, its classes stay what they are.
+    if (module := sys.modules.get(name)) is None:
+        spec = util.find_spec(name)
+        assert spec is not None
+        module = sys.modules[name] = util.module_from_spec(spec)
+        module.__class__ = _OnDemand
+    if "__all__" not in vars(module) and module.__spec__ is not None:
+        _TO_RUN[name] = module.__spec__
     return module
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "CapturedFunction",
     "DDPMCarsPipeline",
     "DenoisingState",
+    "OutputType",
     "as_images",
     "compiler_options",
     "match_init_noise",

@@ -43,7 +43,10 @@ from ddpm_cars.portable.variances import (
 __all__ = [
     "CALIBRATED_VARIANCES",
     "LEARNED_VARIANCES",
+    "BetaSchedule",
     "DDPMCarsScheduler",
+    "PredictionType",
+    "TimestepSpacing",
     "VarianceType",
     "band_index",
     "dct_matrix",

@@ -140,3 +140,20 @@ def test_no_is_a_precision_in_a_file_too(text: str, tmp_path: Path):
     path.write_text(f"mixed_precision: {text}\nuse_ema: no\n")
     config, _ = parse(TrainingConfig, [*PICTURES, "--config", str(path)])
     assert (config.mixed_precision, config.use_ema) == ("no", False)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--preset", "small"], "preset is small; it must be one of 'tiny', '32', '64', 'peer64'"),
+        (["--resolution", "abc"], "resolution is abc; it must be a whole number"),
+        (["--mixed_precision", "bf15"], "mixed_precision is bf15; it must be one of 'no', 'fp16', 'bf16' or null"),
+        (["--max_train_steps", "1e3"], "max_train_steps is 1e3; it must be a whole number or null"),
+        (["--ema_half_life_steps", "many"], "every item is a whole number"),
+    ],
+)
+def test_what_a_setting_can_be_is_said_in_words(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match="2"):
+        parse(TrainingConfig, [*PICTURES, *argv])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line

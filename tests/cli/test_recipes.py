@@ -1,5 +1,6 @@
 """Recipes that come with the package, by name."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,13 @@ def test_recipes_are_for_training(capsys: pytest.CaptureFixture[str]):
         main(["toy-cars", "--config", "toy"])
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "ddpm-cars toy-cars: error: --config toy is not a file; recipes are for training"
+
+
+def test_settings_come_through_a_pipe_too(elsewhere: Path):
+    reader, writer = os.pipe()
+    os.write(writer, b"resolution: 24")
+    os.close(writer)
+    try:
+        assert read("--config", f"/dev/fd/{reader}").resolution == 24
+    finally:
+        os.close(reader)

@@ -112,6 +112,6 @@ def test_classes_may_be_names_and_numbers():
 def test_averages_that_nothing_can_choose_from_are_warned_of(
     changes: dict, warned: bool, make_config: Callable[..., TrainingConfig], capsys: pytest.CaptureFixture[str]
 ):
-    prepare(make_config(**changes)).close()
+    prepare(make_config(**changes)).lock.release()
     words = "warning: ema_half_life_steps has 2 values and validation_split is unset, so nothing tells which average"
     assert (words in capsys.readouterr().err) == warned

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from ddpm_cars.errors import UserError
-from ddpm_cars.runtime.folders import FolderLock, prepare_folder
+from ddpm_cars.runtime.folders import FolderLock, alone_in, prepare_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from ddpm_cars.runtime.folders import FolderLock
+from ddpm_cars.runtime.folders import alone_in, FolderLock
 lock = FolderLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)
@@ -62,3 +62,9 @@ def test_an_output_folder_that_cannot_be_used_is_one_line(tmp_path: Path):
     # No user may write there, root included.
     with pytest.raises(UserError, match="cannot be written to"):
         prepare_folder(Path("/proc/ddpm-cars"))
+
+
+def test_a_folder_that_users_share_can_be_locked_by_all_of_them(tmp_path: Path):
+    with alone_in(tmp_path):
+        pass
+    assert {path.stat().st_mode & 0o666 for path in tmp_path.iterdir()} == {0o666}

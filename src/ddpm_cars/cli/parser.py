@@ -1,16 +1,18 @@
 """Command lines are read into configs. This is the only file that knows the library that reads them."""
 
 import json
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
 
 from ddpm_cars.cli.recipes import find_network, recipe_names, with_paths_of_recipes
 from ddpm_cars.cli.stock_flags import with_cures
+from ddpm_cars.config.fields import in_words
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import is_main_process
@@ -44,10 +46,16 @@ class Parser(ArgumentParser):
     """A parser that reports a mistake in one line, with a cure."""
 
     setting_names: Sequence[str] = ()
+    kinds: Mapping[str, Any] = {}  # The types of the settings.
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit with 2."""
-        end(str(self.prog), 2, f"error: {with_cures(' '.join(message.split()), self.setting_names)}")
+        line = " ".join(message.split())
+        # jsonargparse names types as Python does.
+        if (found := re.search(r'Parser key "(\w+)":.* value: (.*)$', line)) and found[1] in self.kinds:
+            words = in_words(self.kinds[found[1]]).replace("None", "null")
+            line = f"{found[1]} is {found[2]}; it must be {words}"
+        end(str(self.prog), 2, f"error: {with_cures(line, self.setting_names)}")
 
 
 def parse(
@@ -69,6 +77,7 @@ def parse(
     }
     epilog = " ".join(hint for hint, applies in hints.items() if applies)
     parser = Parser(prog=prog, description=config_class.__doc__, epilog=epilog, allow_abbrev=False)
+    parser.kinds = get_type_hints(config_class)
     parser.setting_names = [f.name for f in settings if not positional or f.default is not MISSING]
     is_training = issubclass(config_class, TrainingConfig)
     recipes = f", or the name of a recipe: {', '.join(recipe_names())}" if is_training else ""

@@ -33,7 +33,8 @@ def with_paths_of_recipes(argv: Iterable[str], is_training: bool) -> list[str]:
 
 
 def _find(name: str, is_training: bool) -> str:
-    if Path(name).is_file():
+    # A shell's <(command) is a pipe.
+    if Path(name).exists() and not Path(name).is_dir():
         return name
     names, stem = recipe_names(), Path(name).stem
     if not is_training:

@@ -56,7 +56,7 @@ class Settings:
             value, kind = getattr(self, f.name), kinds[f.name]
             fitting = _fit(value, kind)
             if fitting is _MISFIT:
-                raise UserError(f"{f.name} is {value!r}; it must be {_in_words(kind)}")
+                raise UserError(f"{f.name} is {value!r}; it must be {in_words(kind)}")
             if fitting == ():
                 raise UserError(f"{f.name} is empty; give one value or more, or leave it out")
             if fitting is not None and "limits" in f.metadata:
@@ -85,11 +85,12 @@ def _fit(value: Any, kind: Any) -> Any:
     return value if isinstance(value, kind) else _MISFIT
 
 
-def _in_words(kind: Any) -> str:
+def in_words(kind: Any) -> str:
+    """Return what values a type has: "one of 'adam', 'adamw'"."""
     if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(_in_words(member) for member in get_args(kind))
+        return " or ".join(in_words(member) for member in get_args(kind))
     if get_origin(kind) is tuple:
-        return f"a list in which every item is {_in_words(get_args(kind)[0])}"
+        return f"a list in which every item is {in_words(get_args(kind)[0])}"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(repr, get_args(kind)))}"
     return {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}.get(kind, "None")

@@ -51,7 +51,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises OSError if it cannot be made or locked.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
+    # Other users of a shared folder may lock it too.
+    lock = FileLock(folder / _LOCK, mode=0o666)
     try:
         lock.acquire(blocking=False)
     except Timeout:

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 from contextlib import ExitStack
+from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ _SETTINGS = "sampling.json"
 GRID_NAME = "grid.png"
 STRIP_NAME = "denoising.png"
 # The settings of folders of earlier versions, which do not name them.
-_UNSAID = {"mixed_precision": "no"}
+_UNSAID = {f.name: f.default for f in fields(SamplingRequest) if f.default is not MISSING} | {"mixed_precision": "no"}
 _PICTURE = re.compile(r"(\d{5}|[1-9]\d{5,})\.png")
 # A process that was killed leaves this of an image that it was writing.
 _LEFTOVER = re.compile(rf"\.{_PICTURE.pattern}\.tmp")
@@ -58,17 +59,13 @@ def precision_of(config: SampleConfig) -> str:
 
 def request_of(config: SampleConfig, num_train_timesteps: int, num_processes: int) -> SamplingRequest:
     """Return what the settings of the command ask for, unchecked; where it can be, no process is left idle."""
-    return SamplingRequest(
-        num_images=config.num_images,
-        batch_size=min(config.batch_size, -(-config.num_images // num_processes)),
-        seed=config.seed,
-        num_inference_steps=config.num_inference_steps or num_train_timesteps,
-        scheduler=config.scheduler,
-        variance_type=config.variance_type,
+    asked: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields(SamplingRequest)}
+    asked["batch_size"] = min(config.batch_size, -(-config.num_images // num_processes))
+    asked["num_inference_steps"] = config.num_inference_steps or num_train_timesteps
+    if config.class_labels is not None:
         # A number that was read from a file may be the name of a class, as one from the command line may.
-        class_labels=None if config.class_labels is None else [str(label) for label in config.class_labels],
-        guidance_scale=config.guidance_scale,
-    )
+        asked["class_labels"] = [str(label) for label in config.class_labels]
+    return SamplingRequest(**asked)
 
 
 def picture_path(folder: Path, i: int) -> Path:
@@ -180,15 +177,16 @@ class Sampling:
         prepare_folder(self.folder)
         self.lock.acquire()
         scheduler, request = self.pipeline.scheduler, self.request
+        asked = {
+            f.name: getattr(request, f.name) for f in fields(request) if f.name not in ("num_images", "batch_size")
+        }
         settings = {  # All that the images depend on but their number.
             "model": self.config.pretrained_model_name_or_path,
             **identity(self.pipeline),
+            **asked,
             "scheduler": type(scheduler).__name__,
             "variance_type": scheduler.config.get("variance_type"),
-            "seed": request.seed,
-            "num_inference_steps": request.num_inference_steps,
             "class_labels": None if request.class_labels is None else list(request.class_labels),
-            "guidance_scale": request.guidance_scale,
             "mixed_precision": precision_of(self.config),
         }
         return open_folder(self.folder, settings, self.config.overwrite_output_dir)
