@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm_cars.runtime.hardware import cpu_warnings, device_name
+from ddpm_cars.runtime.hardware import cpu_warnings, device_name, fast_precision
 from tests.support.fresh_process import run_alone
 
 CPU = torch.device("cpu")
@@ -39,19 +39,48 @@ def test_cores_that_the_launcher_leaves_idle_are_warned_of(
     assert cpu_warnings(CPU, 2, "no") == cpu_warnings(torch.device("cuda"), 1, "no") == []
 
 
+def give_features(monkeypatch: pytest.MonkeyPatch, features: tuple[str, ...], machine: str = "x86_64") -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(features, True), raising=False)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+
+
 @pytest.mark.parametrize(
-    ("capability", "mixed_precision", "warned"),
-    [("AVX2", "bf16", True), ("AVX512", "bf16", False), ("DEFAULT", "bf16", False), ("AVX2", "no", False)],
+    ("features", "machine", "precision", "imitates"),
+    [
+        (("avx2",), "x86_64", "no", True),
+        (("avx2", "avx512_f", "avx512_vnni"), "AMD64", "no", True),
+        (("avx2", "avx512_f", "avx512_bf16"), "x86_64", "bf16", False),
+        (("avx512_bf16", "amx_tile", "amx_bf16"), "x86_64", "bf16", False),
+        # Nobody has shown that a network trains faster in it there.
+        (("neon", "bf16"), "aarch64", "no", False),
+    ],
 )
-def test_bfloat16_that_the_cpu_only_imitates_is_warned_of(
-    monkeypatch: pytest.MonkeyPatch, capability: str, mixed_precision: str, warned: bool
+def test_a_cpu_computes_in_bf16_where_it_has_arithmetic_for_it(
+    monkeypatch: pytest.MonkeyPatch, features: tuple[str, ...], machine: str, precision: str, imitates: bool
 ):
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    found = [
-        warning.startswith("this CPU has no arithmetic for bf16") for warning in cpu_warnings(CPU, 1, mixed_precision)
-    ]
-    assert found == [True] * warned
+    give_features(monkeypatch, features, machine)
+    assert fast_precision(CPU) == precision
+    assert cpu_warnings(CPU, 1, "no") == []
+    found = ["imitates it; mixed_precision no is faster" in line for line in cpu_warnings(CPU, 1, "bf16")]
+    assert found == [True] * imitates
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "no")])
+def test_a_gpu_computes_in_bf16_unless_it_would_imitate_it(
+    monkeypatch: pytest.MonkeyPatch, native: bool, precision: str
+):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
+    assert fast_precision(torch.device("cuda", 0)) == precision
+    assert fast_precision(torch.device("mps")) == "no"
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the file is one of Linux")
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="there is nothing to compare with")
+def test_the_file_of_linux_gives_the_same_precision_as_torch(monkeypatch: pytest.MonkeyPatch):
+    of_torch = fast_precision(CPU)
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert fast_precision(CPU) == of_torch
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries manage memory in other ways")

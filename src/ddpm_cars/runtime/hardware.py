@@ -6,6 +6,7 @@ import platform
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -26,17 +27,41 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
-    text = _CPUINFO.read_text(encoding="utf-8", errors="replace") if _CPUINFO.exists() else ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    found = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def fast_precision(device: torch.device) -> Literal["no", "bf16"]:
+    """Return the precision that a network is quickest in on a device, among those in which it also trains well.
+
+    It is known by the features of the device and not measured, so it is the same on every start: bf16 where a GPU or
+    an x86 processor has arithmetic for it (AMX or AVX-512 BF16), and "no", which is float32, everywhere else.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    return "bf16" if device.type == "cpu" and _x86_has_bf16() else "no"
+
+
+def _x86_has_bf16() -> bool:
+    names = ("amx_bf16", "avx512_bf16")
+    if hasattr(torch.cpu, "get_capabilities"):
+        features = torch.cpu.get_capabilities()
+        return any(features.get(name, False) for name in names)
+    # This is an earlier version of torch.
+    found = re.search(r"^flags\s*:(.*)$", _cpuinfo(), re.MULTILINE)
+    return found is not None and not set(names).isdisjoint(found[1].split())
+
+
+def _cpuinfo() -> str:
+    return _CPUINFO.read_text(encoding="utf-8", errors="replace") if _CPUINFO.exists() else ""
 
 
 def cpu_warnings(device: torch.device, num_processes: int, mixed_precision: str) -> list[str]:
     """Return warnings, each with its cure, of what makes a network on a CPU many times slower than it could be."""
     warnings = []
-    if device.type == "cpu" and mixed_precision == "bf16" and torch.backends.cpu.get_cpu_capability() == "AVX2":
-        # This is an x86 CPU from before AVX-512.
-        warnings.append("this CPU has no arithmetic for bf16 and imitates it; mixed_precision no is many times faster")
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    if device.type == "cpu" and mixed_precision == "bf16" and is_x86 and not _x86_has_bf16():
+        warnings.append("this CPU has no arithmetic for bf16 and imitates it; mixed_precision no is faster")
     return warnings + idle_cores_warnings(device, num_processes)
 
 
