@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_set
 
 from ddpm_cars.cli.recipes import find_network, recipe_names, with_paths_of_recipes
 from ddpm_cars.cli.stock_flags import with_cures
-from ddpm_cars.config.fields import in_words
+from ddpm_cars.config.fields import AUTO, in_words
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import is_main_process
@@ -113,7 +113,7 @@ def _with_brackets(argv: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
         values = [value] if equals else []
         while rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
-        if values and values[0] != "null" and not values[0].startswith("["):
+        if values and values[0] not in ("null", AUTO) and not values[0].startswith("["):
             # YAML does not read the pairs of escapes that JSON writes for some characters.
             words = (json.dumps(value, ensure_ascii=False) if lists[flag] else value for value in values)
             values = [f"[{', '.join(words)}]"]

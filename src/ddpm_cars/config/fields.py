@@ -11,6 +11,10 @@ from ddpm_cars.errors import UserError
 
 _MISFIT = object()
 
+AUTO = "auto"
+"""The default of a setting that follows the machine, the images or the length of the run. Only such a setting takes
+this word; what computes sees the value that was chosen in its place."""
+
 
 def setting(
     default: Any,
@@ -54,9 +58,11 @@ class Settings:
         kinds = get_type_hints(type(self))
         for f in fields(self):  # type: ignore[arg-type]
             value, kind = getattr(self, f.name), kinds[f.name]
+            if f.default == AUTO and value == AUTO:
+                continue
             fitting = _fit(value, kind)
             if fitting is _MISFIT:
-                raise UserError(f"{f.name} is {value!r}; it must be {in_words(kind)}")
+                raise UserError(f"{f.name} is {value!r}; it must be {in_words(kind, f.default == AUTO)}")
             if fitting == ():
                 raise UserError(f"{f.name} is empty; give one value or more, or leave it out")
             if fitting is not None and "limits" in f.metadata:
@@ -85,8 +91,10 @@ def _fit(value: Any, kind: Any) -> Any:
     return value if isinstance(value, kind) else _MISFIT
 
 
-def in_words(kind: Any) -> str:
-    """Return what values a type has: "one of 'adam', 'adamw'"."""
+def in_words(kind: Any, or_auto: bool = False) -> str:
+    """Return what values a type has: "one of 'adam', 'adamw'", or those and `AUTO`."""
+    if or_auto:
+        return f"{in_words(kind)} or {AUTO!r}"
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(in_words(member) for member in get_args(kind))
     if get_origin(kind) is tuple:
