@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_set
 
 from ddpm_cars.cli.recipes import find_network, recipe_names, with_paths_of_recipes
 from ddpm_cars.cli.stock_flags import with_cures
-from ddpm_cars.config.fields import AUTO, in_words
+from ddpm_cars.config.fields import AUTO, fit_setting
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import is_main_process
@@ -47,14 +47,17 @@ class Parser(ArgumentParser):
 
     setting_names: Sequence[str] = ()
     kinds: Mapping[str, Any] = {}  # The types of the settings.
+    settings: Mapping[str, Any] = {}  # Their fields.
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit with 2."""
         line = " ".join(message.split())
         # jsonargparse names types as Python does.
         if (found := re.search(r'Parser key "(\w+)":.* value: (.*)$', line)) and found[1] in self.kinds:
-            words = in_words(self.kinds[found[1]]).replace("None", "null")
-            line = f"{found[1]} is {found[2]}; it must be {words}"
+            try:
+                fit_setting(self.settings[found[1]], self.kinds[found[1]], found[2], said=found[2])
+            except UserError as error:
+                line = str(error)
         end(str(self.prog), 2, f"error: {with_cures(line, self.setting_names)}")
 
 
@@ -78,6 +81,7 @@ def parse(
     epilog = " ".join(hint for hint, applies in hints.items() if applies)
     parser = Parser(prog=prog, description=config_class.__doc__, epilog=epilog, allow_abbrev=False)
     parser.kinds = get_type_hints(config_class)
+    parser.settings = {field.name: field for field in settings}
     parser.setting_names = [f.name for f in settings if not positional or f.default is not MISSING]
     is_training = issubclass(config_class, TrainingConfig)
     recipes = f", or the name of a recipe: {', '.join(recipe_names())}" if is_training else ""

@@ -3,13 +3,17 @@
 import math
 import os
 import types
-from dataclasses import field, fields
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import Field, field, fields
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ddpm_cars.errors import UserError
 
-_MISFIT = object()
+MISFIT = object()
+"""What `fit` returns for a value that does not have the type."""
+_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none"}
 
 AUTO = "auto"
 """The default of a setting that follows the machine, the images or the length of the run. Only such a setting takes
@@ -57,51 +61,82 @@ class Settings:
         """
         kinds = get_type_hints(type(self))
         for f in fields(self):  # type: ignore[arg-type]
-            value, kind = getattr(self, f.name), kinds[f.name]
-            if f.default == AUTO and value == AUTO:
-                continue
-            fitting = _fit(value, kind)
-            if fitting is _MISFIT:
-                raise UserError(f"{f.name} is {value!r}; it must be {in_words(kind, f.default == AUTO)}")
-            if fitting == ():
-                raise UserError(f"{f.name} is empty; give one value or more, or leave it out")
-            if fitting is not None and "limits" in f.metadata:
-                _check_range(f.name, fitting, **f.metadata["limits"])
             # Only this function may write into a frozen config.
-            object.__setattr__(self, f.name, fitting)
+            object.__setattr__(self, f.name, fit_setting(f, kinds[f.name], getattr(self, f.name)))
 
 
-def _fit(value: Any, kind: Any) -> Any:
-    """Return a value converted to the type of a field, or _MISFIT."""
+def fit_setting(about: Field, kind: Any, value: Any, said: str | None = None) -> Any:
+    """Return the value of a setting, converted to its type.
+
+    Args:
+        about: The field of the setting.
+        kind: Its type.
+        value: The value.
+        said: What the user has written in a file or a command, where True and None have other names.
+
+    Raises:
+        UserError: If the value does not have the type, is an empty list or out of range.
+    """
+    may_be_auto = about.default == AUTO
+    if may_be_auto and value == AUTO:
+        return value
+    fitting = fit(value, kind)
+    if fitting is MISFIT:
+        words = _options(kind, in_python=said is None) + [AUTO] * may_be_auto
+        raise UserError(f"{about.name} is {_shown(value) if said is None else said}; it must be {_either(words)}")
+    if fitting == ():
+        raise UserError(f"{about.name} is empty; give one value or more, or leave it out")
+    if fitting is not None and "limits" in about.metadata:
+        _check_range(about.name, fitting, **about.metadata["limits"])
+    return fitting
+
+
+def fit(value: Any, kind: Any) -> Any:
+    """Return a value converted to the type of a field, or MISFIT."""
     if get_origin(kind) in (Union, types.UnionType):
-        fitting = (_fit(value, member) for member in get_args(kind))
-        return next((v for v in fitting if v is not _MISFIT), _MISFIT)
+        fitting = (fit(value, member) for member in get_args(kind))
+        return next((v for v in fitting if v is not MISFIT), MISFIT)
     if get_origin(kind) is tuple:
         values = value if isinstance(value, list | tuple | range) else (value,)
-        parts = tuple(_fit(v, get_args(kind)[0]) for v in values)
-        return _MISFIT if _MISFIT in parts else parts
+        parts = tuple(fit(v, get_args(kind)[0]) for v in values)
+        return MISFIT if MISFIT in parts else parts
     if get_origin(kind) is Literal:
-        return value if isinstance(value, str) and value in get_args(kind) else _MISFIT
+        return value if isinstance(value, str) and value in get_args(kind) else MISFIT
     if kind is str and isinstance(value, os.PathLike):
         return os.fspath(value)
     if kind in (int, float):
         # Python counts a bool as a number.
         is_number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-        return kind(value) if is_number else _MISFIT
-    return value if isinstance(value, kind) else _MISFIT
+        return kind(value) if is_number else MISFIT
+    return value if isinstance(value, kind) else MISFIT
 
 
-def in_words(kind: Any, or_auto: bool = False) -> str:
-    """Return what values a type has: "one of 'adam', 'adamw'", or those and `AUTO`."""
-    if or_auto:
-        return f"{in_words(kind)} or {AUTO!r}"
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it: text has quotes only where it could be taken for something else."""
+    if not isinstance(value, str) or not value or value != value.strip():
+        return repr(value)
+    with suppress(ValueError):
+        float(value)
+        return repr(value)
+    return repr(value) if value.lower() in _WORDS else value
+
+
+def _either(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _options(kind: Any, in_python: bool) -> list[str]:
+    """Return what values a type has: "adam", "adamw"."""
     if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(in_words(member) for member in get_args(kind))
+        return [option for member in get_args(kind) for option in _options(member, in_python)]
     if get_origin(kind) is tuple:
-        return f"a list in which every item is {in_words(get_args(kind)[0])}"
+        return [f"a list in which every item is {_either(_options(get_args(kind)[0], in_python))}"]
     if get_origin(kind) is Literal:
-        return f"one of {', '.join(map(repr, get_args(kind)))}"
-    return {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}.get(kind, "None")
+        return list(get_args(kind))
+    names = {int: "a whole number", float: "a number", str: "a string"}
+    constants = {bool: ("True or False", "true or false"), type(None): ("None", "null")}
+    return [names[kind] if kind in names else constants[kind][not in_python]]
 
 
 def _check_range(name: str, value: Any, minimum: float | None, above: float | None, below: float) -> None:
