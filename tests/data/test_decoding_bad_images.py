@@ -17,7 +17,7 @@ from PIL import Image
 from ddpm_cars.data.decoding import ImageError, decode_image
 from ddpm_cars.data.pictures import Pictures
 from ddpm_cars.errors import UserError
-from ddpm_cars.runtime.hardware import num_cores
+from ddpm_cars.runtime.threads import num_cores
 from tests.support.picture_helpers import BLUE, GREEN, GREY, RED, cache_times, colours, load_small, save
 
 

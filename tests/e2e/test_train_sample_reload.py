@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.runtime.hardware import num_cores
+from ddpm_cars.runtime.threads import num_cores
 from tests.support.training_helpers import SCRIPTS, Runs, assert_same_bits
 
 LAUNCH = (

@@ -20,6 +20,7 @@ from ddpm_cars.config.commands import (
 from ddpm_cars.config.training import NoiseConfig, TrainCommandConfig
 from ddpm_cars.errors import PublishError, RunError, RunStopped, UserError
 from ddpm_cars.runtime.console import each_warning_once, is_main_process, warn
+from ddpm_cars.runtime.threads import bound_spinning
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 """Errors of the disk that a person can mend with space or permissions; any other is a fault of the program."""
@@ -45,6 +46,7 @@ class Command:
             argv: The settings as flags; None is the command line of the process.
             prog: What the user has typed to start the command; None is the name of the script.
         """
+        bound_spinning()
         config: Any
         config, parser = parse(self.config_class, argv, self.positional, prog)
         try:

@@ -24,7 +24,7 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import note
 from ddpm_cars.runtime.files import atomic_path
 from ddpm_cars.runtime.folders import alone_in
-from ddpm_cars.runtime.hardware import num_cores
+from ddpm_cars.runtime.threads import num_cores
 
 # This is part of the key of a cache. Raise it when the pixels that decoding gives, or the files of a cache, change.
 DECODER_VERSION = 2

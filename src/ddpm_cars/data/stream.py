@@ -23,7 +23,7 @@ from ddpm_cars.data.row_decoding import BadImages, Decoder
 from ddpm_cars.data.shards import Row, Shards, open_shards
 from ddpm_cars.diffusion.seeds import permutation
 from ddpm_cars.errors import UserError
-from ddpm_cars.runtime.hardware import num_cores
+from ddpm_cars.runtime.threads import num_cores
 
 _PREFETCH_STEPS = 2
 _MAX_THREADS = 16

@@ -192,8 +192,14 @@ def _value(value: Any) -> str:
 
 
 def _hardware(parts: Iterable[Mapping[str, Any]]) -> str:
-    lines = []
+    # A part of a run is told apart by its threads too, which are no matter for a card.
+    total: dict[tuple, dict[str, Any]] = {}
     for part in parts:
+        known = total.setdefault((part["device"], part["num_processes"]), {**part, "steps": 0, "seconds": 0.0})
+        known["steps"] += part["steps"]
+        known["seconds"] += part["seconds"]
+    lines = []
+    for part in total.values():
         hours = part["seconds"] / 3600
         processes = f"{part['num_processes']} processes on " if part["num_processes"] > 1 else ""
         lines.append(f"{part['steps']:,} steps in {hours:.2f} hours, {processes}{plain_markdown(part['device'])}.")

@@ -10,6 +10,8 @@ from typing import Literal
 
 import torch
 
+from ddpm_cars.runtime.threads import num_cores
+
 _CPUINFO = Path("/proc/cpuinfo")
 # The numbers of two options in malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -86,8 +88,3 @@ def keep_freed_memory(device: torch.device) -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 2**30)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,6 +16,7 @@ from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.saved_pipeline import load_pipeline
 from ddpm_cars.runs.settings import check_classes, with_pictures_of_run
 from ddpm_cars.runtime.files import write_text
+from ddpm_cars.runtime.threads import ComputingThreads
 from ddpm_cars.sampling.request import class_names_of
 from ddpm_cars.sampling.samplers import make_scheduler
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
@@ -41,7 +42,8 @@ def calibrate_folder(config: CalibrateConfig) -> str:
     samples, labels = _training_samples(with_pictures_of_run(config, str(folder)), pipeline)
     scheduler = make_scheduler("DDPMCarsScheduler", saved.config)
     options = {k: getattr(config, k) for k in ("num_timesteps", "num_images", "batch_size", "num_bands", "seed")}
-    calibrate(pipeline.unet, samples, scheduler, **options, class_labels=labels)
+    with ComputingThreads(pipeline.device.type):
+        calibrate(pipeline.unet, samples, scheduler, **options, class_labels=labels)
     scheduler = make_scheduler("DDPMCarsScheduler", scheduler.config, config.variance_type)
     if config.fit_init_noise:
         fit_init_noise(samples, scheduler)

@@ -28,6 +28,7 @@ from ddpm_cars.runtime.files import write_text
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings
 from ddpm_cars.runtime.processes import together
+from ddpm_cars.runtime.threads import ComputingThreads
 from ddpm_cars.sampling.generate import denoising_strip, generate, move_for_inference
 from ddpm_cars.sampling.request import SamplingRequest
 
@@ -261,6 +262,7 @@ def sample(config: SampleConfig) -> list[str]:
     for warning in cpu_warnings(state.device, state.num_processes, precision):
         logger.warning(warning)
     with ExitStack() as stack:
+        stack.enter_context(ComputingThreads(state.device.type))
         stack.callback(lock.release)
         stack.callback(state.destroy_process_group)
         sampling = Sampling(config, state, lock)

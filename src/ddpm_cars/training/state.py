@@ -67,7 +67,9 @@ class TrainState:
         self.run_id = uuid.uuid4().hex[:8]  # what trackers know the run by
         self.step = self.skipped_steps = 0
         self.bad_images: list[dict[str, str]] = []  # {"path", "reason"}
-        self.hardware: list[dict[str, Any]] = []  # {"device", "num_processes", "steps", "seconds"} of all it ran on
+        # {"device", "num_processes", "num_threads" of a CPU, "steps", "seconds"} of all it ran on
+        self.hardware: list[dict[str, Any]] = []
+        self.max_threads: int | None = None  # of a process, where no other program uses the CPU
 
     @property
     def num_updates(self) -> int:
@@ -140,6 +142,7 @@ class TrainState:
             "best": self.log.best,
             "bad_images": self.bad_images,
             "hardware": self.hardware,
+            "max_threads": self.max_threads,
             "run_id": self.run_id,
             "scaler": scaler.state_dict() if scaler is not None else None,
             "source": source,
@@ -161,7 +164,7 @@ class TrainState:
         self.step, self.skipped_steps = values["step"], values["skipped_steps"]
         self.bad_images, self.run_id = values["bad_images"], values["run_id"]
         # Checkpoints of earlier versions do not say.
-        self.hardware = values.get("hardware", [])
+        self.hardware, self.max_threads = values.get("hardware", []), values.get("max_threads")
         if values["total_steps"] != self.total_steps and self.config.lr_scheduler in ("linear", "cosine"):
             warn(
                 f"the run was to end at step {values['total_steps']} and now ends at {self.total_steps}: the "

@@ -12,6 +12,7 @@ from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import RunError, RunStopped
 from ddpm_cars.runtime.console import say
 from ddpm_cars.runtime.processes import StopNotice, on_main
+from ddpm_cars.runtime.threads import ComputingThreads
 from ddpm_cars.training import plan, results
 from ddpm_cars.training.averages import RAW
 from ddpm_cars.training.checkpoints import Checkpointer, last_safe
@@ -44,11 +45,13 @@ class Trainer:
     def __init__(self, config: TrainingConfig):
         self.config = config
         self.prepared = run = prepare(config)
+        self.threads = ComputingThreads(run.device.type)
         try:
             self.state = TrainState(run)
             self.watch = FiniteWatch(run.accelerator, run.folder.checkpoints, config.max_skipped_steps)
             self.train_step = TrainStep(run, self.state, self.watch)
         except BaseException:
+            self.threads.close()
             run.lock.release()
             raise
         self.checkpoints = Checkpointer(run.folder.checkpoints, self.state, config.checkpoints_total_limit)
@@ -70,6 +73,7 @@ class Trainer:
         run, state = self.prepared, self.state
         on_main(self.clear)
         self.checkpoints.resume()
+        self._keep_threads()
         results.save_settings(run)
         if state.step >= run.total_steps and results.is_published(run, state):
             say(f"complete at step {state.step}")
@@ -84,6 +88,13 @@ class Trainer:
         results.report_bad_images(run, state)
         results.publish(run, state)
 
+    def _keep_threads(self) -> None:
+        # Another processor rounds otherwise anyway.
+        state, device = self.state, self.prepared.hardware["device"]
+        if state.max_threads is not None and all(part["device"] == device for part in state.hardware[-1:]):
+            self.threads.keep(state.max_threads)
+        state.max_threads = self.threads.max_threads
+
     def clear(self) -> None:
         """Delete what a crash left half written, and with `overwrite_output_dir` what an earlier run wrote."""
         if self.config.overwrite_output_dir:
@@ -97,7 +108,9 @@ class Trainer:
             state.model.train()
             since, steps_since = time.perf_counter(), 0
             while state.step < run.total_steps:
+                began = time.perf_counter()
                 self.train_step()
+                self.threads.after_step(time.perf_counter() - began)
                 steps_since += 1
                 bar.update()
                 last = state.step == run.total_steps
@@ -138,7 +151,8 @@ class Trainer:
         """
         run, state = self.prepared, self.state
         self.watch.check(state)
-        state.count_time(run.hardware, seconds / num_steps)
+        threads = {"num_threads": self.threads.num_threads} if run.device.type == "cpu" else {}
+        state.count_time({**run.hardware, **threads}, seconds / num_steps)
         extra: dict[str, float] = {"learning_rate": run.learning_rate(state.step - 1)}
         if state.skipped_steps:
             extra["skipped_steps"] = state.skipped_steps
@@ -214,6 +228,7 @@ class Trainer:
         self.state.model = self.state.unet
         self.prepared.accelerator.free_memory()
         self.prepared.accelerator.end_training()
+        self.threads.close()
         self.prepared.lock.release()
 
 
