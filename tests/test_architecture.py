@@ -219,11 +219,6 @@ def test_what_travels_with_a_model_needs_torch_numpy_and_diffusers_only(path: Pa
     assert not top_level_imports(path) - known
 
 
-@pytest.mark.parametrize("path", by_name(MODULES))
-def test_only_the_command_line_imports_jsonargparse(path: Path):
-    assert "jsonargparse" not in top_level_imports(path) or wing_of(path) == "cli"
-
-
 @pytest.mark.parametrize("path", by_name(MODULES + PROGRAMS))
 def test_nothing_is_pickled(path: Path):
     tree = parse(path)
@@ -292,7 +287,7 @@ def modules_after_import() -> set[str]:
     return modules_after("import ddpm_cars")
 
 
-@pytest.mark.parametrize("name", ["torch", "diffusers", "datasets", "matplotlib", "jsonargparse"])
+@pytest.mark.parametrize("name", ["torch", "diffusers", "datasets", "matplotlib", "yaml"])
 def test_importing_the_package_is_light(modules_after_import: set[str], name: str):
     assert name not in modules_after_import
 

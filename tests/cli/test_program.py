@@ -33,7 +33,7 @@ def test_the_overview_says_of_every_command_what_it_does(capsys: pytest.CaptureF
         (["--seed", "1"], "--seed comes before a command; write ddpm-cars COMMAND --seed; "),
         (["--print_completion", "cmd"], "--print_completion takes one of bash, "),
         (["train", "--seeed", "1"], "did you mean --seed?"),
-        (["push", "folder"], "repo_id"),
+        (["push", "folder"], "give REPOSITORY: ddpm-cars push FOLDER REPOSITORY"),
     ],
 )
 def test_a_mistake_is_one_line_with_a_cure(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]):

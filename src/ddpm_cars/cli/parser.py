@@ -1,37 +1,26 @@
-"""Command lines are read into configs. This is the only file that knows the library that reads them."""
+"""Command lines are read into configs: flags win over files of settings, and later ones over earlier ones."""
 
-import json
 import re
+import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, fields
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar, get_origin, get_type_hints
 
-import yaml
-from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
-
-from ddpm_cars.cli.recipes import find_network, recipe_names, with_paths_of_recipes
-from ddpm_cars.cli.stock_flags import with_cures
-from ddpm_cars.config.fields import AUTO, fit_setting
-from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.cli.help import format_help, format_settings, noun
+from ddpm_cars.config.fields import Settings
+from ddpm_cars.config.hints import cure
+from ddpm_cars.config.recipes import find_settings, recipe_names
+from ddpm_cars.config.values import SWITCHES, Written, members
+from ddpm_cars.config.yaml_files import read_list
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import is_main_process
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound=Settings)
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
-_read_yaml = get_loader("yaml")
-
-
-def _read_settings(text: str) -> Any:
-    values = _read_yaml(text)
-    # In YAML, the word no is false; as a precision it is the choice "no".
-    if isinstance(values, dict) and values.get("mixed_precision") is False:
-        values["mixed_precision"] = "no"
-    return values
-
-
-set_loader("yaml", _read_settings, exceptions=(yaml.YAMLError,))
+_BY_ITSELF = ("pretrained_model_name_or_path", "train_data_dir", "output_dir")
+"""Settings that a word without a flag is most likely meant for, the likeliest first."""
 
 
 def end(prog: str, code: int, message: str) -> NoReturn:
@@ -42,84 +31,178 @@ def end(prog: str, code: int, message: str) -> NoReturn:
     sys.exit(code)
 
 
-class Parser(ArgumentParser):
-    """A parser that reports a mistake in one line, with a cure."""
+@dataclass
+class _Line:
+    """What stands in a command line."""
 
-    setting_names: Sequence[str] = ()
-    kinds: Mapping[str, Any] = {}  # The types of the settings.
-    settings: Mapping[str, Any] = {}  # Their fields.
+    files: list[str] = field(default_factory=list)  # What follows --config.
+    settings: dict[str, Written] = field(default_factory=dict)  # Of a setting that is given twice, the later value.
+    problems: list[str] = field(default_factory=list)
+    wants_help: bool = False
+    wants_settings: bool = False
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one line and exit with 2."""
-        line = " ".join(message.split())
-        # jsonargparse names types as Python does.
-        if (found := re.search(r'Parser key "(\w+)":.* value: (.*)$', line)) and found[1] in self.kinds:
+
+class Parser(Generic[Config]):
+    """Reads the command lines of one command.
+
+    Args:
+        config_class: The settings.
+        positional: Whether settings without a default are given by position.
+        prog: What the user has typed to start the command; None is the name of the script.
+    """
+
+    def __init__(self, config_class: type[Config], positional: bool = False, prog: str | None = None):
+        self.config_class = config_class
+        self.prog = Path(sys.argv[0]).name if prog is None else prog
+        self.fields: dict[str, Field] = {f.name: f for f in fields(config_class)}  # type: ignore[arg-type]
+        self.needed = [name for name, f in self.fields.items() if f.default is MISSING]
+        self.by_position = self.needed if positional else []
+        self.flags = [name for name in self.fields if name not in self.by_position]
+        self._kinds = {name: members(kind) for name, kind in get_type_hints(config_class).items()}
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with 2. Settings that it tells to give are written as the flags that they are."""
+        flags = "|".join(name for name in self.flags if "_" in name)
+        # What comes before says what is wrong, in the words of a file of settings too.
+        wrong, mark, mend = ("", "", message) if message.startswith("give ") else message.partition(";")
+        if flags:
+            mend = re.sub(rf"(?<![\w/.-])({flags})(?![\w/.])", r"--\1", mend)
+        end(self.prog, 2, f"error: {wrong}{mark}{mend}")
+
+    def parse(self, argv: Sequence[str]) -> Config:
+        """Return the config that a command line asks for; ends the process with one line if there is none."""
+        line = self._split(list(argv))
+        if line.wants_help:
+            print(format_help(self.config_class, self.prog, self.by_position))
+            sys.exit(0)
+        try:
+            values = self._values(line)
+        except UserError as error:
+            # This speaks of flags already, or of a file, where settings are no flags.
+            end(self.prog, 2, f"error: {error}")
+        if line.wants_settings:
+            print(format_settings(self.config_class, values), end="")
+            sys.exit(0)
+        try:
+            return self.config_class(**values)
+        except UserError as error:
+            self.error(str(error))
+
+    def _values(self, line: _Line) -> dict[str, Any]:
+        if line.problems:
+            raise UserError("; ".join(line.problems))
+        values: dict[str, Any] = {}
+        for name in line.files:
             try:
-                fit_setting(self.settings[found[1]], self.kinds[found[1]], found[2], said=found[2])
+                path = find_settings(name, self.config_class.takes_recipes)
             except UserError as error:
-                line = str(error)
-        end(str(self.prog), 2, f"error: {with_cures(line, self.setting_names)}")
+                raise UserError(f"--config {error}") from error
+            values |= self.config_class.read_file(path)
+        for name, written in line.settings.items():
+            values |= self.config_class.read(name, written)
+        if not line.wants_settings and (missing := [name for name in self.needed if name not in values]):
+            nouns = " and ".join(map(self._as_given, missing))
+            shown = f": {self.prog} {' '.join(map(self._as_given, self.needed))}" if self.by_position else ""
+            raise UserError(f"give {nouns}{shown}")
+        return values
+
+    def _as_given(self, name: str) -> str:
+        return (
+            noun(self.config_class, name) if name in self.by_position else f"--{name} {noun(self.config_class, name)}"
+        )
+
+    def _split(self, words: list[str]) -> _Line:
+        line, strays = _Line(), []
+        while words:
+            word = words.pop(0)
+            flag, equals, value = word.partition("=")
+            name = flag.removeprefix("--")
+            given = [value] if equals else []
+            if word in ("-h", "--help"):
+                line.wants_help = True
+            elif flag == "--print_config":
+                line.wants_settings = True
+            elif not _is_flag(word):
+                strays.append(word)
+            elif flag.startswith("--") and name in (*self.flags, "config"):
+                given += self._words_of(name, words, bool(equals))
+                self._put(line, name, given)
+            else:
+                given += _until_flag(words)
+                hint = cure(name.removeprefix("-"), self.config_class, self.by_position)
+                line.problems.append(f"there is no {flag}" + (f"; {hint}" if hint else ""))
+        for name in self.by_position:
+            if strays:
+                line.settings[name] = Written(strays.pop(0))
+        line.problems += self._about_strays(strays, line)
+        return line
+
+    def _words_of(self, name: str, words: list[str], has_value: bool) -> list[str]:
+        """Take the words off a command line that belong to a flag, which may have a value after = already."""
+        kinds = self._kinds.get(name, ())
+        if any(get_origin(kind) is tuple for kind in kinds):
+            return _until_flag(words)
+        if has_value or not words or _is_flag(words[0]):
+            return []
+        # A switch leaves alone what is given by position.
+        if bool in kinds and self.by_position and words[0].lower() not in SWITCHES:
+            return []
+        return [words.pop(0)]
+
+    def _put(self, line: _Line, name: str, given: list[str]) -> None:
+        kinds = self._kinds.get(name, ())
+        if not given and bool in kinds:
+            given = ["true"]
+        if not given:
+            line.problems.append(f"--{name} has no value; give {self._as_given(name)}")
+        elif name == "config":
+            line.files += given
+        elif any(get_origin(kind) is tuple for kind in kinds):
+            line.settings[name] = _as_list(given)
+        else:
+            line.settings[name] = Written(given[0])
+
+    def _about_strays(self, strays: list[str], line: _Line) -> list[str]:
+        """Return what to say of words that are no value of a flag."""
+        if not strays:
+            return []
+        said = shlex.join(strays)
+        if len(strays) == 1 and self.config_class.takes_recipes and strays[0] in recipe_names():
+            return [f"{said} is given without its flag; give --config {said}"]
+        if len(strays) == 2 and "compare" in self.flags:
+            return [f"{said} are given without their flag; give --compare {said}"]
+        for name in _BY_ITSELF:
+            if name in self.flags and name not in line.settings and len(strays) == 1:
+                return [f"{said} is given without its flag; give --{name} {said}"]
+        which = f"{said} belongs" if len(strays) == 1 else f"{said} belong"
+        return [f"{which} to no setting; write --SETTING VALUE, as {self.prog} --help lists them"]
+
+
+def _is_flag(word: str) -> bool:
+    return re.match(r"--|-[A-Za-z]", word) is not None
+
+
+def _until_flag(words: list[str]) -> list[str]:
+    taken = []
+    while words and not _is_flag(words[0]):
+        taken.append(words.pop(0))
+    return taken
+
+
+def _as_list(given: list[str]) -> Written:
+    """Return the words after the flag of a list; one word may be null, or a list in brackets as in a file."""
+    if len(given) == 1:
+        return read_list(given[0]) if given[0].startswith("[") else Written(given[0])
+    return Written(" ".join(given), tuple(map(Written, given)))
 
 
 def parse(
     config_class: type[Config], argv: Sequence[str] | None = None, positional: bool = False, prog: str | None = None
-) -> tuple[Config, Parser]:
-    """Build a config from `--config` files and flags; of settings given twice the later one counts.
+) -> tuple[Config, Parser[Config]]:
+    """Build a config from `--config` files and flags, which win over the files.
 
     `positional` says whether settings without a default are given by position; `argv` and `prog` are those of the
     process if they are None. The parser is returned too, whose `error` reports what is found later.
     """
-    settings = fields(config_class)  # type: ignore[arg-type]
-    switches = {f"--{field.name}" for field in settings if field.type is bool}
-    # The flags that take lists, and whether of strings.
-    lists = {f"--{field.name}": "str" in str(field.type) for field in settings if "tuple[" in str(field.type)}
-    hints = {
-        "A switch may stand alone; it means true.": switches,
-        "A list takes several words, one after the other.": lists,
-        "null means that a setting is unset.": any("None" in str(field.type) for field in settings),
-    }
-    epilog = " ".join(hint for hint, applies in hints.items() if applies)
-    parser = Parser(prog=prog, description=config_class.__doc__, epilog=epilog, allow_abbrev=False)
-    parser.kinds = get_type_hints(config_class)
-    parser.settings = {field.name: field for field in settings}
-    parser.setting_names = [f.name for f in settings if not positional or f.default is not MISSING]
-    is_training = issubclass(config_class, TrainingConfig)
-    recipes = f", or the name of a recipe: {', '.join(recipe_names())}" if is_training else ""
-    parser.add_argument("--config", action="config", help=f"YAML file with any of the settings below{recipes}.")
-    parser.add_class_arguments(config_class, as_positional=positional)
-    arguments = _with_brackets(_with_values(sys.argv[1:] if argv is None else argv, switches), lists)
-    try:
-        values = parser.parse_args(with_paths_of_recipes(arguments, is_training)).as_dict()
-        values.pop("config")
-        if "model_config" in values:
-            values["model_config"] = find_network(values["model_config"])
-        return config_class(**values), parser
-    except UserError as error:
-        parser.error(str(error))
-
-
-def _with_values(argv: Sequence[str], switches: Collection[str]) -> list[str]:
-    """Replace a switch that stands alone: `--use_ema` by `--use_ema=true`."""
-    return [
-        f"{argument}=true" if argument in switches and follower.startswith("-") else argument
-        for argument, follower in zip(argv, [*argv[1:], "--"], strict=False)
-    ]
-
-
-def _with_brackets(argv: Sequence[str], lists: Mapping[str, bool]) -> list[str]:
-    """Replace words after the flag of a list: `--class_labels red 2` by `--class_labels '["red", "2"]'`."""
-    gathered, rest = [], list(argv)
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
-        if flag not in lists:
-            gathered.append(flag + equals + value)
-            continue
-        values = [value] if equals else []
-        while rest and not rest[0].startswith("--"):
-            values.append(rest.pop(0))
-        if values and values[0] not in ("null", AUTO) and not values[0].startswith("["):
-            # YAML does not read the pairs of escapes that JSON writes for some characters.
-            words = (json.dumps(value, ensure_ascii=False) if lists[flag] else value for value in values)
-            values = [f"[{', '.join(words)}]"]
-        gathered += [flag, *values]
-    return gathered
+    parser = Parser(config_class, positional, prog)
+    return parser.parse(sys.argv[1:] if argv is None else argv), parser

@@ -1,23 +1,39 @@
-"""What the settings have in common: how a field describes itself, and the checks of its value."""
+"""What the settings have in common: how a field describes itself, the checks of its value, and files of them."""
 
+import inspect
 import math
 import os
-import types
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import Field, field, fields
-from numbers import Integral, Real
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
+from ddpm_cars.config.hints import cure
+from ddpm_cars.config.recipes import find_network, find_settings
+from ddpm_cars.config.values import MISFIT, Written, check_range, either, fit, options, shown
+from ddpm_cars.config.yaml_files import read_yaml
 from ddpm_cars.errors import UserError
 
-MISFIT = object()
-"""What `fit` returns for a value that does not have the type."""
-_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none"}
+Config = TypeVar("Config", bound="Settings")
 
 AUTO = "auto"
 """The default of a setting that follows the machine, the images or the length of the run. Only such a setting takes
 this word; what computes sees the value that was chosen in its place."""
+
+GROUPS = (
+    "most used",
+    "settings",
+    "images",
+    "network",
+    "noise",
+    "loss",
+    "optimiser",
+    "moving averages",
+    "sampler",
+    "measurements",
+    "what is written",
+    "machine",
+    "publishing",
+)
+"""The groups of settings in `--help`, in their order."""
 
 
 def setting(
@@ -34,9 +50,10 @@ def setting(
     minimum: float | None = None,
     above: float | None = None,
     below: float = math.inf,
+    group: str | None = None,  # Its group in --help; None is the group of the class that it is defined in.
 ) -> Any:
     """Return a field that says everything about itself; its docstring is its `--help` text."""
-    about = {"may_change": may_change, "private": private, "path": path, "from_run": from_run}
+    about = {"may_change": may_change, "private": private, "path": path, "from_run": from_run, "group": group}
     limits = {"minimum": minimum, "above": above, "below": below}
     return field(default=default, metadata={**about, "label": label, "stock": stock, "limits": limits})
 
@@ -51,8 +68,25 @@ def settings_with(config_class: type, key: str) -> dict[str, Any]:
     return {f.name: f.metadata[key] for f in fields(config_class) if f.metadata[key]}
 
 
+def grouped(config_class: type["Settings"]) -> dict[str, list[Field]]:
+    """Return the fields of a config in the groups of `--help`."""
+    groups: dict[str, list[Field]] = {group: [] for group in GROUPS}
+    for f in fields(config_class):  # type: ignore[arg-type]
+        owner = next(c for c in config_class.__mro__ if f.name in inspect.get_annotations(c))
+        groups[f.metadata.get("group") or str(vars(owner).get("group", GROUPS[1]))].append(f)
+    return {group: members for group, members in groups.items() if members}
+
+
 class Settings:
-    """What all configs have in common: their values have the right types and are in range."""
+    """What all configs have in common: their values have the right types and are in range.
+
+    Attributes:
+        takes_recipes: Whether a file of these settings may be a recipe of the package.
+        group: The group in `--help` of the settings that do not name theirs.
+    """
+
+    takes_recipes: ClassVar[bool] = False
+    group: ClassVar[str] = GROUPS[1]
 
     def __post_init__(self) -> None:
         """Convert every field to its type: a path becomes a string, a list or a single value a tuple.
@@ -63,6 +97,56 @@ class Settings:
         for f in fields(self):  # type: ignore[arg-type]
             # Only this function may write into a frozen config.
             object.__setattr__(self, f.name, fit_setting(f, kinds[f.name], getattr(self, f.name)))
+
+    @classmethod
+    def from_yaml(cls: type[Config], name_or_path: str | os.PathLike[str], **changes: Any) -> Config:
+        """Return the settings in a YAML file, such as the config.yaml of a run.
+
+        Args:
+            name_or_path: The file, or for training the name of a recipe that comes with the package, such as "toy".
+            changes: Settings that win over those of the file.
+
+        Raises:
+            UserError: If there is no such file, it cannot be read, or a setting is unknown or does not fit.
+        """
+        return cls(**cls.read_file(os.fspath(name_or_path)) | changes)
+
+    @classmethod
+    def read_file(cls, name_or_path: str) -> dict[str, Any]:
+        """Return the values in a file as `from_yaml` takes them, each checked for itself; the others are missing.
+
+        Raises UserError as `from_yaml` does; the message begins with the file and the line.
+        """
+        values: dict[str, Any] = {}
+        for name, written in read_yaml(find_settings(name_or_path, cls.takes_recipes)).items():
+            values |= cls.read(name, written)
+        return values
+
+    @classmethod
+    def read(cls, name: str, written: Written) -> dict[str, Any]:
+        """Return the value of a setting by its name, as somebody has written it.
+
+        Raises UserError if there is no such setting, or the value does not fit; the message begins with the place.
+        """
+        try:
+            return cls._read(name, written)
+        except UserError as error:
+            raise UserError(f"{written.place}{error}") from error
+
+    @classmethod
+    def _read(cls, name: str, written: Written) -> dict[str, Any]:
+        # The config.yaml of a run says also where the command was to publish it.
+        for owner in (cls, *cls.__subclasses__()):
+            if (about := {f.name: f for f in fields(owner)}.get(name)) is not None:  # type: ignore[arg-type]
+                kind = get_type_hints(owner)[name]
+                value = fit_setting(about, kind, written.value(kind), written.text)
+                if owner is cls:
+                    return {name: find_network(value) if name == "model_config" and value is not None else value}
+                if value == about.default:
+                    return {}
+                raise UserError(f"{name} is {written.text}; only {owner.__name__} has this setting")
+        hint = cure(name, cls)
+        raise UserError(f"there is no setting {name}" + (f"; {hint.replace('--', '')}" if hint else ""))
 
 
 def fit_setting(about: Field, kind: Any, value: Any, said: str | None = None) -> Any:
@@ -82,70 +166,12 @@ def fit_setting(about: Field, kind: Any, value: Any, said: str | None = None) ->
         return value
     fitting = fit(value, kind)
     if fitting is MISFIT:
-        words = _options(kind, in_python=said is None) + [AUTO] * may_be_auto
-        raise UserError(f"{about.name} is {_shown(value) if said is None else said}; it must be {_either(words)}")
+        words = options(kind, in_python=said is None) + [AUTO] * may_be_auto
+        raise UserError(
+            f"{about.name} is {shown(value) if said is None else said or 'empty'}; it must be {either(words)}"
+        )
     if fitting == ():
         raise UserError(f"{about.name} is empty; give one value or more, or leave it out")
     if fitting is not None and "limits" in about.metadata:
-        _check_range(about.name, fitting, **about.metadata["limits"])
+        check_range(about.name, fitting, **about.metadata["limits"])
     return fitting
-
-
-def fit(value: Any, kind: Any) -> Any:
-    """Return a value converted to the type of a field, or MISFIT."""
-    if get_origin(kind) in (Union, types.UnionType):
-        fitting = (fit(value, member) for member in get_args(kind))
-        return next((v for v in fitting if v is not MISFIT), MISFIT)
-    if get_origin(kind) is tuple:
-        values = value if isinstance(value, list | tuple | range) else (value,)
-        parts = tuple(fit(v, get_args(kind)[0]) for v in values)
-        return MISFIT if MISFIT in parts else parts
-    if get_origin(kind) is Literal:
-        return value if isinstance(value, str) and value in get_args(kind) else MISFIT
-    if kind is str and isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if kind in (int, float):
-        # Python counts a bool as a number.
-        is_number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-        return kind(value) if is_number else MISFIT
-    return value if isinstance(value, kind) else MISFIT
-
-
-def _shown(value: Any) -> str:
-    """Return a value as a message shows it: text has quotes only where it could be taken for something else."""
-    if not isinstance(value, str) or not value or value != value.strip():
-        return repr(value)
-    with suppress(ValueError):
-        float(value)
-        return repr(value)
-    return repr(value) if value.lower() in _WORDS else value
-
-
-def _either(words: Sequence[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} or {last}" if first else last
-
-
-def _options(kind: Any, in_python: bool) -> list[str]:
-    """Return what values a type has: "adam", "adamw"."""
-    if get_origin(kind) in (Union, types.UnionType):
-        return [option for member in get_args(kind) for option in _options(member, in_python)]
-    if get_origin(kind) is tuple:
-        return [f"a list in which every item is {_either(_options(get_args(kind)[0], in_python))}"]
-    if get_origin(kind) is Literal:
-        return list(get_args(kind))
-    names = {int: "a whole number", float: "a number", str: "a string"}
-    constants = {bool: ("True or False", "true or false"), type(None): ("None", "null")}
-    return [names[kind] if kind in names else constants[kind][not in_python]]
-
-
-def _check_range(name: str, value: Any, minimum: float | None, above: float | None, below: float) -> None:
-    items, subject = (value, "every item") if isinstance(value, tuple) else ((value,), "it")
-    if minimum is not None:
-        is_in_range = all(minimum <= item < below for item in items)
-        words = f"{minimum} or more, and finite" if below == math.inf else f"in [{minimum}, {below})"
-    else:
-        is_in_range = above is None or all(above < item < below for item in items)
-        words = f"above {above}, and finite"
-    if not is_in_range:
-        raise UserError(f"{name} is {value}; {subject} must be {words}")

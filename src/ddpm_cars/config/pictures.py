@@ -1,7 +1,7 @@
 """Settings of the images that a command reads."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 from PIL import ImageColor
 
@@ -15,9 +15,11 @@ Resize = Literal["squash", "crop", "pad"]
 class PicturesConfig(Settings):
     """Which images are read, and how they become squares."""
 
-    train_data_dir: str | None = setting(None, may_change=True, path=True, from_run=True)
+    group: ClassVar[str] = "images"
+
+    train_data_dir: str | None = setting(None, may_change=True, path=True, from_run=True, group="most used")
     """Folder of images, including its subfolders. Folders named train/ and test/ inside it are its splits."""
-    dataset_name: str | None = setting(None, may_change=True, path=True, from_run=True)
+    dataset_name: str | None = setting(None, may_change=True, path=True, from_run=True, group="most used")
     """Dataset on the Hub, or the folder of a local dataset. Give it instead of train_data_dir."""
     dataset_config_name: str | None = setting(None, may_change=False, from_run=True)
     """Configuration of dataset_name, if it has several."""
@@ -25,7 +27,7 @@ class PicturesConfig(Settings):
     """Column of the dataset that holds the images."""
     split: str | None = setting(None, may_change=False, from_run=True)
     """Split to use, in the notation of `datasets` ("train", "train+test", "train[:90%]"). If unset, all of them."""
-    cache_dir: str | None = setting(None, may_change=True, private=True, from_run=True)
+    cache_dir: str | None = setting(None, may_change=True, private=True, from_run=True, group="machine")
     """Folder that keeps decoded images between runs. If unset, the cache of `datasets`."""
     resize: Resize = setting("squash", may_change=False, from_run=True, label="Made square by")
     """How an image becomes a square: squash ignores its aspect ratio, crop keeps its centre, pad adds borders."""
@@ -54,7 +56,7 @@ class PicturesConfig(Settings):
 class ImageConfig(PicturesConfig):
     """Images of one size."""
 
-    resolution: int = setting(64, may_change=False, minimum=8)
+    resolution: int = setting(64, may_change=False, minimum=8, group="most used")
     """Height and width in pixels of every image after resizing."""
 
 

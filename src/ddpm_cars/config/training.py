@@ -1,7 +1,7 @@
 """Settings of a training run."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ddpm_cars.config.fields import Settings, setting
 from ddpm_cars.config.pictures import ImageConfig
@@ -15,6 +15,8 @@ Variance = Literal[FixedVariance, "learned", "learned_range", "analytic", "spect
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig(Settings):
     """The forward process, which adds noise to images."""
+
+    group: ClassVar[str] = "noise"
 
     num_train_timesteps: int = setting(1000, may_change=False, label="Timesteps T", stock="ddpm_num_steps", minimum=1)
     """Number of timesteps T, each with its own noise level."""
@@ -50,125 +52,137 @@ class NoiseConfig(Settings):
 class TrainingConfig(ImageConfig, NoiseConfig):
     """Train a model on images."""
 
-    validation_split: str | None = setting(None, may_change=False, from_run=True)
+    takes_recipes: ClassVar[bool] = True
+
+    validation_split: str | None = setting(None, may_change=False, from_run=True, group="most used")
     """Split that is kept out of training and that the model is measured on. If split is unset, training uses all the
     other splits."""
-    streaming: bool = setting(False, may_change=False)
+    streaming: bool = setting(False, may_change=False, group="images")
     """Read the shards (Parquet or WebDataset) of dataset_name during training, for data larger than a machine."""
-    shuffle_window_images: int = setting(512, may_change=False, minimum=1)
+    shuffle_window_images: int = setting(512, may_change=False, minimum=1, group="images")
     """Number of images of a shard that are shuffled together, with streaming."""
-    random_flip: bool = setting(True, may_change=False, label="Random flip")
+    random_flip: bool = setting(True, may_change=False, label="Random flip", group="images")
     """Mirror every image with probability 1/2."""
-    class_conditional: bool = setting(False, may_change=False)
+    class_conditional: bool = setting(False, may_change=False, group="most used")
     """Learn the classes of the images: the names of the folders that hold them, or label_column."""
-    label_column: str = setting("label", may_change=False, from_run=True)
+    label_column: str = setting("label", may_change=False, from_run=True, group="images")
     """Column of the dataset that holds the classes."""
-    class_dropout_prob: float = setting(0.1, may_change=False, minimum=0, below=1)
+    class_dropout_prob: float = setting(0.1, may_change=False, minimum=0, below=1, group="network")
     """Probability that a class is hidden in training, which sampling needs for guidance. 0 means no guidance."""
 
     # A run compares its network by weights and its images by content, so names and places of these may change.
-    preset: Preset = setting("64", may_change=True)
+    preset: Preset = setting("64", may_change=True, group="most used")
     """Network: tiny (for CPUs), 32, 64, or peer64, the network of diffusers' train_unconditional.py."""
-    model_config: str | None = setting(None, may_change=True, path=True, stock="model_config_name_or_path")
+    model_config: str | None = setting(
+        None, may_change=True, path=True, stock="model_config_name_or_path", group="network"
+    )
     """JSON file with the arguments of a UNet2DModel, instead of a preset."""
-    dropout: float = setting(0.0, may_change=False, label="Dropout", minimum=0, below=1)
+    dropout: float = setting(0.0, may_change=False, label="Dropout", minimum=0, below=1, group="network")
     """Probability that a value inside the network is dropped in training. 0 leaves it to model_config."""
-    gradient_checkpointing: bool = setting(False, may_change=True)
+    gradient_checkpointing: bool = setting(False, may_change=True, group="machine")
     """Compute activations again in the backward pass instead of keeping them. It saves memory and makes a step a
     third slower."""
 
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = setting(
-        "epsilon", may_change=False, label="Prediction"
+        "epsilon", may_change=False, label="Prediction", group="loss"
     )
     """What the network predicts: epsilon (the noise), sample (the clean image) or v_prediction (v)."""
-    variance_type: Literal[FixedVariance, "learned_range"] = setting("fixed_small", may_change=False)
+    variance_type: Literal[FixedVariance, "learned_range"] = setting("fixed_small", may_change=False, group="loss")
     """Variance of the reverse step when the saved pipeline samples. learned_range is learned with the hybrid loss."""
-    vlb_weight: float = setting(0.001, may_change=False, above=0)
+    vlb_weight: float = setting(0.001, may_change=False, above=0, group="loss")
     """Weight of the variational bound added to the simple loss, with learned_range."""
-    snr_gamma: float | None = setting(None, may_change=False, label="SNR weight at most", above=0)
+    snr_gamma: float | None = setting(None, may_change=False, label="SNR weight at most", above=0, group="loss")
     """Weight the loss by min(SNR, snr_gamma); 5 is usual. If unset, all timesteps have the same weight."""
-    timestep_sampling: Literal["uniform", "stratified"] = setting("uniform", may_change=False)
+    timestep_sampling: Literal["uniform", "stratified"] = setting("uniform", may_change=False, group="loss")
     """How a batch draws its timesteps: uniform draws each independently, stratified draws one from each of as many
     equal parts as the batch has images."""
 
     # A run compares the product of these with the number of processes.
-    train_batch_size: int = setting(64, may_change=True, minimum=1)
+    train_batch_size: int = setting(64, may_change=True, minimum=1, group="most used")
     """Images per process and gradient computation."""
-    gradient_accumulation_steps: int = setting(1, may_change=True, minimum=1)
+    gradient_accumulation_steps: int = setting(1, may_change=True, minimum=1, group="optimiser")
     """Gradient computations per optimiser step."""
-    auto_find_batch_size: bool = setting(False, may_change=True)
+    auto_find_batch_size: bool = setting(False, may_change=True, group="machine")
     """If memory is short, halve train_batch_size and double gradient_accumulation_steps until a step fits."""
-    num_epochs: int = setting(100, may_change=True, minimum=1)
+    num_epochs: int = setting(100, may_change=True, minimum=1, group="most used")
     """Passes over the images, if max_train_steps is unset."""
-    max_train_steps: int | None = setting(None, may_change=True, minimum=1)
+    max_train_steps: int | None = setting(None, may_change=True, minimum=1, group="most used")
     """Number of optimiser steps. It overrides num_epochs."""
-    optimizer: Literal["adam", "adamw"] = setting("adamw", may_change=False, label="Optimiser")
+    optimizer: Literal["adam", "adamw"] = setting("adamw", may_change=False, label="Optimiser", group="optimiser")
     """Optimiser."""
-    learning_rate: float = setting(1e-4, may_change=False, label="Learning rate", minimum=0)
+    learning_rate: float = setting(1e-4, may_change=False, label="Learning rate", minimum=0, group="most used")
     """Learning rate after the warmup."""
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = setting(
-        "cosine", may_change=False, label="Schedule"
+        "cosine", may_change=False, label="Schedule", group="optimiser"
     )
     """How the learning rate changes over the steps."""
-    lr_warmup_steps: int = setting(500, may_change=False, label="Warmup steps", minimum=0)
+    lr_warmup_steps: int = setting(500, may_change=False, label="Warmup steps", minimum=0, group="optimiser")
     """Steps over which the learning rate rises from 0. The schedule constant has no warmup."""
-    adam_beta1: float = setting(0.9, may_change=False, minimum=0, below=1)
+    adam_beta1: float = setting(0.9, may_change=False, minimum=0, below=1, group="optimiser")
     """Decay of the optimiser's average of gradients."""
-    adam_beta2: float = setting(0.999, may_change=False, minimum=0, below=1)
+    adam_beta2: float = setting(0.999, may_change=False, minimum=0, below=1, group="optimiser")
     """Decay of the optimiser's average of squared gradients."""
-    adam_weight_decay: float = setting(0.0, may_change=False, label="Weight decay", minimum=0)
+    adam_weight_decay: float = setting(0.0, may_change=False, label="Weight decay", minimum=0, group="optimiser")
     """Weight decay."""
-    adam_epsilon: float = setting(1e-8, may_change=False, minimum=0)
+    adam_epsilon: float = setting(1e-8, may_change=False, minimum=0, group="optimiser")
     """Term that the optimiser adds to its divisor."""
-    max_grad_norm: float | None = setting(1.0, may_change=False, label="Gradient norm at most", above=0)
+    max_grad_norm: float | None = setting(
+        1.0, may_change=False, label="Gradient norm at most", above=0, group="optimiser"
+    )
     """Largest norm of the gradients, which are scaled down to it. If unset, they are not."""
-    max_skipped_steps: int = setting(0, may_change=True, minimum=0)
+    max_skipped_steps: int = setting(0, may_change=True, minimum=0, group="optimiser")
     """Number of steps with a loss or gradient that is not finite that may be skipped before the run stops."""
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = setting(None, may_change=False, label="Precision")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = setting(
+        None, may_change=False, label="Precision", group="most used"
+    )
     """Precision of the network's arithmetic. If unset, the one that accelerate was configured with."""
-    compile: bool = setting(False, may_change=True)
+    compile: bool = setting(False, may_change=True, group="machine")
     """Compile the network. It takes minutes and pays off on a GPU; results are the same up to rounding."""
-    use_ema: bool = setting(True, may_change=False)
+    use_ema: bool = setting(True, may_change=False, group="moving averages")
     """Keep a moving average of the weights, and sample with it."""
-    ema_half_life_steps: tuple[int, ...] = setting((7000,), may_change=False, minimum=1)
+    ema_half_life_steps: tuple[int, ...] = setting((7000,), may_change=False, minimum=1, group="moving averages")
     """Steps after which a weight counts half in the moving average. During the warmup (ema_power) they are fewer. Of
     several averages, the best on validation_split is published."""
-    ema_inv_gamma: float = setting(1.0, may_change=False, above=0)
+    ema_inv_gamma: float = setting(1.0, may_change=False, above=0, group="moving averages")
     """Warmup of the moving average: its decay at a step is 1 - (1 + step / ema_inv_gamma) ** -ema_power, until that
     reaches the decay of the half-life."""
-    ema_power: float = setting(0.75, may_change=False, above=0)
+    ema_power: float = setting(0.75, may_change=False, above=0, group="moving averages")
     """Exponent of the warmup of the moving average: a larger one makes the warmup shorter."""
-    seed: int = setting(0, may_change=False, label="Seed", minimum=0)
+    seed: int = setting(0, may_change=False, label="Seed", minimum=0, group="most used")
     """Decides the initial weights, the order of the images, flips, timesteps and noise."""
 
-    output_dir: str = setting("ddpm-cars-model", may_change=True, private=True)
+    output_dir: str = setting("ddpm-cars-model", may_change=True, private=True, group="most used")
     """Folder for everything that is written. The same command continues the run that it finds there."""
-    overwrite_output_dir: bool = setting(False, may_change=True, private=True)
+    overwrite_output_dir: bool = setting(False, may_change=True, private=True, group="what is written")
     """Delete the checkpoints, sample grids and best model in output_dir and start again."""
-    checkpointing_steps: int | None = setting(500, may_change=True, minimum=1)
+    checkpointing_steps: int | None = setting(500, may_change=True, minimum=1, group="what is written")
     """Steps between checkpoints. If unset, there are none."""
-    checkpoints_total_limit: int | None = setting(2, may_change=True, minimum=1)
+    checkpoints_total_limit: int | None = setting(2, may_change=True, minimum=1, group="what is written")
     """Number of checkpoints that are kept. If unset, all of them."""
-    save_images_steps: int | None = setting(2000, may_change=True, minimum=1)
+    save_images_steps: int | None = setting(2000, may_change=True, minimum=1, group="what is written")
     """Steps between grids of sampled images. If unset, there are none."""
-    eval_batch_size: int = setting(16, may_change=True, minimum=1)
+    eval_batch_size: int = setting(16, may_change=True, minimum=1, group="what is written")
     """Number of images in such a grid."""
-    num_inference_steps: int | None = setting(None, may_change=True, stock="ddpm_num_inference_steps", minimum=1)
+    num_inference_steps: int | None = setting(
+        None, may_change=True, stock="ddpm_num_inference_steps", minimum=1, group="what is written"
+    )
     """Denoising steps for such a grid. If unset, all num_train_timesteps."""
-    validation_steps: int | None = setting(1000, may_change=True, minimum=1)
+    validation_steps: int | None = setting(1000, may_change=True, minimum=1, group="what is written")
     """Steps between measurements on validation_split. If unset, it is measured at the end only."""
-    num_validation_images: int = setting(512, may_change=False, minimum=1)
+    num_validation_images: int = setting(512, may_change=False, minimum=1, group="what is written")
     """Images of validation_split that are measured, with the same noise every time."""
-    logging_steps: int = setting(50, may_change=True, minimum=1)
+    logging_steps: int = setting(50, may_change=True, minimum=1, group="what is written")
     """Steps over which a logged loss is averaged."""
-    logger: Literal["tensorboard", "trackio", "wandb"] | None = setting(None, may_change=True, private=True)
+    logger: Literal["tensorboard", "trackio", "wandb"] | None = setting(
+        None, may_change=True, private=True, group="what is written"
+    )
     """Tracker that receives the log in addition to loss.json. If unset, none."""
-    dry_run: bool = setting(False, may_change=True, private=True)
+    dry_run: bool = setting(False, may_change=True, private=True, group="most used")
     """Check everything, print the plan and stop."""
-    model_license: str | None = setting(None, may_change=True)
+    model_license: str | None = setting(None, may_change=True, group="publishing")
     """Licence of the model for its card, as the Hub spells it (apache-2.0, cc-by-nc-4.0). If unset, the card names
     none."""
-    data_license: str | None = setting(None, may_change=True)
+    data_license: str | None = setting(None, may_change=True, group="publishing")
     """Licence of the images for the model's card, in words. If unset, the card names none."""
 
     def __post_init__(self) -> None:
@@ -208,11 +222,11 @@ class TrainingConfig(ImageConfig, NoiseConfig):
 class TrainCommandConfig(TrainingConfig):
     """Train a model on a folder of images or a dataset, and publish it if asked."""
 
-    push_to_hub: bool = setting(False, may_change=True, private=True)
+    push_to_hub: bool = setting(False, may_change=True, private=True, group="publishing")
     """Publish the model on the Hub after training, with the token of `hf auth login` or HF_TOKEN."""
-    hub_model_id: str | None = setting(None, may_change=True, private=True)
+    hub_model_id: str | None = setting(None, may_change=True, private=True, group="publishing")
     """Repository to publish to, NAME or OWNER/NAME. If unset, your account and the name of output_dir."""
-    hub_private_repo: bool = setting(False, may_change=True, private=True)
+    hub_private_repo: bool = setting(False, may_change=True, private=True, group="publishing")
     """Make a new repository private."""
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ import yaml
 import ddpm_cars
 from ddpm_cars.cli import main
 from ddpm_cars.cli.parser import parse
-from ddpm_cars.cli.recipes import recipe_names
+from ddpm_cars.config.recipes import recipe_names
 from ddpm_cars.config.training import TrainCommandConfig
 
 FOLDER = Path(ddpm_cars.__file__).parent / "recipes"
@@ -54,9 +54,10 @@ def test_a_file_wins_over_a_recipe_and_a_folder_does_not(elsewhere: Path):
     assert (read("--config", "cars64").compile, read("--config", "cars64").seed) == (False, 8)
 
 
-def test_settings_after_a_recipe_win():
+def test_flags_win_over_recipes_and_later_recipes_over_earlier_ones():
     config = read("--config", "toy", "--resolution", "8", "--config", "study16", "--seed", "4")
-    assert (config.resolution, config.seed, config.timestep_sampling) == (16, 4, "stratified")
+    assert (config.resolution, config.seed, config.timestep_sampling) == (8, 4, "stratified")
+    assert read("--config", "toy", "--config", "study16").resolution == 16
 
 
 def test_a_network_of_ones_own_wins_over_the_one_beside_the_recipe(elsewhere: Path):
@@ -76,7 +77,7 @@ def test_a_network_of_ones_own_wins_over_the_one_beside_the_recipe(elsewhere: Pa
         ("a/b.yaml", "--config a/b.yaml is neither a file nor a recipe; the recipes are cars64, pretrained, "),
         (
             "scripts/configs/cars64.yaml",
-            "--config scripts/configs/cars64.yaml is not a file; give --config cars64, the recipe of that name",
+            "--config scripts/configs/cars64.yaml is not a file; give cars64, the recipe of that name",
         ),
     ],
 )
