@@ -26,6 +26,7 @@ from ddpm_cars.runtime.folders import FolderLock
 from ddpm_cars.sampling.sample import picture_path, precision_of, sample
 
 STEPS = 3
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,7 @@ def config(model: Path, tmp_path: Path) -> SampleConfig:
         seed=5,
         num_inference_steps=STEPS,
         class_labels=("cars", "vans"),
+        mixed_precision="no",
     )
 
 
@@ -184,16 +186,40 @@ def test_the_network_runs_in_half_precision(config: SampleConfig, model: Path, p
     assert not np.array_equal(full, half)
 
 
-def test_the_precision_is_what_accelerate_was_configured_with(config: SampleConfig, monkeypatch: pytest.MonkeyPatch):
+def test_the_precision_is_what_accelerate_was_configured_with_or_the_device_is_fast_in(
+    config: SampleConfig, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    assert precision_of(config) == "no"
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert precision_of(config) == "bf16"
-    assert precision_of(replace(config, mixed_precision="no")) == "no"
+    free = replace(config, mixed_precision="auto")
+    for features, precision in (({}, "no"), ({"avx512_bf16": True}, "bf16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda features=features: features, raising=False)
+        assert precision_of(free, CPU) == precision
+        assert precision_of(replace(config, mixed_precision=None), CPU) == precision
+        assert precision_of(config, CPU) == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert precision_of(free, CPU) == "fp16"
+    assert precision_of(config, CPU) == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
     with pytest.raises(UserError, match=r"mixed_precision is fp8, .*; pass --mixed_precision with one of no, fp16"):
-        sample(config)
+        sample(free)
     assert not Path(config.output_dir).exists()
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_same_command_keeps_the_precision_of_the_images_on_another_device(
+    config: SampleConfig, monkeypatch: pytest.MonkeyPatch, precision: str, capsys: pytest.CaptureFixture
+):
+    """A folder that was begun on a CPU with bf16 goes on like that on one without, and the other way round."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    free = replace(config, mixed_precision="auto")
+    for num_images, has_bf16 in ((2, precision == "bf16"), (8, precision != "bf16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has_bf16: {"avx512_bf16": has}, raising=False)
+        sample(replace(free, num_images=num_images))
+        assert f"with mixed_precision {precision}\n" in capsys.readouterr().err
+    assert json.loads((Path(config.output_dir) / "sampling.json").read_text())["mixed_precision"] == precision
+    sample(replace(free, num_images=1, overwrite_output_dir=True))
+    other = "no" if precision == "bf16" else "bf16"
+    assert json.loads((Path(config.output_dir) / "sampling.json").read_text())["mixed_precision"] == other
 
 
 def test_folders_that_name_no_precision_go_on_without_one(config: SampleConfig):

@@ -17,10 +17,11 @@ from ddpm_cars.config.commands import (
     ShowConfig,
     ToyCarsConfig,
 )
+from ddpm_cars.config.fields import AUTO
 from ddpm_cars.config.training import NoiseConfig, TrainCommandConfig
 from ddpm_cars.errors import PublishError, RunError, RunStopped, UserError
-from ddpm_cars.runtime.console import each_warning_once, is_main_process, warn
-from ddpm_cars.runtime.threads import bound_spinning
+from ddpm_cars.runtime.console import each_warning_once, is_main_process, note, warn
+from ddpm_cars.runtime.threads import ComputingThreads, bound_spinning
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 """Errors of the disk that a person can mend with space or permissions; any other is a fault of the program."""
@@ -188,6 +189,7 @@ def demo(config: DemoConfig, prog: str) -> None:
 
     from ddpm_cars import pretrained
     from ddpm_cars.runs.saved_pipeline import load_pipeline
+    from ddpm_cars.runtime.hardware import default_precision, describe_computing
     from ddpm_cars.sampling.generate import move_for_inference
 
     path = config.pretrained_model_name_or_path
@@ -196,7 +198,11 @@ def demo(config: DemoConfig, prog: str) -> None:
     else:
         name = Path(path).resolve().name if Path(path).is_dir() else path
     pipeline = load_pipeline(path)
-    move_for_inference(pipeline, PartialState().device)
+    device = PartialState().device
+    precision = default_precision(device) if config.mixed_precision == AUTO else config.mixed_precision
+    note(describe_computing(device, precision))
+    ComputingThreads(device.type)
+    move_for_inference(pipeline, device, precision)
     app = build_app(pipeline, name, config.max_images)
     try:
         launch(app, server_name=config.server_name, server_port=config.server_port, share=config.share)

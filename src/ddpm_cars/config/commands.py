@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from ddpm_cars.config.fields import Settings, setting
+from ddpm_cars.config.fields import AUTO, Settings, setting
 from ddpm_cars.config.pictures import ImageConfig, PicturesOfRunConfig
 from ddpm_cars.config.training import NoiseConfig, Variance
 from ddpm_cars.errors import UserError
@@ -56,8 +56,9 @@ class SampleConfig(Settings):
     """Number of images. The same command with a larger number adds to the images that are there."""
     batch_size: int = setting(16, minimum=1)
     """Images that a process draws at a time, at most. The images are the same up to rounding."""
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
-    """Precision of the network, but not of the sampler. If unset, the one that accelerate was configured with."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = AUTO  # type: ignore[assignment]
+    """Precision of the network, but not of the sampler; no is float32. auto is that of the images in output_dir, else
+    what accelerate was configured with, else bf16 on a device that is fast in it, else no."""
     compile: bool = False
     """Compile the network. It takes about a minute and pays off for thousands of images, which are the same up to
     rounding."""
@@ -170,8 +171,9 @@ class EvaluateConfig(PicturesOfRunConfig):
     extractor_weights: str | None = None
     """File with the weights of the extractor, or a folder for dinov2. If unset, the weights that its package brings,
     or downloads for inception and dinov2."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the network, but not of noise and statistics."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = AUTO  # type: ignore[assignment]
+    """Precision of the network, but not of noise and statistics; no is float32. auto is that of the figures in
+    output_dir, else what accelerate was configured with, else bf16 on a device that is fast in it, else no."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -226,6 +228,9 @@ class DemoConfig(Settings):
     """Also serve the page at a public address of gradio, which needs a network."""
     max_images: int = setting(16, minimum=1)
     """Largest number of images that a visitor can sample at once."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = AUTO  # type: ignore[assignment]
+    """Precision of the network, but not of the sampler; no is float32. auto is what accelerate was configured with,
+    else bf16 on a device that is fast in it, else no."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,23 +4,27 @@ Every measurement goes to metrics.json as soon as it is made, and the same comma
 """
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from ddpm_cars.config.commands import EvaluateConfig
+from ddpm_cars.config.fields import AUTO
 from ddpm_cars.data.pictures import Pictures, to_samples
 from ddpm_cars.diffusion.calibration import calibrate
 from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.features import load_extractor
 from ddpm_cars.evaluation.likelihood import bounds_to_measure, measure_bounds
-from ddpm_cars.evaluation.metrics_file import MetricsFile, describe
+from ddpm_cars.evaluation.metrics_file import MetricsFile, describe, known_metrics
 from ddpm_cars.evaluation.real_images import compared_pixels, features_path, load_real_images, mirrored
 from ddpm_cars.metrics.neighbours import look_for_copies
 from ddpm_cars.metrics.records import Comparison, Reference, measure
@@ -29,11 +33,12 @@ from ddpm_cars.reports.write import has_images, save_comparison, save_images, sa
 from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder
 from ddpm_cars.runs.saved_pipeline import load_pipeline
 from ddpm_cars.runs.settings import check_held_out, with_pictures_of_run
-from ddpm_cars.runtime.console import warn
+from ddpm_cars.runtime.console import note, warn
 from ddpm_cars.runtime.files import atomic_path, rounded
 from ddpm_cars.runtime.folders import prepare_folder
-from ddpm_cars.runtime.hardware import idle_cores_warnings
+from ddpm_cars.runtime.hardware import cpu_warnings, default_precision, describe_computing
 from ddpm_cars.runtime.processes import gathered, on_main
+from ddpm_cars.runtime.threads import ComputingThreads
 from ddpm_cars.sampling.generate import denoising_strip, generate, move_for_inference
 from ddpm_cars.sampling.request import SamplingRequest, class_names_of
 from ddpm_cars.sampling.samplers import sampler_from_config
@@ -290,18 +295,47 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
     Raises:
         UserError: If models, images, extractor and settings do not fit together.
     """
+    name = str(config.pretrained_model_name_or_path)
+    if config.compare is not None:
+        folders = [_folder_of(name) for name in config.compare]
+    else:
+        folders = [EvaluationFolder(Path(config.output_dir)) if config.output_dir else _folder_of(name)]
+    config = with_precision(config, folders)
     try:
         accelerator = Accelerator(mixed_precision=config.mixed_precision)
     except ValueError as error:
         raise UserError(f"mixed_precision is {config.mixed_precision}: {error}") from error
-    for warning in idle_cores_warnings(accelerator.device, accelerator.num_processes):
+    for warning in cpu_warnings(accelerator.device, accelerator.num_processes, config.mixed_precision):
         warn(warning)
     if config.compare is not None:
         return _compare(accelerator, config, *config.compare)
-    name = str(config.pretrained_model_name_or_path)
-    folder = EvaluationFolder(Path(config.output_dir)) if config.output_dir else _folder_of(name)
-    metrics = Evaluation(accelerator, config, name, folder, run=name).run()
-    return folder.report, summary(metrics)
+    evaluation = Evaluation(accelerator, config, name, folders[0], run=name)
+    with _said_computing(accelerator):
+        return folders[0].report, summary(evaluation.run())
+
+
+@contextmanager
+def _said_computing(accelerator: Accelerator) -> Iterator[None]:
+    note(describe_computing(accelerator.device, accelerator.mixed_precision))
+    with ComputingThreads(accelerator.device.type):
+        yield
+
+
+def with_precision(config: EvaluateConfig, folders: Sequence[EvaluationFolder]) -> EvaluateConfig:
+    """Return the settings with the precision of the figures in the folders where it is left open, else the device's.
+
+    Figures of different precision do not belong side by side, so all folders get that of the first one that has some.
+    A collective call.
+    """
+    if config.mixed_precision != AUTO:
+        return config
+    device = PartialState().device
+
+    def choose() -> str:
+        known = [values for folder in folders if (values := known_metrics(folder.metrics))]
+        return known[0].get("mixed_precision", "no") if known else default_precision(device)
+
+    return replace(config, mixed_precision=on_main(choose))
 
 
 def _compare(accelerator: Accelerator, config: EvaluateConfig, first: str, second: str) -> tuple[Path, str]:
@@ -318,6 +352,7 @@ def _compare(accelerator: Accelerator, config: EvaluateConfig, first: str, secon
         raise UserError(f"{first} generates {a} and {second} {b}; compare takes two models of one size")
     output_folder = EvaluationFolder(Path(config.output_dir or "comparison"))
     on_main(lambda: prepare_folder(output_folder.path))
-    metrics = [evaluation.run() for evaluation in evaluations]
+    with _said_computing(accelerator):
+        metrics = [evaluation.run() for evaluation in evaluations]
     on_main(lambda: save_comparison(metrics, folders, output_folder))
     return output_folder.report, "\n\n".join(map(summary, metrics))

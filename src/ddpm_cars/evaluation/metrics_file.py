@@ -68,6 +68,14 @@ def describe(
     }
 
 
+def known_metrics(path: Path) -> dict[str, Any]:
+    """Return what a metrics.json holds, nothing if there is none. Raises UserError if it cannot be read."""
+    known = read_file(path) or {}
+    if not isinstance(known, dict):
+        raise UserError(f"{path} holds no JSON object; mend or remove it")
+    return known
+
+
 class MetricsFile:
     """The metrics of one model. Those on the disk are kept if `head`, what `describe` returns, is the same.
 
@@ -77,9 +85,7 @@ class MetricsFile:
     def __init__(self, path: Path, head: dict[str, Any]):
         self.path = path
         head = json.loads(json.dumps({"format": FORMAT_VERSION, **head, "versions": versions()}))
-        known = on_main(lambda: read_file(path)) or {}
-        if not isinstance(known, dict):
-            raise UserError(f"{path} holds no JSON object; mend or remove it")
+        known = on_main(lambda: known_metrics(path))
         changed = [name for name in head if known.get(name) != head[name]]
         if known and changed:
             warn(f"{path} was measured with another {', '.join(changed)}, and is begun anew")

@@ -44,6 +44,22 @@ def fast_precision(device: torch.device) -> Literal["no", "bf16"]:
     return "bf16" if device.type == "cpu" and _x86_has_bf16() else "no"
 
 
+def launcher_precision() -> str | None:
+    """Return the precision that accelerate was configured with, None if it is its default, "no"."""
+    word = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    return None if word == "no" else word
+
+
+def default_precision(device: torch.device) -> str:
+    """Return the precision of a network where nobody has said one: that of the launcher, else `fast_precision`."""
+    return launcher_precision() or fast_precision(device)
+
+
+def describe_computing(device: torch.device, mixed_precision: str) -> str:
+    """Return a line that says what a network is computed on, and in which precision."""
+    return f"computing on {device_name(device)} with mixed_precision {mixed_precision}"
+
+
 def _x86_has_bf16() -> bool:
     names = ("amx_bf16", "avx512_bf16")
     if hasattr(torch.cpu, "get_capabilities"):
@@ -64,18 +80,15 @@ def cpu_warnings(device: torch.device, num_processes: int, mixed_precision: str)
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     if device.type == "cpu" and mixed_precision == "bf16" and is_x86 and not _x86_has_bf16():
         warnings.append("this CPU has no arithmetic for bf16 and imitates it; mixed_precision no is faster")
-    return warnings + idle_cores_warnings(device, num_processes)
-
-
-def idle_cores_warnings(device: torch.device, num_processes: int) -> list[str]:
-    """Return a warning if the launcher lets the only process of a run use one of many cores."""
     n = num_cores()
     # One thread is the default of the launcher. Without the launcher, OMP_NUM_THREADS has been set on purpose.
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ
     if device.type == "cpu" and launched and num_processes == 1 and torch.get_num_threads() == 1 < n:
         flag = f"--num_cpu_threads_per_process {n}"
-        return [f"accelerate launch uses one of {n} cores; launch with {flag}, or start with python in its place"]
-    return []
+        warnings.append(
+            f"accelerate launch uses one of {n} cores; launch with {flag}, or start with python in its place"
+        )
+    return warnings
 
 
 def keep_freed_memory(device: torch.device) -> None:

@@ -14,10 +14,23 @@ from ddpm_cars.runtime.hardware import keep_freed_memory
 from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
+DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""The types of the weights of a network that only draws, by its precision; None leaves them as they are loaded."""
 
-def move_for_inference(pipeline: DDPMCarsPipeline, device: torch.device) -> None:
-    """Move a pipeline to a device, in the layout that is quickest there, for a process that only draws."""
+
+def move_for_inference(pipeline: DDPMCarsPipeline, device: torch.device, mixed_precision: str = "no") -> None:
+    """Move a pipeline to a device for a process that only draws, in the layout that is quickest there.
+
+    Args:
+        pipeline: The model, whose network is changed.
+        device: Where it goes.
+        mixed_precision: The precision of the network, one of `DTYPES`; the sampler computes in float32 or better.
+    """
     pipeline.to(device)
+    dtype = DTYPES[mixed_precision]
+    if dtype is not None:
+        # The method of the network warns of modules that must stay in float32, though it has none.
+        torch.nn.Module.to(pipeline.unet, dtype)
     keep_freed_memory(device)
     if device.type == "cpu":
         # On a GPU, group normalisation that is not compiled would copy back and forth.

@@ -15,27 +15,28 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_choice_from_env, parse_flag_from_env
+from accelerate.utils import parse_flag_from_env
 from PIL import Image
 from tqdm import tqdm
 
 from ddpm_cars.config.commands import SampleConfig
+from ddpm_cars.config.fields import AUTO
 from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, save_png
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.saved_pipeline import identity, load_pipeline
+from ddpm_cars.runtime.console import note
 from ddpm_cars.runtime.files import write_text
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
-from ddpm_cars.runtime.hardware import cpu_warnings
-from ddpm_cars.runtime.processes import together
+from ddpm_cars.runtime.hardware import cpu_warnings, default_precision, describe_computing
+from ddpm_cars.runtime.processes import on_main, together
 from ddpm_cars.runtime.threads import ComputingThreads
-from ddpm_cars.sampling.generate import denoising_strip, generate, move_for_inference
+from ddpm_cars.sampling.generate import DTYPES, denoising_strip, generate, move_for_inference
 from ddpm_cars.sampling.request import SamplingRequest
 
 logger = logging.getLogger(__name__)
 
 _NUM_GRID_IMAGES = 64
-_DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SETTINGS = "sampling.json"
 GRID_NAME = "grid.png"
 STRIP_NAME = "denoising.png"
@@ -47,13 +48,20 @@ _LEFTOVER = re.compile(rf"\.{_PICTURE.pattern}\.tmp")
 _CURE = "choose another output_dir, or pass --overwrite_output_dir to start again"
 
 
-def precision_of(config: SampleConfig) -> str:
-    """Return the network's precision, "no" (as loaded), "fp16" or "bf16". Raises UserError if it is another one."""
-    precision = config.mixed_precision or parse_choice_from_env("ACCELERATE_MIXED_PRECISION", "no")
-    if precision not in _DTYPES:
+def precision_of(config: SampleConfig, device: torch.device) -> str:
+    """Return the network's precision, "no" (as loaded), "fp16" or "bf16". Raises UserError if it is another one.
+
+    Where the settings leave it open, it is that of the images which are there already, so that the same command goes
+    on with them on any device.
+    """
+    precision: str | None = config.mixed_precision
+    if precision in (None, AUTO):
+        known = {} if config.overwrite_output_dir else _known_settings(Path(config.output_dir) / _SETTINGS)
+        precision = known.get("mixed_precision") or default_precision(device)
+    if precision not in DTYPES:
         raise UserError(
             f"mixed_precision is {precision}, which accelerate was configured with; pass --mixed_precision with one "
-            f"of {', '.join(_DTYPES)}"
+            f"of {', '.join(DTYPES)}"
         )
     return precision
 
@@ -125,11 +133,16 @@ def _names_in(folder: Path) -> list[str]:
         return [entry.name for entry in entries]
 
 
-def _check_same(path: Path, settings: dict[str, Any]) -> None:
+def _known_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of the images in a folder, none if there is no such file."""
     try:
-        known = _UNSAID | dict(json.loads(path.read_text(encoding="utf-8")))
+        return _UNSAID | dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); {_CURE}") from error
+
+
+def _check_same(path: Path, settings: dict[str, Any]) -> None:
+    known = _known_settings(path)
     changed = [name for name, value in settings.items() if known.get(name) != value]
     # A model that has only moved is the same.
     if changed and changed != ["model"]:
@@ -144,19 +157,16 @@ class Sampling:
     Raises UserError if the model and the settings do not fit together, or the folder cannot be used.
     """
 
-    def __init__(self, config: SampleConfig, state: PartialState, lock: FolderLock):
+    def __init__(self, config: SampleConfig, state: PartialState, lock: FolderLock, mixed_precision: str):
         self.config = config
+        self.mixed_precision = mixed_precision
         self.state = state
         self.lock = lock
         self.folder = Path(config.output_dir)
         together(self._load)
         self.found: set[int] = together(self._open)[0]
         # The folder names the weights as they are loaded, so they are moved and cast after it is open.
-        move_for_inference(self.pipeline, state.device)
-        dtype = _DTYPES[precision_of(config)]
-        if dtype is not None:
-            # The method of the network warns of modules that must stay in float32, though it has none.
-            torch.nn.Module.to(self.pipeline.unet, dtype)
+        move_for_inference(self.pipeline, state.device, mixed_precision)
         if config.compile:
             self.pipeline.enable_fast_sampling(max_batch_size=self.request.batch_size)
 
@@ -188,7 +198,7 @@ class Sampling:
             "scheduler": type(scheduler).__name__,
             "variance_type": scheduler.config.get("variance_type"),
             "class_labels": None if request.class_labels is None else list(request.class_labels),
-            "mixed_precision": precision_of(self.config),
+            "mixed_precision": self.mixed_precision,
         }
         return open_folder(self.folder, settings, self.config.overwrite_output_dir)
 
@@ -255,17 +265,18 @@ def sample(config: SampleConfig) -> list[str]:
             the grid is damaged.
         OSError: If an image cannot be written.
     """
-    precision = precision_of(config)
     # Without an accelerator, each process would take itself for the only one.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state, lock = PartialState(cpu=on_cpu), FolderLock(Path(config.output_dir))
-    for warning in cpu_warnings(state.device, state.num_processes, precision):
-        logger.warning(warning)
     with ExitStack() as stack:
-        stack.enter_context(ComputingThreads(state.device.type))
         stack.callback(lock.release)
         stack.callback(state.destroy_process_group)
-        sampling = Sampling(config, state, lock)
+        precision = on_main(lambda: precision_of(config, state.device))
+        for warning in cpu_warnings(state.device, state.num_processes, precision):
+            logger.warning(warning)
+        sampling = Sampling(config, state, lock, precision)
+        note(describe_computing(state.device, precision))
+        stack.enter_context(ComputingThreads(state.device.type))
         sampling.draw()
         # The rest is work of one process, and the others need not wait for it.
         state.destroy_process_group()
