@@ -114,6 +114,7 @@ def test_all_that_belongs_to_a_class_is_trained(model: Path):
 
 def test_sampling_from_the_command_line_takes_names_and_numbers(runs: Runs, model: Path):
     options = ["--pretrained_model_name_or_path", "model", *"--num_inference_steps 4 --guidance_scale 2".split()]
+    options += ["--mixed_precision", "no"]
     drawing = [*options, *"--num_images 3 --seed 5 --output_dir drawn --class_labels".split()]
     run = runs.run(SCRIPTS / "sample.py", *drawing, CLASSES[0], 1)
     assert run.stdout.splitlines() == ["images: 3 in drawn", "grid: drawn/grid.png"]

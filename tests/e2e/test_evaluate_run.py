@@ -22,6 +22,7 @@ SETTINGS = {
     "batch_size": 16,
     "num_inference_steps": 4,
     "num_likelihood_images": 8,
+    "mixed_precision": "no",
 }
 
 

@@ -18,7 +18,7 @@ from tests.support.training_helpers import LAUNCHER, SCRIPTS, Runs
 NUM_IMAGES = 60
 ARGUMENTS = (
     *"--pretrained_model_name_or_path model --batch_size 4 --seed 7 --num_inference_steps 10".split(),
-    *f"--num_images {NUM_IMAGES}".split(),
+    *f"--num_images {NUM_IMAGES} --mixed_precision no".split(),
 )
 # The second process can write no files, but the lines and the connections of a process are none.
 FAILING = """
