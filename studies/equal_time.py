@@ -183,7 +183,7 @@ class EqualTime:
             if "frechet_distance" in r:
                 row |= {f"bits, {kind}": f"{bpd:.2f}" for kind, bpd in r["bpd"].items()}
                 row["Fréchet distance"] = f"{r['frechet_distance']:.1f} ± {r['frechet_distance_std_error']:.1f}"
-                row |= {name: f"{r[name]:.2f}" for name in ("precision", "recall", "contrast")}
+                row |= {name: f"{r[name]:.2f}" for name in ("precision", "recall", "contrast") if name in r}
             rows.append(row)
         return rows
 

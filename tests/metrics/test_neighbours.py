@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from ddpm_cars.metrics import neighbours
-from ddpm_cars.metrics.neighbours import near_copies, nearest, precision_recall_density_coverage
+from ddpm_cars.metrics.neighbours import (
+    near_copies,
+    nearest,
+    precision_recall_density_coverage,
+    precision_recall_density_coverage_with_errors,
+)
 
 Points = torch.Tensor
 
@@ -183,6 +188,53 @@ def test_rounding_leaves_borders_within_their_balls(offset: float):
     # A ball of a real one reaches both neighbours, 0.1 away; only the first of the line has but one.
     assert (got["precision"], got["recall"], got["coverage"]) == (1, 1, 1)
     assert got["density"] == pytest.approx((30 * 3 - 1) / 30)
+
+
+@pytest.mark.parametrize("num_rows", [7, 1000])
+@pytest.mark.parametrize(("num_real", "num_generated"), [(50, 45), (30, 83)])
+def test_errors_are_those_of_the_jackknife_word_by_word(
+    num_real: int, num_generated: int, num_rows: int, set_block_rows: Callable[[int, int], None]
+):
+    set_block_rows(num_rows, 3)
+    real, generated = normal(0, num_real, 3), normal(1, num_generated, 3) * 1.2 + 0.8
+    got = precision_recall_density_coverage_with_errors(real, generated, 4)
+    groups = np.array_split(np.arange(num_generated), 20)
+    parts = [brute_prdc(real, generated[np.delete(np.arange(num_generated), group)], 4) for group in groups]
+    for name, value in brute_prdc(real, generated, 4).items():
+        expected = np.sqrt(19 * np.var([part[name] for part in parts]))
+        assert expected > {"precision": 1 / num_generated, "density": 0.01}.get(name, 1 / num_real)
+        assert got[name] == pytest.approx((value, expected), rel=1e-9)
+
+
+@pytest.mark.parametrize(("length", "scale"), [(3, 1.0), (12, 0.8)])
+def test_errors_are_the_spread_over_independent_draws(length: int, scale: float):
+    real = normal(0, 150, length)
+    draws = [
+        precision_recall_density_coverage_with_errors(real, normal(seed, 150, length) * scale + 0.2)
+        for seed in range(1, 81)
+    ]
+    ratio = {}
+    for name in draws[0]:
+        values, errors = np.array([draw[name] for draw in draws]).T
+        ratio[name] = np.sqrt(np.square(errors).mean()) / values.std(ddof=1)
+    # A spread of 80 draws is known to a twelfth.
+    assert all(0.75 < ratio[name] < 1.3 for name in ("precision", "density")), ratio
+    assert all(0.85 < ratio[name] < 2.3 for name in ("recall", "coverage")), ratio
+
+
+def test_a_share_of_1_has_an_error_and_images_that_are_all_alike_show_in_density_and_recall():
+    # Images that vary half as much as real ones: each is in the balls of many, which are large with many features.
+    got = precision_recall_density_coverage_with_errors(normal(0, 200, 64), normal(1, 200, 64) * 0.5)
+    assert got["precision"] == got["coverage"] == (1, 1 / 200)
+    assert got["density"][0] > 10
+    assert got["recall"][0] < 0.05
+
+
+def test_errors_take_two_vectors_a_group():
+    points = normal(0, 40, 2)
+    assert precision_recall_density_coverage_with_errors(points, points)["precision"] == (1, 1 / 40)
+    with pytest.raises(ValueError, match="There are 39 vectors for 20 groups; it takes 40"):
+        precision_recall_density_coverage_with_errors(points, points[:39])
 
 
 @pytest.mark.parametrize("quantile", [0.01, 0.2])

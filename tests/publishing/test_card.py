@@ -72,12 +72,17 @@ def test_metadata_is_what_the_hub_knows(run: Path):
     assert results is not None
     values = {result.metric_type: result for result in results}
     assert values["frechet_distance"].metric_value == 20.13
-    assert values["frechet_distance"].metric_name == "FD-EfficientNet (fixed_small, 100 steps, 2,000 images)"
+    assert values["frechet_distance"].metric_name == (
+        "FD-EfficientNet (fixed_small, 100 steps, 2,000 images; real images: 3.21 ± 0.05)"
+    )
     assert values["frechet_distance"].dataset_name == "photographs"
     assert values["frechet_distance"].dataset_split == "train"
     assert values["bits_per_dimension"].metric_value == 4.1036
     assert values["bits_per_dimension"].dataset_split == "test"
-    assert len(results) == 9  # of the saved sampler and of the whole chain only
+    # Of the saved sampler and of the whole chain only, and without what few images make unstable.
+    others = {"kernel_distance", "contrast", "spectrum_error_octaves"}
+    assert values.keys() == {"frechet_distance", "bits_per_dimension", *others}
+    assert len(results) == 5
 
 
 def test_every_part_says_what_the_files_say(run: Path):

@@ -206,6 +206,7 @@ METRICS = {
     "spectrum": SPECTRUM,
     "samples": SAMPLES,
     "floor": FLOOR,
+    "num_images": 2000,
     "extractor": {"distance_name": "FD-EfficientNet"},
 }
 NAMES = {"bits_by_timestep", "eps_mse", "spectrum", "quality"}

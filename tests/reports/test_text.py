@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ddpm_cars.metrics.records import METRICS
 from ddpm_cars.reports.text import summary
 from tests.support.report_helpers import full_metrics, minimal_metrics
 
@@ -20,26 +21,48 @@ def metrics() -> dict[str, Any]:
 
 
 def test_the_summary_has_a_row_a_sampler_and_the_floor_last(metrics: dict[str, Any]):
+    metrics["samples"][0]["metrics"]["precision_std_error"] = 0.0123
     lines = summary(metrics).splitlines()
-    table = lines[next(i for i, line in enumerate(lines) if line.startswith("sampler")) :][:6]
-    assert [line.split() for line in table] == [
-        ["sampler", "steps", "FD", "kernel", "prec", "rec", "dens", "cov", "contr", "spec", "images/s"],
-        "fixed_small 100 20.1 ± 0.3 0.0123 0.70 0.40 0.81 0.61 0.93 0.31 12.3".split(),
-        "DDIMScheduler 10 41.2 ± 1.9 0.0123 0.81 0.40 0.81 0.61 1.05 0.31 123".split(),
-        "fixed_small 10 99 ± 3 0.0123 0.70 0.50 0.81 0.61 0.93 0.31 122".split(),
-        "DDIMScheduler 50 19.0 ± 0.3 0.00990 0.70 0.40 0.81 0.61 0.93 0.31 24.6".split(),
-        "real images 3.21 ± 0.05 0.0123 0.81 0.40 0.81 0.61 1.00 0.31".split(),
+    starts = [i for i, line in enumerate(lines) if line.startswith("sampler")]
+    tables = [lines[start : start + 6] for start in starts]
+    assert [[line.split() for line in table] for table in tables] == [
+        [
+            ["sampler", "steps", "FD", "kernel", "contr", "spec", "images/s"],
+            "fixed_small 100 20.1 ± 0.3 0.0123 ± 0.0010 0.930 0.314 12.3".split(),
+            "DDIMScheduler 10 41.2 ± 1.9 0.0123 ± 0.0010 1.050 0.314 123".split(),
+            "fixed_small 10 99 ± 3 0.0123 ± 0.0010 0.930 0.314 122".split(),
+            "DDIMScheduler 50 19.0 ± 0.3 0.0099 ± 0.0010 0.930 0.314 24.6".split(),
+            "real images 3.21 ± 0.05 0.0123 ± 0.0010 1.001 0.314".split(),
+        ],
+        [
+            ["sampler", "steps", "prec", "rec", "dens", "cov"],
+            "fixed_small 100 0.701 ± 0.012 0.403 0.806 0.608".split(),
+            "DDIMScheduler 10 0.810 0.403 0.806 0.608".split(),
+            "fixed_small 10 0.701 0.500 0.806 0.608".split(),
+            "DDIMScheduler 50 0.701 0.403 0.806 0.608".split(),
+            "real images 0.812 0.403 0.806 0.608".split(),
+        ],
     ]
     # Columns end at the same place.
-    ends = [[match.end() for match in re.finditer(r"\S+( ± \S+)?(?=  |$)", line)] for line in table]
-    assert all(row[1:] == ends[0][1:] for row in ends[1:-1])
-    assert ends[-1][1:] == ends[0][2:-1]
+    for table, last in zip(tables, (-1, None), strict=True):
+        ends = [[match.end() for match in re.finditer(r"\S+( ± \S+)?(?=  |$)", line)] for line in table]
+        assert all(row[1:] == ends[0][1:] for row in ends[1:-1])
+        assert ends[-1][1:] == ends[0][2:last]
+
+
+def test_metrics_that_few_images_make_unstable_are_not_shown_of_few(metrics: dict[str, Any]):
+    assert "higher is better for prec, rec, dens, cov;" in " ".join(summary(metrics).split())
+    metrics["num_images"] = 299
+    text = " ".join(summary(metrics).split())
+    assert "Precision, recall, density and coverage are not shown, because they say too little of fewer than" in text
+    assert text.count("sampler steps") == 1
+    assert "prec" not in text
 
 
 def test_the_summary_tells_bits_and_copies(metrics: dict[str, Any], minimal: dict[str, Any]):
     text = " ".join(summary(metrics).split())
     assert "runs/cars: 2,000 generated images beside 4,633 real ones." in text
-    assert "FD is FD-EfficientNet; FD-EfficientNet cannot be compared with published FID." in text
+    assert "FD is FD-EfficientNet; FD-EfficientNet cannot be compared with published FID, nor with that of" in text
     metrics["extractor"]["distance_name"] = "FID"
     assert "FD is FID; FID of another number of images cannot be compared with it" in " ".join(
         summary(metrics).split()
@@ -60,13 +83,23 @@ def test_however_large_the_figures_are_the_samplers_can_be_told_apart(metrics: d
 
 
 @pytest.mark.parametrize("label", ["x", "DPMSolverMultistepScheduler", "a" * 90])
-@pytest.mark.parametrize("distance", [1.0, 12345.6])
-def test_the_summary_fits_a_terminal(metrics: dict[str, Any], label: str, distance: float):
+@pytest.mark.parametrize("distance", [1.0, 12345.6, 1.23456e13])
+def test_the_summary_fits_a_terminal_however_many_columns_there_are(
+    metrics: dict[str, Any], label: str, distance: float
+):
     metrics["samples"][1]["label"] = label
+    # Every metric with an error, and none of them short.
+    for metric in METRICS:
+        metrics["samples"][1]["metrics"] |= {metric.key: 0.123456, metric.error_key: 0.00012}
     metrics["samples"][1]["metrics"] |= {"frechet_distance": distance, "kernel_distance": -1.234e-5}
     metrics["model"]["name"] = "/".join(["a long folder"] * 12)
     lines = summary(metrics).splitlines()
     assert max(map(len, lines)) <= 100
-    (row,) = (line for line in lines if "1.23e" in line)
-    assert row.startswith(label[:10])
-    assert ("…" in row) == (len(label) > 25)
+    starts = [i for i, line in enumerate(lines) if line.startswith("sampler ")]
+    rows = [lines[start + 2] for start in starts]
+    assert all(row.startswith(label[:10]) for row in rows)
+    assert all(("…" in row) == (len(label) > 27) for row in rows)
+    # Every column stands in one of the tables, below its name.
+    names = [name for start in starts for name in lines[start].split()[2:]]
+    assert sorted(names) == sorted([*(metric.short_name for metric in METRICS), "images/s"])
+    assert sum(row.count(" ± ") for row in rows) == len(METRICS)

@@ -93,15 +93,23 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return _distance(a, b, _root(b.covariance))
 
 
+def jackknife_error(without: np.ndarray) -> float:
+    """Return the standard error of a figure from its values without one group each, float64 (G,).
+
+    It is sqrt((G - 1) / G sum (d_g - mean d)^2) (Efron & Stein 1981, whose groups are single vectors).
+    """
+    num_groups = len(without)
+    return float(np.sqrt((num_groups - 1) / num_groups * np.square(without - without.mean()).sum()))
+
+
 def frechet_distance_with_error(
     features: torch.Tensor, reference: Moments, num_groups: int = 20
 ) -> tuple[float, float]:
     """Compute the Fréchet distance and how far chance in `features` moves it.
 
-    The error is that of the jackknife over groups, with G distances d_g, each without one group:
-    sqrt((G - 1) / G sum (d_g - mean d)^2) (Efron & Stein 1981, whose groups are single vectors). Unlike the
-    bootstrap's, its sets have no vector twice, which would itself be a distance. The reference is taken as it is.
-    The order of `features`, (N, D) with N at least 2 G, must mean nothing.
+    The error is that of the jackknife over G groups. Unlike the bootstrap's, its sets have no vector twice, which
+    would itself be a distance. The reference is taken as it is. The order of `features`, (N, D) with N at least 2 G,
+    must mean nothing.
     """
     if len(features) < 2 * num_groups:
         raise ValueError(f"There are {len(features)} vectors for {num_groups} groups; it takes {2 * num_groups}.")
@@ -110,8 +118,7 @@ def frechet_distance_with_error(
     whole = reduce(Moments.merge, groups)
     root = _root(reference.covariance)
     without = np.array([_distance(whole.without(group), reference, root) for group in groups])
-    error = np.sqrt((num_groups - 1) / num_groups * np.square(without - without.mean()).sum())
-    return _distance(whole, reference, root), float(error)
+    return _distance(whole, reference, root), jackknife_error(without)
 
 
 def kernel_distance(

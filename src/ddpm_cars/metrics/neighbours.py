@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
+from ddpm_cars.metrics.distances import jackknife_error
 from ddpm_cars.runtime.files import rounded
 
 # 64 MiB of float64 for each of the two blocks of vectors and for the distances between them.
@@ -69,29 +70,68 @@ def _squared_distances(
         yield rows, against(rows)
 
 
-def _radii(x: torch.Tensor, num_neighbours: int) -> torch.Tensor:
-    """Return the distance of every vector to its k-th nearest other one, float64 (N,)."""
+def _radii(x: torch.Tensor, num_neighbours: int, kept: torch.Tensor) -> torch.Tensor:
+    """Return, for every row of `kept`, how far each vector is from its k-th nearest other one that the row keeps.
+
+    `x` is (N, D) and `kept` bool (G, N); the radii are float64 (G, N), minus infinity for vectors that are not kept.
+    If one group holds most of the nearest vectors of another one, the radius without the group is a little too small.
+    """
     if len(x) <= num_neighbours:
         raise ValueError(f"There are {len(x)} vectors; {num_neighbours} neighbours take {num_neighbours + 1} or more.")
     # The nearest of all is the vector itself, or one that is the same.
-    return nearest(x, x, num_neighbours + 1)[0][:, -1]
+    wanted = num_neighbours + 1
+    distances, indices = nearest(x, x, wanted if len(kept) == 1 else min(3 * wanted, len(x)))
+    radii = []
+    for row in kept:
+        place = (row[indices].cumsum(1) < wanted).sum(1, keepdim=True).clamp(max=indices.shape[1] - 1)
+        radii.append(torch.where(row, distances.gather(1, place)[:, 0], -torch.inf))
+    return torch.stack(radii)
 
 
-def _num_inside(points: torch.Tensor, centres: torch.Tensor, radii: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many closed balls each point is in, and how many points are in each ball."""
+def _reach(centres: torch.Tensor, radii: torch.Tensor) -> torch.Tensor:
+    """Return the squares of radii (G, N), with room for what rounds in squared distances to the centres (N, D)."""
     # The centre that distances are taken from is that of the balls, so this is what rounds there.
     spread = (centres - centres.mean(0, dtype=torch.float64)).square().sum(1)
-    reach = radii.square() * (1 + _ROUNDING) + spread * _ROUNDING
-    of_points, in_balls = [], torch.zeros(len(centres), dtype=torch.int64)
-    for rows, blocks in _squared_distances(points, centres):
-        num_balls = torch.zeros(len(rows), dtype=torch.int64)
+    return radii.sign() * radii.square() * (1 + _ROUNDING) + spread * _ROUNDING
+
+
+def _shares(
+    real: torch.Tensor, generated: torch.Tensor, num_neighbours: int, kept: torch.Tensor
+) -> dict[str, np.ndarray]:
+    """Return precision, recall, density and coverage, float64 (G,), of the generated vectors that each row keeps.
+
+    `kept` is bool (G, M) for the M generated vectors; its first row keeps all of them.
+    """
+    reach_of_real = _reach(real, _radii(real, num_neighbours, torch.ones(1, len(real), dtype=torch.bool)))[0]
+    reach_of_generated = _reach(generated, _radii(generated, num_neighbours, kept))
+    num_balls, in_balls = [], torch.zeros(len(kept), len(real))
+    start = 0
+    for rows, blocks in _squared_distances(generated, real):
+        kept_rows = kept[:, start : start + len(rows)].float()
+        start += len(rows)
+        count = torch.zeros(len(rows), dtype=torch.int64)
         for first, squares in blocks:
             columns = slice(first, first + squares.shape[1])
-            inside = squares <= reach[columns]
-            num_balls += inside.sum(1)
-            in_balls[columns] += inside.sum(0)
-        of_points.append(num_balls)
-    return torch.cat(of_points).numpy(), in_balls.numpy()
+            inside = squares <= reach_of_real[columns]
+            count += inside.sum(1)
+            # Counts of less than 2^24 are exact.
+            in_balls[:, columns] += kept_rows @ inside.float()
+        num_balls.append(count)
+    is_covered = []
+    for rows, blocks in _squared_distances(real, generated):
+        found = torch.zeros(len(kept), len(rows), dtype=torch.bool)
+        for first, squares in blocks:
+            reach = reach_of_generated[:, first : first + squares.shape[1]]
+            for row, limit in enumerate(reach):
+                found[row] |= (squares <= limit).any(1)
+        is_covered.append(found)
+    balls, num_kept = torch.cat(num_balls), kept.sum(1)
+    return {
+        "precision": ((kept & (balls > 0)).sum(1).double() / num_kept).numpy(),
+        "recall": torch.cat(is_covered, 1).double().mean(1).numpy(),
+        "density": ((kept * balls).sum(1).double() / (num_kept * num_neighbours)).numpy(),
+        "coverage": (in_balls > 0).double().mean(1).numpy(),
+    }
 
 
 def precision_recall_density_coverage(
@@ -106,14 +146,30 @@ def precision_recall_density_coverage(
     eq. 2 and 3). Density is about 1 for the same distribution. All four depend on the numbers of vectors: `real`,
     (N, D), and `generated`, (M, D), are best of one size.
     """
-    real_radii, generated_radii = _radii(real, num_neighbours), _radii(generated, num_neighbours)
-    balls_of_generated, generated_in_balls = _num_inside(generated, real, real_radii)
-    balls_of_real, _ = _num_inside(real, generated, generated_radii)
+    shares = _shares(real, generated, num_neighbours, torch.ones(1, len(generated), dtype=torch.bool))
+    return {name: float(share[0]) for name, share in shares.items()}
+
+
+def precision_recall_density_coverage_with_errors(
+    real: torch.Tensor, generated: torch.Tensor, num_neighbours: int = 5, num_groups: int = 20
+) -> dict[str, tuple[float, float]]:
+    """Compute `precision_recall_density_coverage`, each figure with how far chance in `generated` moves it.
+
+    The error is that of the jackknife over groups, as for the Fréchet distance; `real` is taken as it is. It is the
+    spread over independent draws for precision and density, and up to twice the spread for recall and coverage. It is
+    never less than what one image changes, because a share of 0 or 1 has no spread and is still not known exactly.
+    The order of `generated`, (M, D) with M at least 2 G, must mean nothing.
+    """
+    groups = torch.arange(len(generated)).tensor_split(num_groups)
+    if len(groups[-1]) < 2:
+        raise ValueError(f"There are {len(generated)} vectors for {num_groups} groups; it takes {2 * num_groups}.")
+    kept = torch.ones(1 + num_groups, len(generated), dtype=torch.bool)
+    for row, group in enumerate(groups, start=1):
+        kept[row, group] = False
+    of_one = {"precision": len(generated), "density": len(generated) * num_neighbours}
     return {
-        "precision": float((balls_of_generated > 0).mean()),
-        "recall": float((balls_of_real > 0).mean()),
-        "density": float(balls_of_generated.mean() / num_neighbours),
-        "coverage": float((generated_in_balls > 0).mean()),
+        name: (float(share[0]), max(jackknife_error(share[1:]), 1 / of_one.get(name, len(real))))
+        for name, share in _shares(real, generated, num_neighbours, kept).items()
     }
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 
 from ddpm_cars.metrics.distances import Moments, frechet_distance_with_error, kernel_distance
-from ddpm_cars.metrics.neighbours import precision_recall_density_coverage
+from ddpm_cars.metrics.neighbours import precision_recall_density_coverage_with_errors
 from ddpm_cars.metrics.spectrum import contrast, radial_spectrum, spectrum_error_octaves
 
 _NUM_NEIGHBOURS = 5
+_MIN_NEIGHBOUR_IMAGES = 300
+"""Of fewer images, the errors of precision and recall exceed 0.03, and their values are more those of the number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +49,11 @@ class Comparison:
         return radial_spectrum(self.images)[1]
 
     @cached_property
-    def neighbourhoods(self) -> dict[str, float]:
-        """Precision, recall, density and coverage, which share the distances to nearest neighbours."""
+    def neighbourhoods(self) -> dict[str, tuple[float, float]]:
+        """Precision, recall, density and coverage with errors, which share the distances to nearest neighbours."""
         # All four depend on the numbers of images, so both sets are of one size.
         same_number = self.reference.features[: len(self.features)]
-        return precision_recall_density_coverage(same_number, self.features, _NUM_NEIGHBOURS)
+        return precision_recall_density_coverage_with_errors(same_number, self.features, _NUM_NEIGHBOURS)
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,11 @@ class Metric(Quantity):
 
     Attributes:
         compute: Returns the value, or the value and its error.
+        min_images: Of fewer images it is neither measured nor shown, because it says too little of the model.
     """
 
     compute: Callable[[Comparison], float | tuple[float, float]]
+    min_images: int = 0
 
 
 # fmt: off
@@ -94,24 +98,24 @@ METRICS = (
     Metric("kernel_distance", "Kernel distance", "kernel", "lower",
            "How far apart the features of both are, whatever their distribution.", "std",
            lambda c: kernel_distance(c.features, c.reference.features, seed=c.seed)),
-    Metric("precision", "Precision", "prec", "higher",
-           "The share of generated images that lie among real ones.", "std_error",
-           lambda c: c.neighbourhoods["precision"]),
-    Metric("recall", "Recall", "rec", "higher",
-           "The share of real images that lie among generated ones.", "std_error",
-           lambda c: c.neighbourhoods["recall"]),
-    Metric("density", "Density", "dens", "higher",
-           "How many real images surround a generated one; about 1 if both are alike.", "std_error",
-           lambda c: c.neighbourhoods["density"]),
-    Metric("coverage", "Coverage", "cov", "higher",
-           "The share of real images that have a generated one close by.", "std_error",
-           lambda c: c.neighbourhoods["coverage"]),
     Metric("contrast", "Contrast", "contr", "at 1",
            "The standard deviation of generated pixels divided by that of real ones.", "std_error",
            lambda c: contrast(c.images) / c.reference.contrast),
     Metric("spectrum_error_octaves", "Spectrum error", "spec", "lower",
            "How far the strength of details of every size is from that of real images, in octaves.", "std_error",
            lambda c: spectrum_error_octaves(c.power, c.reference.power)),
+    Metric("precision", "Precision", "prec", "higher",
+           "The share of generated images that lie among real ones.", "std_error",
+           lambda c: c.neighbourhoods["precision"], _MIN_NEIGHBOUR_IMAGES),
+    Metric("recall", "Recall", "rec", "higher",
+           "The share of real images that lie among generated ones.", "std_error",
+           lambda c: c.neighbourhoods["recall"], _MIN_NEIGHBOUR_IMAGES),
+    Metric("density", "Density", "dens", "higher",
+           "How many real images surround a generated one; about 1 if both are alike.", "std_error",
+           lambda c: c.neighbourhoods["density"], _MIN_NEIGHBOUR_IMAGES),
+    Metric("coverage", "Coverage", "cov", "higher",
+           "The share of real images that have a generated one close by.", "std_error",
+           lambda c: c.neighbourhoods["coverage"], _MIN_NEIGHBOUR_IMAGES),
 )
 """Every metric, in the order of tables. The first one stands for all where there is room for one only."""
 # fmt: on
@@ -124,11 +128,17 @@ BITS_PER_DIMENSION = Quantity(
 """The variational bound of held-out images: a quantity of the model and not of the images that it generates."""
 
 
+def too_few_images(num_images: int) -> dict[str, str]:
+    """Return, by the keys of the metrics that are left out of so many images, how many they take."""
+    return {m.key: f"it takes {m.min_images} images or more" for m in METRICS if m.min_images > num_images}
+
+
 def measure(comparison: Comparison) -> dict[str, float]:
-    """Compute every metric of a set of images: values and errors by the keys of metrics.json."""
+    """Compute every metric that there are images enough for: values and errors by the keys of metrics.json."""
     figures: dict[str, float] = {}
     for metric in METRICS:
-        found = metric.compute(comparison)
-        value_and_error = found if isinstance(found, tuple) else (found,)
-        figures |= zip((metric.key, metric.error_key), value_and_error, strict=False)
+        if metric.key not in too_few_images(len(comparison.images)):
+            found = metric.compute(comparison)
+            value_and_error = found if isinstance(found, tuple) else (found,)
+            figures |= zip((metric.key, metric.error_key), value_and_error, strict=False)
     return figures

@@ -14,7 +14,7 @@ from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.metrics.records import METRICS
 from ddpm_cars.reports.page import card_section, markdown_table
-from ddpm_cars.reports.wording import bound_label, name_of, plain_markdown
+from ddpm_cars.reports.wording import bound_label, name_of, plain_markdown, value_text
 from ddpm_cars.runs.saved_pipeline import ModelFolder
 from ddpm_cars.runs.settings import dataset_id
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES
@@ -111,11 +111,14 @@ def _metadata(folder: ModelFolder, name: str, model_license: str | None) -> Mode
 
 
 def eval_results(folder: ModelFolder) -> list[EvalResult]:
-    """Return the figures of the saved sampler and of the held-out images for the metadata of a card."""
+    """Return the figures of the saved sampler and of the held-out images for the metadata of a card.
+
+    The Hub shows these by themselves, so the metrics that few images make unstable are left to the card's text.
+    """
     metrics = folder.metrics
     if metrics is None or not metrics["samples"]:
         return []
-    data, first = metrics["data"], metrics["samples"][0]
+    data, first, floor = metrics["data"], metrics["samples"][0], metrics["floor"]["metrics"]
     slug = re.sub(r"[^a-z0-9]+", "-", data["source"].lower()).strip("-") or "pictures"
     common = {
         "task_type": _TASK,
@@ -128,11 +131,11 @@ def eval_results(folder: ModelFolder) -> list[EvalResult]:
             **common,
             dataset_split=data["split"],
             metric_type=metric.key,
-            metric_name=f"{name_of(metric, metrics)} ({how})",
+            metric_name=f"{name_of(metric, metrics)} ({how}; real images: {value_text(metric, floor)})",
             metric_value=first["metrics"][metric.key],
         )
         for metric in METRICS
-        if metric.key in first["metrics"]
+        if metric.key in first["metrics"] and not metric.min_images
     ]
     results += [
         EvalResult(

@@ -20,6 +20,7 @@ from ddpm_cars.reports.wording import (
     bound_label,
     bpd_parts,
     copies,
+    left_out,
     metric_headings,
     name_of,
     number_text,
@@ -27,6 +28,7 @@ from ddpm_cars.reports.wording import (
     plain_markdown,
     sampler_label,
     sampler_row,
+    shown_metrics,
     value_text,
 )
 from ddpm_cars.runtime.files import write_text
@@ -97,12 +99,12 @@ def write_report(metrics: Metrics, images: Mapping[str, Path], path: str | Path)
 
 def _quality(metrics: Metrics) -> dict[str, Any]:
     """Return the table of samplers by number of steps, with the best value of every column."""
-    samples = metrics["samples"]
+    samples, shown = metrics["samples"], shown_metrics(metrics)
     floor = {"label": "Real images", "num_inference_steps": "", "metrics": metrics["floor"]["metrics"]}
     labels = list(dict.fromkeys(sample["label"] for sample in samples))
     ordered = sorted(samples, key=lambda sample: (labels.index(sample["label"]), sample["num_inference_steps"]))
     best = set()
-    for column, metric in enumerate(METRICS, start=2):
+    for column, metric in enumerate(shown, start=2):
         figures = {row: sample["metrics"] for row, sample in enumerate(ordered) if metric.key in sample["metrics"]}
         keys = {row: metric.sort_key(found[metric.key]) for row, found in figures.items()}
         if len(samples) > 1:
@@ -111,16 +113,16 @@ def _quality(metrics: Metrics) -> dict[str, Any]:
         # Figures have two lines each, so that the columns are narrow.
         "headings": [
             *("Sampler", "Steps"),
-            *(heading.replace(" ", "\n", 1) for heading in (*metric_headings(metrics), "Images per second")),
+            *(heading.replace(" ", "\n", 1) for heading in (*metric_headings(metrics, shown), "Images per second")),
         ],
         "rows": [
             [label + ", as saved" * (sample is samples[0]), *texts, number_text(sample["images_per_second"])]
             for sample in ordered
-            for label, *texts in (sampler_row(sample),)
+            for label, *texts in (sampler_row(sample, shown),)
         ],
         "best": best,
         "ruled": {i for i, s in enumerate(ordered) if i and s["label"] != ordered[i - 1]["label"]},
-        "foot": [*sampler_row(floor), ""],
+        "foot": [*sampler_row(floor, shown), ""],
     }
 
 
@@ -150,9 +152,10 @@ def write_comparison(
     """
     differences = _differences(first, second)
     comparable, a, b = not differences, first["samples"][0]["metrics"], second["samples"][0]["metrics"]
+    shown = shown_metrics(first, second)
     rows = [
         [heading, *_compared(metric, a, b, comparable), value_text(metric, first["floor"]["metrics"])]
-        for heading, metric in zip(metric_headings(first), METRICS, strict=True)
+        for heading, metric in zip(metric_headings(first, shown), shown, strict=True)
     ]
     if "likelihood" in first and "likelihood" in second:
         bounds = first["likelihood"][0], second["likelihood"][0]
@@ -167,6 +170,7 @@ def write_comparison(
         differences=differences,
         headings=["A", "B", f"B {MINUS} A", "Verdict"],
         figure_rows=rows,
+        left_out=left_out(first, second),
         other_tables=_other_tables(first, second, comparable),
     )
     write_text(path, page)
@@ -187,9 +191,11 @@ def _differences(first: Metrics, second: Metrics) -> list[str]:
 def _other_tables(first: Metrics, second: Metrics, comparable: bool) -> list[tuple[str, str, list[list[str]]]]:
     """Return title, first heading and rows of the samplers and bounds, after the first, that both models have."""
     tables = []
+    floor = value_text(FRECHET_DISTANCE, first["floor"]["metrics"])
+    distance = f"{name_of(FRECHET_DISTANCE, first)} ↓ (real images: {floor})"
     for title, heading, key, label, quantity in (
-        ("Quality by number of steps", name_of(FRECHET_DISTANCE, first), "samples", sampler_label, FRECHET_DISTANCE),
-        ("Bits per dimension", "Bound", "likelihood", bound_label, BITS_PER_DIMENSION),
+        ("Quality by number of steps", distance, "samples", sampler_label, FRECHET_DISTANCE),
+        ("Bits per dimension", "Bound ↓", "likelihood", bound_label, BITS_PER_DIMENSION),
     ):
         pairs = itertools.product(first.get(key, ()), second.get(key, ()))
         rows = [
@@ -197,7 +203,7 @@ def _other_tables(first: Metrics, second: Metrics, comparable: bool) -> list[tup
             for a, b in itertools.islice(pairs, 1, None)
             if label(a) == label(b)
         ]
-        tables.append((title, f"{heading} ↓", rows))
+        tables.append((title, heading, rows))
     return tables
 
 
@@ -230,15 +236,29 @@ def _compared(
 def card_section(metrics: Metrics) -> str:
     """Return the figures in Markdown, without a heading: what a model card says of how good the model is.
 
-    What was not measured is not mentioned, and single figures that metrics.json lacks are left blank.
+    The distance and the bits come first, with the floor and the errors; the shares of neighbours come last. What was
+    not measured is not mentioned, and single figures that metrics.json lacks are left blank.
     """
     floor = {"label": "real images", "num_inference_steps": "", "metrics": metrics["floor"]["metrics"]}
-    rows = [sampler_row(sample) for sample in (*metrics["samples"], floor)]
+    saved = metrics["samples"][0]["metrics"]
+    shown = shown_metrics(metrics)
+    quality, neighbours = (
+        markdown_table(
+            [
+                ["Sampler", "Steps", *metric_headings(metrics, part)],
+                *(sampler_row(sample, part) for sample in (*metrics["samples"], floor)),
+            ]
+        )
+        for part in ([m for m in shown if not m.min_images], [m for m in shown if m.min_images])
+    )
     bounds = [[bound_label(bound), value_text(BITS_PER_DIMENSION, bound)] for bound in metrics.get("likelihood", ())]
     return render(
         "card.md.jinja",
         metrics=metrics,
-        quality=markdown_table([["Sampler", "Steps", *metric_headings(metrics)], *rows]),
+        quality=quality,
+        neighbours="" if left_out(metrics) else neighbours,
+        distance=f"{name_of(FRECHET_DISTANCE, metrics)} {value_text(FRECHET_DISTANCE, saved)}",
+        floor=value_text(FRECHET_DISTANCE, floor["metrics"]),
         bits=markdown_table([["Variance and timesteps", "Bits ↓"], *bounds]),
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ddpm_cars.figures.curves import COLOURS, FAINT, INK, MARKERS, label_ends, line_style, make_figure, plain_numbers
 from ddpm_cars.metrics.records import FRECHET_DISTANCE
-from ddpm_cars.reports.wording import Metrics, bound_label, sampler_label
+from ddpm_cars.reports.wording import Metrics, bound_label, name_of, sampler_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,12 @@ def draw_plots(metrics: Metrics) -> dict[str, "Figure"]:
     samples = [sample for sample in metrics["samples"] if FRECHET_DISTANCE.key in sample["metrics"]]
     if len({sample["num_inference_steps"] for sample in samples}) > 1:
         drawn["quality"], (axes,) = make_figure()
-        draw_quality(axes, samples, metrics["floor"], metrics["extractor"]["distance_name"])
+        draw_quality(
+            axes,
+            samples,
+            metrics["floor"],
+            f"{name_of(FRECHET_DISTANCE, metrics)} of {metrics['num_images']:,} images",
+        )
     return drawn
 
 

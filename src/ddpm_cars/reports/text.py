@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
-from ddpm_cars.metrics.records import BITS_PER_DIMENSION, FRECHET_DISTANCE, METRICS, Metric
+from ddpm_cars.metrics.records import BITS_PER_DIMENSION, Metric
 from ddpm_cars.reports.wording import (
     DIRECTIONS,
     Metrics,
@@ -11,13 +11,16 @@ from ddpm_cars.reports.wording import (
     bpd_parts,
     comparability,
     copies,
+    left_out,
     number_text,
     percent_text,
+    sampler_row,
+    shown_metrics,
     value_text,
 )
 
 _WIDTH = 100
-_LEAST_WIDTH = 16
+_LEAST_WIDTH = 27
 
 
 def summary(metrics: Metrics) -> str:
@@ -25,28 +28,17 @@ def summary(metrics: Metrics) -> str:
 
     Single figures that metrics.json lacks are left blank.
     """
-    directions = "; ".join(
-        f"{words} for {', '.join(metric.short_name for metric in METRICS if metric.best == direction)}"
-        for direction, words in DIRECTIONS.items()
-    )
+    shown = shown_metrics(metrics)
+    names = {best: [metric.short_name for metric in shown if metric.best == best] for best in DIRECTIONS}
+    directions = "; ".join(f"{DIRECTIONS[best]} for {', '.join(found)}" for best, found in names.items() if found)
     intro = (
         f"{metrics['model']['name']}: {metrics['num_images']:,} generated images beside "
         f"{metrics['data']['num_reference_images']:,} real ones. FD is {metrics['extractor']['distance_name']}; "
         f"{comparability(metrics)}. The last row is real images in place of generated ones. "
-        f"{directions[0].upper()}{directions[1:]}."
+        f"{directions[0].upper()}{directions[1:]}. {left_out(metrics)}"
     )
-    headings = ["sampler", "steps", *(metric.short_name for metric in METRICS), "images/s"]
-    rows = [
-        [
-            sample["label"],
-            str(sample["num_inference_steps"]),
-            *(_short_text(metric, sample["metrics"]) for metric in METRICS),
-            number_text(sample["images_per_second"]),
-        ]
-        for sample in metrics["samples"]
-    ]
-    floor = ["real images", "", *(_short_text(metric, metrics["floor"]["metrics"]) for metric in METRICS), ""]
-    parts = [textwrap.fill(intro, _WIDTH), _text_table([headings, *rows, floor])]
+    tables = _sampler_tables(metrics, [m for m in shown if not m.min_images], [m for m in shown if m.min_images])
+    parts = [textwrap.fill(intro, _WIDTH), *tables]
     if bounds := metrics.get("likelihood"):
         lines = [[bound_label(bound), value_text(BITS_PER_DIMENSION, bound), *bpd_parts(bound)] for bound in bounds]
         parts.append(f"Bits per dimension at most, of {bounds[0]['num_images']:,} images; lower is better.")
@@ -59,20 +51,39 @@ def summary(metrics: Metrics) -> str:
     return "\n\n".join([*parts, *(["\n".join(found)] if found else [])])
 
 
-def _short_text(metric: Metric, figures: Metrics) -> str:
-    """Write a metric in the digits that there is room for: the Fréchet distance alone has its error."""
-    if metric is FRECHET_DISTANCE or metric.key not in figures:
-        return value_text(metric, figures)
-    # A metric without an error is about 0 to 1.
-    return number_text(figures[metric.key]) if metric.error_key in figures else f"{figures[metric.key]:.2f}"
+def _sampler_tables(metrics: Metrics, *parts: Sequence[Metric]) -> list[str]:
+    """Return a table for each part of the metrics that has any: samplers, and real images last."""
+    tables: list[str] = []
+    for shown in filter(None, parts):
+        rows = [["sampler", "steps", *(metric.short_name for metric in shown)]]
+        rows += [sampler_row(sample, shown) for sample in metrics["samples"]]
+        rows.append(["real images", "", *(value_text(metric, metrics["floor"]["metrics"]) for metric in shown)])
+        if not tables:
+            speeds = (number_text(sample["images_per_second"]) for sample in metrics["samples"])
+            rows = [[*row, speed] for row, speed in zip(rows, ["images/s", *speeds, ""], strict=True)]
+        tables.append(_text_table(rows, num_headings=2))
+    return tables
 
 
-def _text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Align columns, all but the first to the right, and cut the first to make room, but not beyond recognition."""
-    _, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
-    room = min(max(len(row[0]) for row in rows), max(_WIDTH - sum(widths) - 2 * len(widths), _LEAST_WIDTH))
+def _text_table(rows: Sequence[Sequence[str]], num_headings: int = 1) -> str:
+    """Align columns, all but the first to the right, in as many tables below one another as the width asks for.
+
+    Each has the first `num_headings` columns. The very first is cut to make room, but not beyond recognition.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    heading, others = sum(widths[1:num_headings]) + 2 * (num_headings - 1), range(num_headings, len(widths))
+    room = min(widths[0], max(_WIDTH - heading - sum(widths[i] + 2 for i in others), _LEAST_WIDTH))
+    blocks: list[list[int]] = [[]]
+    for i in others:
+        if blocks[-1] and room + heading + sum(widths[j] + 2 for j in (*blocks[-1], i)) > _WIDTH:
+            blocks.append([])
+        blocks[-1].append(i)
+    return "\n\n".join(_block(rows, [*range(1, num_headings), *block], widths, room) for block in blocks)
+
+
+def _block(rows: Sequence[Sequence[str]], columns: Sequence[int], widths: Sequence[int], room: int) -> str:
     lines = []
-    for first, *cells in rows:
-        start = first if len(first) <= room else f"{first[: room - 1]}…"
-        lines.append("  ".join([start.ljust(room), *map(str.rjust, cells, widths)]).rstrip())
+    for row in rows:
+        start = row[0] if len(row[0]) <= room else f"{row[0][: room - 1]}…"
+        lines.append("  ".join([start.ljust(room), *(row[i].rjust(widths[i]) for i in columns)]).rstrip())
     return "\n".join(lines)

@@ -1,10 +1,10 @@
 """How figures, samplers and bounds are written in pages, tables and plots."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ddpm_cars.metrics.records import FRECHET_DISTANCE, METRICS, Quantity
+from ddpm_cars.metrics.records import FRECHET_DISTANCE, METRICS, Metric, Quantity, too_few_images
 
 # What metrics.json holds, or a record of it.
 Metrics = Mapping[str, Any]
@@ -31,14 +31,31 @@ def name_of(quantity: Quantity, metrics: Metrics) -> str:
     return metrics["extractor"]["distance_name"] if quantity is FRECHET_DISTANCE else quantity.name
 
 
-def metric_headings(metrics: Metrics) -> list[str]:
-    """Name every metric, with an arrow to where it is best."""
-    return [f"{name_of(metric, metrics)} {ARROWS[metric.best]}" for metric in METRICS]
+def shown_metrics(*several: Metrics) -> list[Metric]:
+    """Return the metrics that all of some evaluations have images enough for; earlier versions measured the others."""
+    return [m for m in METRICS if not any(m.key in too_few_images(metrics["num_images"]) for metrics in several)]
 
 
-def sampler_row(sample: Metrics) -> list[str]:
-    """Write a record of metrics["samples"]: sampler, steps, and every metric in the order of `metric_headings`."""
-    texts = [value_text(metric, sample["metrics"]) for metric in METRICS]
+def left_out(*several: Metrics) -> str:
+    """Say in a sentence which metrics are not shown because there are too few images; "" if all are shown."""
+    shown = shown_metrics(*several)
+    hidden = [metric for metric in METRICS if metric not in shown]
+    if not hidden:
+        return ""
+    *names, last = (metric.name.lower() for metric in hidden)
+    text = f"{', '.join(names)} and {last}" if names else last
+    least = max(metric.min_images for metric in hidden)
+    return f"{text[0].upper()}{text[1:]} are not shown, because they say too little of fewer than {least} images."
+
+
+def metric_headings(metrics: Metrics, shown: Sequence[Metric]) -> list[str]:
+    """Name some metrics, each with an arrow to where it is best."""
+    return [f"{name_of(metric, metrics)} {ARROWS[metric.best]}" for metric in shown]
+
+
+def sampler_row(sample: Metrics, shown: Sequence[Metric]) -> list[str]:
+    """Write a record of metrics["samples"]: sampler, steps, and some metrics in the order of `metric_headings`."""
+    texts = [value_text(metric, sample["metrics"]) for metric in shown]
     return [sample["label"], str(sample["num_inference_steps"]), *texts]
 
 
@@ -47,7 +64,10 @@ def comparability(metrics: Metrics) -> str:
     name = metrics["extractor"]["distance_name"]
     if name == "FID":
         return "FID of another number of images cannot be compared with it, and published FID is mostly of 50,000"
-    return f"{name} cannot be compared with published FID"
+    return (
+        f"{name} cannot be compared with published FID, nor with that of another number of images than "
+        f"{metrics['num_images']:,}"
+    )
 
 
 def number_text(value: float, error: float = 0) -> str:
