@@ -1,5 +1,4 @@
-# make demo draws toy cars, trains on them and samples. make test checks everything that has to hold. Both install what
-# they need.
+# The first line of each target says what it does; `make` alone lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,9 +6,12 @@ DEMO := runs/demo
 export PIP_CONSTRAINT ?= $(CURDIR)/.ci/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo app test lint docs clean
+.PHONY: help demo app test lint docs clean
 
-demo: $(VENV)/.installed
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.installed  ## set up, draw toy cars, train on them, sample, and say where the images are
 	$(BIN)/ddpm-cars toy-cars --output_dir $(DEMO)/toy-cars --resolution 32
 	$(BIN)/ddpm-cars show --train_data_dir $(DEMO)/toy-cars --resolution 32 --output_dir $(DEMO)
 	$(BIN)/ddpm-cars train --config toy --train_data_dir $(DEMO)/toy-cars --output_dir $(DEMO)/model
@@ -25,22 +27,20 @@ demo: $(VENV)/.installed
 	@echo "How it gets there:      $(DEMO)/samples/denoising.png"
 	@echo "What hours would give:  $(DEMO)/finished/grid.png"
 
-# A page in the browser that samples from the model inside the package.
-app: $(VENV)/.installed
+app: $(VENV)/.installed  ## set up, and open a page in the browser that draws with the model in the package
 	$(BIN)/python -m pip install --quiet --editable ".[demo]"
 	$(BIN)/ddpm-cars demo
 
 # Two processes of one thread each, because some tests start several processes themselves.
-test: lint
+test: lint  ## set up, lint, check types, run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed  ## set up, lint and check types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The pages of docs/ and the reference of the public names, as a site in site/.
-docs: $(VENV)/.installed
+docs: $(VENV)/.installed  ## set up, and build the pages of docs/ and the reference of all public names in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(VENV)/.installed: pyproject.toml .ci/constraints.txt
@@ -49,5 +49,5 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt
 	$(BIN)/python -m pip install --quiet --group dev --editable .
 	touch $@
 
-clean:
+clean:  ## delete what these targets have made: .venv, runs and site
 	rm -rf $(VENV) runs site

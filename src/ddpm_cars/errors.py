@@ -9,6 +9,19 @@ ConfigError = UserError
 """The name of `UserError` in earlier versions."""
 
 
+def missing_packages(what: str, *packages: str, reason: str | None = None) -> UserError:
+    """Return the error of something that needs packages which cannot be imported.
+
+    Args:
+        what: What needs them, such as "the page".
+        packages: Their names on the package index. An extra of this package would install them too, but how to name it
+            depends on where this package came from; their own names always work.
+        reason: Why they cannot be imported, if they may be there and not fit.
+    """
+    because = "" if reason is None else f" ({' '.join(reason.split())})"
+    return UserError(f"{what} needs {' and '.join(packages)}: pip install {' '.join(packages)}{because}")
+
+
 class RunError(RuntimeError):
     """A run that cannot go on, for a reason outside it; the message says what is safe and how to continue."""
 

