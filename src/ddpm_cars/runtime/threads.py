@@ -11,7 +11,7 @@ from threading import Barrier
 from ddpm_cars.runtime.console import note
 
 BOUNDED_SPINNING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
-"""For GNU's OpenMP a number of looks at a flag, about half a millisecond; for LLVM's and Intel's, milliseconds."""
+"""For GNU's OpenMP a number of looks at a flag, a tenth of a millisecond; for LLVM's and Intel's, milliseconds."""
 _OWN_SPINNING = (*BOUNDED_SPINNING, "OMP_WAIT_POLICY", "KMP_LIBRARY")
 _OWN_NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -28,9 +28,9 @@ SLOWER = 3.0
 def bound_spinning() -> None:
     """Make threads that wait for others sleep early; call it before torch is imported, as OpenMP reads this once.
 
-    As it is, a thread of GNU's OpenMP looks for the others for about 20 milliseconds, and where cores are short it
-    keeps the very core busy that they wait for. Child processes inherit the setting. Whoever has set one of these
-    variables is left alone.
+    As it is, a thread of GNU's OpenMP looks for the others for milliseconds and one of LLVM's or Intel's for 200, again
+    and again in every step. Where cores are short it keeps the very core busy that the others wait for. Child processes
+    inherit the setting. Whoever has set one of these variables is left alone.
     """
     if not any(name in os.environ for name in _OWN_SPINNING):
         os.environ.update(BOUNDED_SPINNING)

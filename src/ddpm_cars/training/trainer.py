@@ -73,11 +73,11 @@ class Trainer:
         run, state = self.prepared, self.state
         on_main(self.clear)
         self.checkpoints.resume()
-        self._keep_threads()
         results.save_settings(run)
         if state.step >= run.total_steps and results.is_published(run, state):
             say(f"complete at step {state.step}")
             return
+        self._keep_threads()
         start_tracker(run.accelerator, self.config, state.run_id, state.step)
         with self.notice:
             self._train()
