@@ -167,14 +167,6 @@ def test_a_tracker_that_is_not_installed_stops_a_run_before_it_begins(
     assert not (tmp_path / "out").exists()
 
 
-def test_of_several_processes_one_speaks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setenv("RANK", "1")
-    with pytest.raises(SystemExit) as stop:
-        cli.train([*PICTURES, "--colour", "red"])
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == ""
-
-
 def test_a_wrong_flag_ends_the_script_without_a_traceback():
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "train.py"), *PICTURES, "--learning_rte", "1"],

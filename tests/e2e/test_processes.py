@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from tests.support.training_helpers import LAUNCHER, Runs, assert_close, assert_same_bits
 
-# `accelerate launch --cpu` starts several processes through MPI only; as "GPU" processes without GPUs they use gloo.
+# `accelerate launch --cpu` starts several processes through MPI only.
 ACCELERATE = (
     *"-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1".split(),
     *"--mixed_precision no --dynamo_backend no".split(),
@@ -110,6 +111,30 @@ def test_a_mistake_is_one_line_on_two_processes_too(runs: Runs):
     lines = [line for line in refused.stderr.splitlines() if "error: " in line and "nowhere" in line]
     assert len(lines) == 1
     assert "Traceback (most recent call last)" not in refused.stderr.split("train.py: error")[0]
+
+
+def test_one_process_of_several_is_refused_where_the_launcher_starts_no_more(runs: Runs):
+    refused = runs.finish(runs.start("fewer", *"-m accelerate.commands.launch --num_processes 2".split()))
+    assert refused.returncode != 0
+    [line] = [line for line in refused.stderr.splitlines() if "train.py: error" in line]
+    assert "has started only this one; give it --multi_gpu" in line
+    assert not (runs.folder / "fewer").exists()
+
+
+def test_gpus_that_are_asked_for_and_not_there_leave_two_processes_that_work_together(runs: Runs):
+    command = runs.command("no-gpus", "-m", "accelerate.commands.launch", "--use_fsdp", "--num_processes", "2")
+    run = runs.finish(runs.start_command([*command, *"--train_batch_size 4 --max_train_steps 2".split()]))
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stderr.count("FSDP spreads a network over GPUs only") == 1
+    assert json.loads((runs.folder / "no-gpus" / "training.json").read_text())["global_batch_size"] == 8
+
+
+def test_the_work_of_one_process_is_done_by_one(runs: Runs):
+    flags = "--output_dir few --num_train_images 2 --num_test_images 0 --resolution 8".split()
+    run = runs.finish(runs.start_command([sys.executable, *LAUNCHER, "-m", "ddpm_cars", "toy-cars", *flags]))
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout == "toy cars: few\n"
+    assert run.stderr.count("the other processes that were launched have ended") == 1
 
 
 def train_spread(runs: Runs, **settings: object) -> subprocess.CompletedProcess:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,40 @@ def test_a_second_process_is_refused_by_name_until_the_first_is_killed(tmp_path:
     # SIGKILL leaves no time to clean up; the operating system opens the lock.
     lock.acquire()
     lock.release()
+
+
+def test_a_folder_that_was_taken_for_nothing_is_as_it_was(tmp_path: Path):
+    made, there = FolderLock(tmp_path / "a" / "b"), FolderLock(tmp_path / "mine")
+    there.folder.mkdir()
+    for lock in (made, there):
+        lock.acquire()
+        assert lock.path.exists()
+        lock.release()
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+    made.acquire()
+    (made.folder / "result").write_text("")
+    made.release()
+    assert [path.name for path in made.folder.iterdir()] == ["result"]
+
+
+def test_a_process_of_the_same_launcher_is_told_that_they_do_not_know_each_other(tmp_path: Path):
+    children = [
+        subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    try:
+        # The one that is refused ends.
+        while all(child.poll() is None for child in children):
+            time.sleep(0.02)
+        [refused] = [child for child in children if child.poll() is not None]
+        assert refused.stderr is not None
+        line = refused.stderr.read().decode().splitlines()[-1]
+        assert f"started by process {os.getpid()}" in line
+        assert line.endswith("launch them with torchrun --nproc_per_node N")
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
 
 
 def test_a_released_folder_can_be_taken_again(tmp_path: Path):

@@ -73,8 +73,9 @@ class Runs:
 
     def start_command(self, command: list, preexec_fn: Any = None) -> subprocess.Popen:
         """Start any command in a process group of its own."""
+        # Two processes on one GPU would be none that people start.
         launched = command[1] == "-m"
-        environment = self.environment | ({"ACCELERATE_USE_CPU": "true"} if launched else {})
+        environment = self.environment | ({"CUDA_VISIBLE_DEVICES": ""} if launched else {})
         return subprocess.Popen(
             command,
             cwd=self.folder,

@@ -20,6 +20,7 @@ from ddpm_cars.config.commands import (
 from ddpm_cars.config.fields import AUTO
 from ddpm_cars.config.training import NoiseConfig, TrainCommandConfig
 from ddpm_cars.errors import PublishError, RunError, RunStopped, UserError, missing_packages
+from ddpm_cars.runtime import launcher
 from ddpm_cars.runtime.console import each_warning_once, is_main_process, note, warn
 from ddpm_cars.runtime.threads import ComputingThreads, bound_spinning
 
@@ -34,6 +35,7 @@ class Command:
     config_class: type[Any]
     run: Callable[[Any, str], None]  # It is given the settings, and what the user has typed to start the command.
     positional: bool = False  # Whether settings without a default are given by position.
+    is_shared: bool = False  # Whether several processes can share the work.
 
     @property
     def sentence(self) -> str:
@@ -50,6 +52,11 @@ class Command:
         bound_spinning()
         config: Any
         config, parser = parse(self.config_class, argv, self.positional, prog)
+        if not self.is_shared and launcher.num_launched() > 1:
+            if not is_main_process():
+                return
+            note(f"{parser.prog} is the work of one process, so the other processes that were launched have ended")
+            launcher.leave()
         try:
             with each_warning_once():
                 self.run(config, str(parser.prog))
@@ -65,7 +72,7 @@ class Command:
 
 
 # Libraries are imported in the commands, so that --help and mistakes answer at once.
-@partial(Command, TrainCommandConfig)
+@partial(Command, TrainCommandConfig, is_shared=True)
 def train(config: TrainCommandConfig, prog: str) -> None:
     """Train a model: `ddpm-cars train`."""
     from accelerate import PartialState
@@ -98,7 +105,7 @@ def train(config: TrainCommandConfig, prog: str) -> None:
         push_to_hub.run(push_config, "ddpm-cars push")
 
 
-@partial(Command, SampleConfig)
+@partial(Command, SampleConfig, is_shared=True)
 def sample(config: SampleConfig, prog: str) -> None:
     """Sample images from a saved model: `ddpm-cars sample`."""
     from ddpm_cars.sampling.sample import sample
@@ -138,7 +145,7 @@ def calibrate(config: CalibrateConfig, prog: str) -> None:
     print(calibrate_folder(config))
 
 
-@partial(Command, EvaluateConfig)
+@partial(Command, EvaluateConfig, is_shared=True)
 def evaluate(config: EvaluateConfig, prog: str) -> None:
     """Measure how good a saved model is: `ddpm-cars evaluate`."""
     from accelerate import PartialState

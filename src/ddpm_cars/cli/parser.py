@@ -16,6 +16,7 @@ from ddpm_cars.config.values import SWITCHES, Written, members
 from ddpm_cars.config.yaml_files import read_list
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import is_main_process
+from ddpm_cars.runtime.launcher import let_first_speak
 
 Config = TypeVar("Config", bound=Settings)
 
@@ -25,9 +26,10 @@ _BY_ITSELF = ("pretrained_model_name_or_path", "train_data_dir", "output_dir")
 
 def end(prog: str, code: int, message: str) -> NoReturn:
     """Exit with `code` and one line, which says what went wrong with the command `prog` and how to mend it."""
-    # Of several processes with one command line, the first one speaks.
-    if is_main_process():
-        print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
+    # Of several processes with one command line, the first one speaks. What it does not know, the others say.
+    if not is_main_process():
+        let_first_speak(code)
+    print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections import deque
@@ -24,6 +23,7 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import note
 from ddpm_cars.runtime.files import atomic_path
 from ddpm_cars.runtime.folders import alone_in
+from ddpm_cars.runtime.launcher import local_rank
 from ddpm_cars.runtime.threads import num_cores
 
 # This is part of the key of a cache. Raise it when the pixels that decoding gives, or the files of a cache, change.
@@ -66,7 +66,7 @@ def decode_once(source: Source, path: Path, config: ImageConfig, num_channels: i
     shape = (config.resolution, config.resolution, num_channels)
     decode = _decoder(source, config, image_mode(num_channels))
     # The first process of a machine checks the files. The others take what it has kept, so that all have the same.
-    checks = os.environ.get("LOCAL_RANK", "0") == "0"
+    checks = local_rank() == 0
 
     def kept() -> Decoded | None:
         found = _read(path, source.size, shape)

@@ -37,7 +37,7 @@ from ddpm_cars.runtime.console import note, warn
 from ddpm_cars.runtime.files import atomic_path, rounded
 from ddpm_cars.runtime.folders import prepare_folder
 from ddpm_cars.runtime.hardware import cpu_warnings, default_precision, describe_computing
-from ddpm_cars.runtime.processes import gathered, on_main
+from ddpm_cars.runtime.processes import connect, gathered, on_main
 from ddpm_cars.runtime.threads import ComputingThreads
 from ddpm_cars.sampling.generate import denoising_strip, generate, move_for_inference
 from ddpm_cars.sampling.request import SamplingRequest, class_names_of
@@ -295,6 +295,7 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
     Raises:
         UserError: If models, images, extractor and settings do not fit together.
     """
+    connect()
     name = str(config.pretrained_model_name_or_path)
     if config.compare is not None:
         folders = [_folder_of(name) for name in config.compare]

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.files import atomic_path, fsync_path, read_file
+from ddpm_cars.runtime.folders import delete_empty
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
 WEIGHTS = "diffusion_pytorch_model*"  # Pattern of the names of a network's weights in its folder.
@@ -190,11 +190,4 @@ def delete_pipeline(folder: Path) -> None:
     configs = (files.scheduler / DDPMCarsScheduler.config_name, files.unet / UNet2DModel.config_name)
     for path in (files.model_index, folder / DDPMCarsPipeline.code_name, *configs, *files.unet.glob(WEIGHTS)):
         path.unlink(missing_ok=True)
-    for place in (files.unet, files.scheduler, folder):
-        delete_if_empty(place)
-
-
-def delete_if_empty(folder: Path) -> None:
-    """Delete a folder unless it holds something."""
-    with suppress(OSError):
-        folder.rmdir()
+    delete_empty((files.unet, files.scheduler, folder))

@@ -1,17 +1,18 @@
 """What a command says to the person who started it: each line once, by one process."""
 
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from ddpm_cars.runtime.launcher import rank
+
 
 def is_main_process() -> bool:
     """Return whether this process is the one that speaks; it is known before the processes know each other."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank() == 0
 
 
 def say(text: str) -> None:

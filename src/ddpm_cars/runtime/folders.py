@@ -2,8 +2,8 @@
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,33 +15,63 @@ _LOCK = ".lock"
 
 
 class FolderLock:
-    """Keeps a second command out of an output folder, which exists when the lock is taken.
+    """Keeps a second command out of an output folder. A command that wrote nothing leaves nothing behind.
 
     The operating system opens the lock when the process ends, even if it is killed.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.path = folder / _LOCK
         self.owner = folder / f"{_LOCK}-owner"
-        self._lock = FileLock(folder / _LOCK, blocking=False)
+        self._lock = FileLock(self.path, blocking=False)
+        self._made: list[Path] = []
 
     def acquire(self) -> None:
-        """Take the folder. Raises UserError if another command is writing to it."""
+        """Make the folder and take it.
+
+        Raises UserError if another command is writing to it, or it is a file or cannot be written to.
+        """
+        self._made = prepare_folder(self.folder)
         try:
             self._lock.acquire()
+            # Whoever held it until now has deleted the file, so that nobody else would find this lock.
+            while not self.path.exists():
+                self._lock.release()
+                self._lock.acquire()
         except Timeout as error:
             owner = self.owner.read_text(encoding="utf-8") if self.owner.exists() else "another process"
             raise UserError(
-                f"output_dir {self.folder} is in use by another run ({owner}); wait for it, stop it, or choose "
-                "another output_dir"
+                f"output_dir {self.folder} is in use by another run ({owner}); {_wait_or_connect(owner)}"
             ) from error
-        self.owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        self.owner.write_text(_this_process(), encoding="utf-8")
 
     def release(self) -> None:
-        """Give the folder back."""
+        """Give the folder back, and delete it if it was made for nothing."""
         if self._lock.is_locked:
-            self.owner.unlink(missing_ok=True)
+            for path in (self.owner, self.path):
+                path.unlink(missing_ok=True)
             self._lock.release()
+            delete_empty(self._made)
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {_parent()}"
+
+
+def _parent() -> str:
+    return f"{socket.gethostname()}, started by process {os.getppid()}"
+
+
+def _wait_or_connect(owner: str) -> str:
+    """Return what to do about the process that uses a folder."""
+    cure = "wait for it, stop it, or choose another output_dir"
+    if owner.partition(" on ")[2] != _parent():
+        return cure
+    return (
+        f"{cure}; if a launcher has started this process as well, its processes do not know each other: launch them "
+        "with torchrun --nproc_per_node N"
+    )
 
 
 @contextmanager
@@ -73,16 +103,36 @@ def refuse_inside(output_dir: str, train_data_dir: str | None) -> None:
         )
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make an output folder. Raises UserError if it is a file, or cannot be made or written to."""
+def prepare_folder(folder: Path) -> list[Path]:
+    """Make an output folder, and return the folders that were made, the innermost first.
+
+    Raises UserError if it is a file, or cannot be made or written to; then nothing is left.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     probe = folder / f".write-test-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"x" * 4096)
-        probe.unlink()
     except FileExistsError as error:
         raise UserError(f"output_dir {folder} is a file; choose another output_dir") from error
     except OSError as error:
+        # A disk that is full takes the file and not what is in it.
+        _delete_quietly(probe)
+        delete_empty(missing)
         raise UserError(
             f"output_dir {folder} cannot be written to ({error.strerror}); mend that, or choose another output_dir"
         ) from error
+    _delete_quietly(probe)
+    return missing
+
+
+def _delete_quietly(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def delete_empty(folders: Iterable[Path]) -> None:
+    """Delete those folders that hold nothing, in this order."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()

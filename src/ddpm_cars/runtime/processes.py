@@ -1,15 +1,49 @@
 """Processes that do one piece of work together, fail together, and notice signals to stop."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 
 from ddpm_cars.errors import RunError, UserError
+from ddpm_cars.runtime import launcher
+from ddpm_cars.runtime.console import warn
+
+_USE_FSDP = "ACCELERATE_USE_FSDP"
+
+
+def connect() -> PartialState:
+    """Connect the processes that a launcher has started, also on CPUs, and return what Accelerate knows of them.
+
+    Raises UserError if there are fewer processes than the launcher was asked for, or they cannot be connected.
+    """
+    if launcher.lacks_processes():
+        raise UserError(
+            "accelerate launch was asked for several processes and has started only this one; give it --multi_gpu and "
+            "not --cpu, which works on CPUs too, or launch with torchrun --nproc_per_node N"
+        )
+    # Accelerate connects processes without an accelerator only if it is told that they compute on the CPU.
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    if launcher.num_launched() > 1 and launcher.is_on_one_machine():
+        # mpirun does not say where they meet.
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    state = PartialState(cpu=on_cpu)
+    if state.num_processes != launcher.num_launched():
+        raise UserError(
+            f"{launcher.num_launched()} processes were launched, and on {state.device.type} they cannot work "
+            "together; start one process, or set ACCELERATE_USE_CPU=true"
+        )
+    if state.device.type == "cpu" and parse_flag_from_env(_USE_FSDP):
+        warn("FSDP spreads a network over GPUs only; on CPUs every process holds all of it")
+        # Accelerate would look for a GPU and fail.
+        del os.environ[_USE_FSDP]
+    return state
 
 
 def together(work: Callable[[], Any], here: bool = True) -> list[Any]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from PIL import Image
 from tqdm import tqdm
 
@@ -27,9 +26,9 @@ from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.saved_pipeline import identity, load_pipeline
 from ddpm_cars.runtime.console import note
 from ddpm_cars.runtime.files import write_text
-from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
+from ddpm_cars.runtime.folders import FolderLock, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings, default_precision, describe_computing
-from ddpm_cars.runtime.processes import on_main, together
+from ddpm_cars.runtime.processes import connect, on_main, together
 from ddpm_cars.runtime.threads import ComputingThreads
 from ddpm_cars.sampling.generate import DTYPES, denoising_strip, generate, move_for_inference
 from ddpm_cars.sampling.request import SamplingRequest
@@ -185,7 +184,6 @@ class Sampling:
     def _open(self) -> set[int] | None:
         if not self.state.is_main_process:
             return None
-        prepare_folder(self.folder)
         self.lock.acquire()
         scheduler, request = self.pipeline.scheduler, self.request
         asked = {
@@ -265,9 +263,7 @@ def sample(config: SampleConfig) -> list[str]:
             the grid is damaged.
         OSError: If an image cannot be written.
     """
-    # Without an accelerator, each process would take itself for the only one.
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    state, lock = PartialState(cpu=on_cpu), FolderLock(Path(config.output_dir))
+    state, lock = connect(), FolderLock(Path(config.output_dir))
     with ExitStack() as stack:
         stack.callback(lock.release)
         stack.callback(state.destroy_process_group)

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ddpm_cars.errors import UserError
-from ddpm_cars.runs.saved_pipeline import delete_if_empty
 from ddpm_cars.runtime.console import say, warn
 from ddpm_cars.runtime.files import atomic_path, remove
+from ddpm_cars.runtime.folders import delete_empty
 from ddpm_cars.runtime.processes import on_main
 from ddpm_cars.training.state import TrainState
 
@@ -134,7 +134,7 @@ class Checkpointer:
             for path in list_checkpoints(self.folder):
                 shutil.rmtree(path)
             # What else lies in the folder is not ours to delete.
-            delete_if_empty(self.folder)
+            delete_empty([self.folder])
 
     def resume(self) -> Path | None:
         """Continue from the newest complete checkpoint and return its path, None if there is none.

@@ -15,9 +15,9 @@ from ddpm_cars.data.shards import open_shards
 from ddpm_cars.errors import UserError, missing_packages
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.console import warn
-from ddpm_cars.runtime.folders import FolderLock, prepare_folder, refuse_inside
+from ddpm_cars.runtime.folders import FolderLock, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings, device_name, keep_freed_memory
-from ddpm_cars.runtime.processes import on_main, together
+from ddpm_cars.runtime.processes import connect, on_main, together
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.training.network import create_network, split_until_it_fits
 from ddpm_cars.training.optimizer import make_learning_rate
@@ -37,12 +37,7 @@ def prepare(config: TrainingConfig) -> Run:
     for warning in (*config.warnings(), *slow):
         warn(warning)
     lock = FolderLock(folder.path)
-
-    def take_folder() -> None:
-        prepare_folder(folder.path)
-        lock.acquire()
-
-    on_main(take_folder)
+    on_main(lock.acquire)
     try:
         return _prepare(config, folder, accelerator, lock)
     except BaseException:
@@ -96,6 +91,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     # accelerate would train without a log.
     if config.logger is not None and LoggerType(config.logger) not in get_available_trackers():
         raise missing_packages(f"logger {config.logger}", config.logger)
+    connect()
     try:
         accelerator = Accelerator(
             gradient_accumulation_steps=config.gradient_accumulation_steps,

@@ -20,6 +20,7 @@ from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.settings import dataset_id
 from ddpm_cars.runtime import files
 from ddpm_cars.runtime.console import warn
+from ddpm_cars.runtime.folders import delete_empty
 from ddpm_cars.runtime.hardware import versions
 from ddpm_cars.runtime.processes import on_main
 from ddpm_cars.sampling.request import SamplingRequest
@@ -39,7 +40,7 @@ def clear_results(folder: RunFolder) -> None:
         path.unlink(missing_ok=True)
     for path in folder.progress.glob("step-" + "[0-9]" * 8 + ".png"):
         path.unlink()
-    saved_pipeline.delete_if_empty(folder.progress)
+    delete_empty([folder.progress])
     saved_pipeline.delete_pipeline(folder.best)
 
 
