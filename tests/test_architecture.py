@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "evaluation": ("config", "data", "diffusion", "metrics", "reports", "runs", "sampling", *BASE),
     "publishing": ("config", "metrics", "reports", "runs", *BASE),
     "demo": ("data", "diffusion", "figures", "sampling", "toy_cars", *BASE),
-    "__init__": ("diffusion", *STANDALONE),
+    "__init__": ("config", "diffusion", "evaluation", "sampling", "training", *STANDALONE),
 }
 """What each wing imports of the others; the command line and the face of the package import what they need."""
 MODULES = sorted(PACKAGE.rglob("*.py"))

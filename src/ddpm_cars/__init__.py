@@ -9,20 +9,48 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ddpm_cars.config.commands import CalibrateConfig, EvaluateConfig, SampleConfig
+    from ddpm_cars.config.training import TrainingConfig
     from ddpm_cars.diffusion.calibration import calibrate, fit_init_noise
+    from ddpm_cars.evaluation.evaluate import evaluate
     from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+    from ddpm_cars.sampling.calibrate import calibrate_folder
+    from ddpm_cars.sampling.sample import sample
     from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+    from ddpm_cars.training.trainer import train
 
 __version__ = "0.1.0"
-__all__ = ["DDPMCarsPipeline", "DDPMCarsScheduler", "calibrate", "fit_init_noise", "pretrained"]
+__all__ = [
+    "CalibrateConfig",
+    "DDPMCarsPipeline",
+    "DDPMCarsScheduler",
+    "EvaluateConfig",
+    "SampleConfig",
+    "TrainingConfig",
+    "calibrate",
+    "calibrate_folder",
+    "evaluate",
+    "fit_init_noise",
+    "pretrained",
+    "sample",
+    "train",
+]
 
 _LOCK = RLock()
 _TO_RUN: dict[str, ModuleSpec] = {}
 _HOMES = {
+    "CalibrateConfig": "config.commands",
     "DDPMCarsPipeline": "pipeline_ddpm_cars",
     "DDPMCarsScheduler": "scheduling_ddpm_cars",
+    "EvaluateConfig": "config.commands",
+    "SampleConfig": "config.commands",
+    "TrainingConfig": "config.training",
     "calibrate": "diffusion.calibration",
+    "calibrate_folder": "sampling.calibrate",
+    "evaluate": "evaluation.evaluate",
     "fit_init_noise": "diffusion.calibration",
+    "sample": "sampling.sample",
+    "train": "training.trainer",
 }
 
 

@@ -218,7 +218,10 @@ class DDPMCarsPipeline(DiffusionPipeline):
 
         Raises:
             ValueError: If an argument is out of its range or does not fit the UNet.
+            TypeError: If the first argument is a text: this model draws without words.
         """
+        if isinstance(batch_size, str):
+            raise TypeError(f"This model draws without words, and batch_size, a number of images, is {batch_size!r}.")
         if output_type not in get_args(OutputType):
             raise ValueError(f"output_type is {output_type!r}; choose one of {get_args(OutputType)}.")
         if output_type == "pil" and (num_channels := self.unet.config.in_channels) not in (1, 3, 4):

@@ -30,6 +30,11 @@ def test_the_overview_says_of_every_command_what_it_does(capsys: pytest.CaptureF
         (["push_to_hub"], "there is no command push_to_hub (did you mean push?); "),
         (["draw_toy_cars.py"], "there is no command draw_toy_cars.py (did you mean toy-cars?); "),
         (["xyz"], "there is no command xyz; "),
+        (["generate"], "there is no command generate (did you mean sample?); "),
+        (["test"], "there is no command test (did you mean evaluate?); "),
+        (["gui"], "there is no command gui (did you mean demo?); "),
+        (["fit"], "there is no command fit (did you mean train?); "),
+        (["."], ". is a folder, not a command; give ddpm-cars train --train_data_dir .; "),
         (["--seed", "1"], "--seed comes before a command; write ddpm-cars COMMAND --seed; "),
         (["--print_completion", "cmd"], "--print_completion takes one of bash, "),
         (["train", "--seeed", "1"], "did you mean --seed?"),
@@ -54,6 +59,18 @@ def test_a_command_shows_its_settings_under_the_name_that_was_typed(name: str, c
     assert capsys.readouterr().out.startswith(f"usage: ddpm-cars {name} ")
 
 
+@pytest.mark.parametrize("argv", [["help", "sample"], ["sample", "help"], ["sample", "-h"], ["sample", "x", "--help"]])
+def test_help_is_had_in_any_order(argv: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match="0"):
+        main(argv)
+    assert capsys.readouterr().out.startswith("usage: ddpm-cars sample --pretrained_model_name_or_path FOLDER ")
+
+
+def test_help_alone_is_the_overview(capsys: pytest.CaptureFixture[str]):
+    main(["help"])
+    assert capsys.readouterr().out.startswith("usage: ddpm-cars COMMAND ")
+
+
 def test_every_command_has_its_script_in_a_checkout():
     assert {command.run.__name__ for command in COMMANDS.values()} == {
         path.stem for path in (ROOT / "scripts").glob("*.py")
@@ -76,7 +93,13 @@ def test_help_and_mistakes_do_not_wait_for_torch(tmp_path: Path):
         f"""
 import sys
 from ddpm_cars.cli import main
-for argv in ([], ["--help"], *([name, "--help"] for name in {[*COMMANDS]}), ["train", "--config", "no"], ["sample"]):
+for argv in ([], ["--help"], *([name, "--help"] for name in {[*COMMANDS]}), ["train", "--config", "no"], ["sample"],
+             ["train", "x"], ["train", "--train_data_dir", "nowhere"],
+             ["train", "--train_data_dir", ".", "--preset", "small"],
+             ["train", "--train_data_dir", ".", "--model_config", "nowhere"], ["calibrate", "nowhere"],
+             ["calibrate", "--pretrained_model_name_or_path", "x"], ["push", ".", "cars"], ["evaluate", "a", "b"],
+             ["sample", "--pretrained_model_name_or_path", "."], ["demo", "--pretrained_model_name_or_path", "./m"],
+             ["sample", "--pretrained_model_name_or_path", "m", "--scheduler", "DDIM"]):
     try:
         main(argv)
     except SystemExit:

@@ -1,10 +1,12 @@
 """Settings that are given in Python, where no command line has looked at them."""
 
+import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import yaml
@@ -115,3 +117,30 @@ def test_averages_that_nothing_can_choose_from_are_warned_of(
     prepare(make_config(**changes)).lock.release()
     words = "warning: ema_half_life_steps has 2 values and validation_split is unset, so nothing tells which average"
     assert (words in capsys.readouterr().err) == warned
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("DDIM", "DDIMScheduler"),
+        ("ddim", "DDIMScheduler"),
+        ("DPMSolverMultistep", "DPMSolverMultistepScheduler"),
+        ("dpm++", "DPMSolverMultistepScheduler"),
+        ("euler", "EulerDiscreteScheduler"),
+        ("ddpm", "DDPMCarsScheduler"),
+    ],
+)
+def test_a_scheduler_that_is_no_class_is_answered_with_one(name: str, meant: str):
+    words = rf"{re.escape(name)}, which is no scheduler; did you mean {meant}\?$"
+    with pytest.raises(UserError, match=f"^scheduler is {words}"):
+        make(SampleConfig, scheduler=name)
+    with pytest.raises(UserError, match=f"^schedulers has {words}"):
+        make(EvaluateConfig, schedulers=("fixed_small", name))
+    assert hasattr(diffusers, meant) or meant == "DDPMCarsScheduler"
+
+
+def test_a_misspelt_variance_is_answered_with_one():
+    with pytest.raises(
+        UserError, match=r"^schedulers has fixed_smal, which is no scheduler; did you mean fixed_small"
+    ):
+        make(EvaluateConfig, schedulers="fixed_smal")

@@ -215,7 +215,10 @@ MISTAKES = {
     "empty folder": ({"train_data_dir": "empty"}, "empty"),
     "no such split": ({"train_data_dir": "cars", "validation_split": "dev"}, "the splits of cars are train, test"),
     "too many steps in the table": ({"steps": "5 30"}, "steps is 30"),
-    "unknown scheduler": ({"steps": "5", "schedulers": "fixed_smal"}, "scheduler is fixed_smal"),
+    "unknown scheduler": (
+        {"steps": "5", "schedulers": "fixed_smal"},
+        "schedulers has fixed_smal, which is no scheduler; did you mean fixed_small?",
+    ),
     "unknown extractor": ({"extractor": "resnet"}, "resnet"),
     "missing weights": (
         {"extractor": "torch.nn:Flatten", "extractor_weights": "gone.safetensors"},

@@ -1,13 +1,16 @@
 """The commands: each one's settings, what it runs and how it ends."""
 
 import errno
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ddpm_cars.cli.parser import end, parse
+from ddpm_cars.cli.endings import end, ended_in_one_line, import_libraries
+from ddpm_cars.cli.parser import Parser, parse
+from ddpm_cars.cli.places import check_places
 from ddpm_cars.config.commands import (
     CalibrateConfig,
     DemoConfig,
@@ -33,6 +36,7 @@ class Command:
     """A command of `ddpm-cars`, called with a command line. `run` has the name of its script in a checkout."""
 
     config_class: type[Any]
+    module: str  # The module that does the work, whose libraries take seconds to import.
     run: Callable[[Any, str], None]  # It is given the settings, and what the user has typed to start the command.
     positional: bool = False  # Whether settings without a default are given by position.
     is_shared: bool = False  # Whether several processes can share the work.
@@ -49,30 +53,35 @@ class Command:
             argv: The settings as flags; None is the command line of the process.
             prog: What the user has typed to start the command; None is the name of the script.
         """
-        bound_spinning()
-        config: Any
-        config, parser = parse(self.config_class, argv, self.positional, prog)
-        if not self.is_shared and launcher.num_launched() > 1:
-            if not is_main_process():
-                return
-            note(f"{parser.prog} is the work of one process, so the other processes that were launched have ended")
-            launcher.leave()
+        with ended_in_one_line(Path(sys.argv[0]).name if prog is None else prog):
+            bound_spinning()
+            config, parser = parse(self.config_class, argv, self.positional, prog)
+            if not self.is_shared and launcher.num_launched() > 1:
+                if not is_main_process():
+                    return
+                note(f"{parser.prog} is the work of one process, so the other processes that were launched have ended")
+                launcher.leave()
+            self._run(config, parser)
+
+    def _run(self, config: Any, parser: Parser) -> None:
         try:
+            check_places(config)
+            import_libraries(parser.prog, self.module)
             with each_warning_once():
-                self.run(config, str(parser.prog))
+                self.run(config, parser.prog)
         except UserError as error:
             parser.error(str(error))
         except (PublishError, RunError) as error:
-            end(str(parser.prog), 1, f"error: {error}")
+            end(parser.prog, 1, f"error: {error}")
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
             place = error.filename or "a file"
-            end(str(parser.prog), 1, f"error: {place} cannot be written or read: {error.strerror}")
+            end(parser.prog, 1, f"error: {place} cannot be written or read: {error.strerror}")
 
 
 # Libraries are imported in the commands, so that --help and mistakes answer at once.
-@partial(Command, TrainCommandConfig, is_shared=True)
+@partial(Command, TrainCommandConfig, "ddpm_cars.training.trainer", is_shared=True)
 def train(config: TrainCommandConfig, prog: str) -> None:
     """Train a model: `ddpm-cars train`."""
     from accelerate import PartialState
@@ -105,7 +114,7 @@ def train(config: TrainCommandConfig, prog: str) -> None:
         push_to_hub.run(push_config, "ddpm-cars push")
 
 
-@partial(Command, SampleConfig, is_shared=True)
+@partial(Command, SampleConfig, "ddpm_cars.sampling.sample", is_shared=True)
 def sample(config: SampleConfig, prog: str) -> None:
     """Sample images from a saved model: `ddpm-cars sample`."""
     from ddpm_cars.sampling.sample import sample
@@ -119,7 +128,7 @@ def sample(config: SampleConfig, prog: str) -> None:
         print(line)
 
 
-@partial(Command, ShowConfig)
+@partial(Command, ShowConfig, "ddpm_cars.sampling.generate")
 def show(config: ShowConfig, prog: str) -> None:
     """Show images as training would see them: `ddpm-cars show`."""
     from ddpm_cars.data.pictures import load_pictures, to_samples
@@ -137,7 +146,7 @@ def show(config: ShowConfig, prog: str) -> None:
     print(f"{len(images)} images: {grid}\nnoising: {strip}")
 
 
-@partial(Command, CalibrateConfig)
+@partial(Command, CalibrateConfig, "ddpm_cars.sampling.calibrate")
 def calibrate(config: CalibrateConfig, prog: str) -> None:
     """Measure a saved model on its training images: `ddpm-cars calibrate`."""
     from ddpm_cars.sampling.calibrate import calibrate_folder
@@ -145,7 +154,7 @@ def calibrate(config: CalibrateConfig, prog: str) -> None:
     print(calibrate_folder(config))
 
 
-@partial(Command, EvaluateConfig, is_shared=True)
+@partial(Command, EvaluateConfig, "ddpm_cars.evaluation.evaluate", is_shared=True)
 def evaluate(config: EvaluateConfig, prog: str) -> None:
     """Measure how good a saved model is: `ddpm-cars evaluate`."""
     from accelerate import PartialState
@@ -159,7 +168,7 @@ def evaluate(config: EvaluateConfig, prog: str) -> None:
     PartialState().print(f"{summary}\nreport: {page}")
 
 
-@partial(Command, PushConfig, positional=True)
+@partial(Command, PushConfig, "ddpm_cars.publishing.hub", positional=True)
 def push_to_hub(config: PushConfig, prog: str) -> None:
     """Publish a model on the Hub: `ddpm-cars push`."""
     from ddpm_cars.publishing.files import collect, describe
@@ -183,7 +192,7 @@ def push_to_hub(config: PushConfig, prog: str) -> None:
     print(f"published: {published.url}" if published.is_new else f"nothing has changed: {published.url}")
 
 
-@partial(Command, DemoConfig)
+@partial(Command, DemoConfig, "ddpm_cars.demo.app")
 def demo(config: DemoConfig, prog: str) -> None:
     """Serve a page that samples from a model: `ddpm-cars demo`."""
     try:
@@ -220,7 +229,7 @@ def demo(config: DemoConfig, prog: str) -> None:
         ) from error
 
 
-@partial(Command, ToyCarsConfig)
+@partial(Command, ToyCarsConfig, "ddpm_cars.toy_cars.dataset")
 def draw_toy_cars(config: ToyCarsConfig, prog: str) -> None:
     """Draw a data set of toy cars: `ddpm-cars toy-cars`."""
     from ddpm_cars.toy_cars.dataset import write_toy_cars

@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar, get_origin, get_type_hints
 
+from ddpm_cars.cli.endings import end
 from ddpm_cars.cli.help import format_help, format_settings, noun
 from ddpm_cars.config.fields import Settings
 from ddpm_cars.config.hints import cure
@@ -15,22 +16,11 @@ from ddpm_cars.config.recipes import find_settings, recipe_names
 from ddpm_cars.config.values import SWITCHES, Written, members
 from ddpm_cars.config.yaml_files import read_list
 from ddpm_cars.errors import UserError
-from ddpm_cars.runtime.console import is_main_process
-from ddpm_cars.runtime.launcher import let_first_speak
 
 Config = TypeVar("Config", bound=Settings)
 
 _BY_ITSELF = ("pretrained_model_name_or_path", "train_data_dir", "output_dir")
 """Settings that a word without a flag is most likely meant for, the likeliest first."""
-
-
-def end(prog: str, code: int, message: str) -> NoReturn:
-    """Exit with `code` and one line, which says what went wrong with the command `prog` and how to mend it."""
-    # Of several processes with one command line, the first one speaks. What it does not know, the others say.
-    if not is_main_process():
-        let_first_speak(code)
-    print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
 
 
 @dataclass
@@ -133,6 +123,8 @@ class Parser(Generic[Config]):
                 given += _until_flag(words)
                 hint = cure(name.removeprefix("-"), self.config_class, self.by_position)
                 line.problems.append(f"there is no {flag}" + (f"; {hint}" if hint else ""))
+        if strays == ["help"]:
+            return _Line(wants_help=True)
         for name in self.by_position:
             if strays:
                 line.settings[name] = Written(strays.pop(0))

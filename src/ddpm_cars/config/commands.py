@@ -1,15 +1,41 @@
 """Settings of the commands other than training."""
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from ddpm_cars.config.fields import AUTO, Settings, setting
 from ddpm_cars.config.pictures import ImageConfig, PicturesOfRunConfig
 from ddpm_cars.config.training import NoiseConfig, Variance
+from ddpm_cars.config.values import kinds_of
 from ddpm_cars.errors import UserError
 
 MIN_EVALUATION_IMAGES = 40
 """The error of a Fréchet distance is estimated from 20 groups of images, each of two or more."""
+_SCHEDULERS = {
+    "ddpm": "DDPMCarsScheduler",
+    "ancestral": "DDPMCarsScheduler",
+    "dpm": "DPMSolverMultistepScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "dpmpp": "DPMSolverMultistepScheduler",
+    "dpmsolver": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "deis": "DEISMultistepScheduler",
+}
+"""What people call schedulers whose class is not this name and Scheduler."""
+
+
+def _check_scheduler(wrong: str, name: str, others: Sequence[str] = ()) -> None:
+    """Raise UserError, which begins with `wrong`, if a name cannot be that of a class: diffusers' all end alike."""
+    if not name.endswith("Scheduler") and name not in others:
+        plain = name.lower().replace("_", "").replace("-", "")
+        similar = difflib.get_close_matches(name, others, n=1)
+        named = _SCHEDULERS.get(plain, f"{name.upper() if len(name) <= 5 else name}Scheduler")
+        raise UserError(f"{wrong} {name}, which is no scheduler; did you mean {[*similar, named][0]}?")
 
 
 @dataclass(frozen=True)
@@ -81,6 +107,8 @@ class SampleConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.scheduler is not None:
+            _check_scheduler("scheduler is", self.scheduler)
         if self.variance_type is not None and self.scheduler not in (None, "DDPMCarsScheduler"):
             raise UserError(
                 f"variance_type is {self.variance_type} and scheduler is {self.scheduler}; "
@@ -181,6 +209,8 @@ class EvaluateConfig(PicturesOfRunConfig):
             raise UserError("give exactly one of pretrained_model_name_or_path (a model) and compare (two models)")
         if self.compare is not None and len(self.compare) != 2:
             raise UserError(f"compare has {len(self.compare)} models; it takes two")
+        for name in self.schedulers:
+            _check_scheduler("schedulers has", name, kinds_of(Variance))
 
 
 @dataclass(frozen=True, kw_only=True)

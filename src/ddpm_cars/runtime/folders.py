@@ -103,18 +103,23 @@ def refuse_inside(output_dir: str, train_data_dir: str | None) -> None:
         )
 
 
+def refuse_file(folder: Path) -> None:
+    """Raise UserError if an output folder is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output_dir {folder} is a file; choose another output_dir")
+
+
 def prepare_folder(folder: Path) -> list[Path]:
     """Make an output folder, and return the folders that were made, the innermost first.
 
     Raises UserError if it is a file, or cannot be made or written to; then nothing is left.
     """
+    refuse_file(folder)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     probe = folder / f".write-test-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"x" * 4096)
-    except FileExistsError as error:
-        raise UserError(f"output_dir {folder} is a file; choose another output_dir") from error
     except OSError as error:
         # A disk that is full takes the file and not what is in it.
         _delete_quietly(probe)

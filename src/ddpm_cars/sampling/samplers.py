@@ -1,5 +1,6 @@
 """Schedulers by their names."""
 
+import difflib
 from typing import Any, get_args
 
 import diffusers
@@ -33,7 +34,9 @@ def make_scheduler(name: str, config: Any, variance_type: str | None = None) -> 
     if name == "DDPMCarsScheduler":
         return DDPMCarsScheduler.from_config(config, **options)
     if name not in names:
-        raise UserError(f"scheduler is {name}; choose DDPMCarsScheduler or one of {', '.join(sorted(names))}")
+        similar = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {similar[0]}, or" if similar else "choose"
+        raise UserError(f"scheduler is {name}; {hint} DDPMCarsScheduler or one of {', '.join(sorted(names))}")
     return getattr(diffusers, name).from_config(config, **options)
 
 

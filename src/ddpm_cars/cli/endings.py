@@ -1,0 +1,76 @@
+"""How a command ends early: with one line, whatever ends it."""
+
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from typing import Any, NoReturn
+
+from ddpm_cars.runtime.console import is_main_process
+from ddpm_cars.runtime.launcher import let_first_speak
+
+# Exit codes are what a shell reports of a process that a signal has ended.
+_INTERRUPTED = 128 + signal.SIGINT
+_BROKEN_PIPE = 128 + 13
+
+
+def end(prog: str, code: int, message: str) -> NoReturn:
+    """Exit with `code` and one line, which says what went wrong with the command `prog` and how to mend it."""
+    # Of several processes with one command line, the first one speaks. What it does not know, the others say.
+    if not is_main_process():
+        let_first_speak(code)
+    print(f"{prog}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+@contextmanager
+def ended_in_one_line(prog: str) -> Iterator[None]:
+    """End with one line where the user interrupts, and with none where nobody reads what is printed any more."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        end(prog, _INTERRUPTED, "interrupted")
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        # Python would complain once more about what is not printed.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        sys.exit(_BROKEN_PIPE)
+
+
+def _nobody_reads() -> bool:
+    """Return whether stdout is a pipe whose reader has gone, as after `| head`."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def import_libraries(prog: str, module: str) -> None:
+    """Import a module of the package and with it libraries, which takes seconds; an interruption ends it at once.
+
+    A library that is missing is left to whoever imports it next.
+    """
+
+    def stop(*_: Any) -> NoReturn:
+        # An exception may be lost in a library that is being imported, or come back as another one. Nothing has been
+        # written so far.
+        if is_main_process():
+            print(f"{prog}: interrupted", file=sys.stderr, flush=True)
+        os._exit(_INTERRUPTED)
+
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        with suppress(ModuleNotFoundError):
+            import_module(module)
+    finally:
+        signal.signal(signal.SIGINT, before)

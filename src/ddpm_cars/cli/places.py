@@ -1,0 +1,64 @@
+"""Files and folders that settings name: what is missing is told before libraries are imported, which takes seconds.
+
+Whoever reads them checks them as well.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from ddpm_cars.config.commands import CalibrateConfig, PushConfig
+from ddpm_cars.errors import UserError
+from ddpm_cars.runtime.folders import refuse_file, refuse_inside
+
+
+def check_places(config: Any) -> None:
+    """Raise UserError if a config names a file or folder that cannot be what the setting says."""
+    images, output_dir = getattr(config, "train_data_dir", None), getattr(config, "output_dir", None)
+    if images is not None and not Path(images).is_dir():
+        kind = (
+            "is a file, not a folder; unpack it if it is an archive" if Path(images).is_file() else "is not a folder"
+        )
+        raise UserError(f"train_data_dir {images} {kind}{_similar(images)}")
+    dataset = getattr(config, "dataset_name", None)
+    if dataset is not None and _is_path(dataset) and not Path(dataset).exists():
+        raise UserError(f"dataset_name {dataset} is not a folder{_similar(dataset)}")
+    network = getattr(config, "model_config", None)
+    if network is not None and not Path(network).is_file():
+        raise UserError(f"model_config {network} is not a file{_similar(network)}")
+    if output_dir is not None:
+        refuse_file(Path(output_dir))
+        refuse_inside(output_dir, images)
+    name = getattr(config, "pretrained_model_name_or_path", None) or getattr(config, "folder", None)
+    for model in (*(getattr(config, "compare", None) or ()), *([] if name is None else [name])):
+        _check_model(model, may_be_on_hub=not isinstance(config, CalibrateConfig | PushConfig))
+
+
+def _check_model(name: str, may_be_on_hub: bool) -> None:
+    folder = Path(name)
+    if not folder.is_dir():
+        if not may_be_on_hub or folder.exists() or _is_path(name):
+            raise UserError(f"{name} is not a folder with a saved pipeline{_similar(name)}")
+    elif not any(folder.glob("*_index.json")):
+        inside = sorted(path.parent for path in folder.glob("*/*_index.json"))
+        if inside:
+            raise UserError(f"{name} holds no saved pipeline itself; did you mean {inside[0]}?")
+        # A run that has not finished is told so when it is opened.
+        if not (any(folder.glob("*.yaml")) or any(folder.glob("checkpoint*"))):
+            raise UserError(f"{name} holds no saved pipeline")
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a name cannot be an id on the Hub, NAME or OWNER/NAME."""
+    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
+
+
+def _similar(name: str) -> str:
+    """Return a question after a path beside it that is spelled alike, if there is one."""
+    path = Path(name)
+    try:
+        names = [other.name for other in path.parent.iterdir() if other.name != path.name]
+    except OSError:
+        return ""
+    found = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
+    return f"; did you mean {path.parent / found[0]}?" if found else ""

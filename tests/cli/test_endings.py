@@ -1,0 +1,68 @@
+"""Commands that are interrupted, or whose reader has gone, end in one line or none."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ddpm_cars
+from ddpm_cars.cli.commands import COMMANDS
+
+COMMAND = [sys.executable, "-m", "ddpm_cars"]
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["train", "--print_config"]])
+def test_a_reader_that_has_gone_is_no_error(argv: list[str]):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, *argv], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+SLOW = """
+import signal, sys, types
+from importlib.abc import MetaPathFinder
+
+class Finder(MetaPathFinder):
+    # Torch is being imported when the user presses Ctrl-C; what it makes of an exception is not known.
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                pass
+
+sys.meta_path.insert(0, Finder())
+from ddpm_cars.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["train", "--train_data_dir", str(ddpm_cars.pretrained())],
+        ["sample", "--pretrained_model_name_or_path", str(ddpm_cars.pretrained())],
+        ["demo"],
+        ["push", str(ddpm_cars.pretrained()), "cars"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_an_interruption_while_libraries_are_imported_is_one_line(argv: list[str], tmp_path: Path):
+    done = subprocess.run([sys.executable, "-c", SLOW, *argv], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, f"ddpm-cars {argv[0]}: interrupted\n")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_interruption_later_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ddpm_cars.toy_cars.dataset.write_toy_cars", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        COMMANDS["toy-cars"]([], "ddpm-cars toy-cars")
+    assert (stop.value.code, capsys.readouterr().err) == (130, "ddpm-cars toy-cars: interrupted\n")

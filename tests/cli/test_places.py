@@ -1,0 +1,95 @@
+"""Files and folders that are not there are told at once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ddpm_cars
+from ddpm_cars.cli.places import check_places
+from ddpm_cars.config.commands import CalibrateConfig, DemoConfig, EvaluateConfig, PushConfig, SampleConfig
+from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.errors import UserError
+
+MODEL = str(ddpm_cars.pretrained())
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with a folder and a file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos.zip").touch()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "cars").symlink_to(MODEL)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "config.yaml").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("config_class", "settings", "words"),
+    [
+        (TrainingConfig, {"train_data_dir": "nowhere"}, "train_data_dir nowhere is not a folder"),
+        (TrainingConfig, {"train_data_dir": "photo"}, "train_data_dir photo is not a folder; did you mean photos?"),
+        (
+            TrainingConfig,
+            {"train_data_dir": "photos.zip"},
+            "train_data_dir photos.zip is a file, not a folder; unpack it if it is an archive; did you mean photos?",
+        ),
+        (TrainingConfig, {"dataset_name": "./phots"}, "dataset_name ./phots is not a folder; did you mean photos?"),
+        (
+            TrainingConfig,
+            {"train_data_dir": "photos", "model_config": "unet.json"},
+            "model_config unet.json is not a file",
+        ),
+        (
+            TrainingConfig,
+            {"train_data_dir": "photos", "output_dir": "photos.zip"},
+            "output_dir photos.zip is a file; choose another output_dir",
+        ),
+        (
+            TrainingConfig,
+            {"train_data_dir": "photos", "output_dir": "photos/model"},
+            "output_dir photos/model is inside train_data_dir photos",
+        ),
+        (SampleConfig, {"pretrained_model_name_or_path": "photos"}, "photos holds no saved pipeline"),
+        (
+            SampleConfig,
+            {"pretrained_model_name_or_path": "runs"},
+            "runs holds no saved pipeline itself; did you mean runs/cars?",
+        ),
+        (
+            SampleConfig,
+            {"pretrained_model_name_or_path": "runs/car"},
+            None,
+        ),
+        (
+            DemoConfig,
+            {"pretrained_model_name_or_path": "./runs/car"},
+            "./runs/car is not a folder with a saved pipeline; did you mean runs/cars?",
+        ),
+        (
+            CalibrateConfig,
+            {"pretrained_model_name_or_path": "me/cars"},
+            "me/cars is not a folder with a saved pipeline",
+        ),
+        (EvaluateConfig, {"compare": (MODEL, "photos")}, "photos holds no saved pipeline"),
+        (PushConfig, {"folder": "nowhere", "repo_id": "cars"}, "nowhere is not a folder with a saved pipeline"),
+        (TrainingConfig, {"train_data_dir": "photos"}, None),
+        (TrainingConfig, {"dataset_name": "me/photos"}, None),
+        (SampleConfig, {"pretrained_model_name_or_path": MODEL}, None),
+        (SampleConfig, {"pretrained_model_name_or_path": "unfinished"}, None),
+        (SampleConfig, {"pretrained_model_name_or_path": "cars"}, None),
+        (DemoConfig, {}, None),
+        (PushConfig, {"folder": MODEL, "repo_id": "cars"}, None),
+    ],
+)
+def test_what_cannot_be_there_is_told(config_class: Any, settings: dict[str, Any], words: str | None):
+    config = config_class(**settings)
+    if words is None:
+        check_places(config)
+    else:
+        with pytest.raises(UserError) as error:
+            check_places(config)
+        assert str(error.value).startswith(words)
