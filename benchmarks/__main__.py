@@ -3,8 +3,9 @@
     python -m benchmarks SUITE
 
 `scheduler` times the arithmetic of a step and computes exactly how far samples end from the data. `train` times
-training from a folder of JPEGs, `sample` times the pipelines, and `startup` an import and a first image. Only ratios
-within a run can be compared: times of different runs say nothing beside each other, not even on one machine.
+training from a folder of JPEGs, `sample` times the pipelines, `startup` an import and a first image, and `threads`
+steps on a CPU that other programs use too. Only ratios within a run can be compared: times of different runs say
+nothing beside each other, not even on one machine.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from types import ModuleType
 from benchmarks import sample as benchmark_sample
 from benchmarks import scheduler as benchmark_scheduler
 from benchmarks import startup as benchmark_startup
+from benchmarks import threads as benchmark_threads
 from benchmarks import train as benchmark_train
 from benchmarks.measure import environment, table
 from ddpm_cars.runtime.files import write_text
@@ -25,6 +27,7 @@ SUITES: dict[str, ModuleType] = {
     "train": benchmark_train,
     "sample": benchmark_sample,
     "startup": benchmark_startup,
+    "threads": benchmark_threads,
 }
 
 

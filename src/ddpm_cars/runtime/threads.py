@@ -28,8 +28,8 @@ SLOWER = 3.0
 def bound_spinning() -> None:
     """Make threads that wait for others sleep early; call it before torch is imported, as OpenMP reads this once.
 
-    As it is, a thread of GNU's OpenMP looks for the others for milliseconds and one of LLVM's or Intel's for 200, again
-    and again in every step. Where cores are short it keeps the very core busy that the others wait for. Child processes
+    As it is, a thread of GNU's OpenMP looks for the others for milliseconds, and one of LLVM's or Intel's for 200,
+    many times in a step. Where cores are short it keeps the very core busy that the others wait for. Child processes
     inherit the setting. Whoever has set one of these variables is left alone.
     """
     if not any(name in os.environ for name in _OWN_SPINNING):
