@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddpm_cars import pretrained
 from ddpm_cars.runtime import threads
 from ddpm_cars.runtime.threads import (
     BOUNDED_SPINNING,
@@ -74,10 +75,10 @@ else:
 """
 COMMANDS = {
     "train": ["--train_data_dir", "cars", "--output_dir", "out"],
-    "sample": ["--pretrained_model_name_or_path", "model", "--output_dir", "out"],
+    "sample": ["--pretrained_model_name_or_path", str(pretrained()), "--output_dir", "out"],
     "show": ["--train_data_dir", "cars", "--output_dir", "out"],
-    "calibrate": ["--pretrained_model_name_or_path", "model"],
-    "evaluate": ["--pretrained_model_name_or_path", "model"],
+    "calibrate": ["--pretrained_model_name_or_path", str(pretrained())],
+    "evaluate": ["--pretrained_model_name_or_path", str(pretrained())],
     "demo": [],
 }
 STARTS = [[str(ROOT / "scripts" / f"{name}.py"), *rest] for name, rest in COMMANDS.items()]
@@ -98,6 +99,7 @@ def seen_by_torch(arguments: list[str], folder: Path, **environment: str) -> str
 
 @pytest.mark.parametrize("arguments", STARTS, ids=lambda arguments: " ".join(map(os.path.basename, arguments[:2])))
 def test_every_command_bounds_the_spinning_before_torch_is_imported(arguments: list[str], tmp_path: Path):
+    (tmp_path / "cars").mkdir()
     assert seen_by_torch(arguments, tmp_path) == "torch 10000 1"
 
 
