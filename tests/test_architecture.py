@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training": ("config", "data", "diffusion", "figures", "networks", "runs", "sampling", *BASE),
     "evaluation": ("config", "data", "diffusion", "metrics", "reports", "runs", "sampling", *BASE),
     "publishing": ("config", "metrics", "reports", "runs", *BASE),
-    "demo": ("data", "diffusion", "figures", "sampling", "toy_cars", *BASE),
+    "demo": ("data", "diffusion", "figures", "runs", "sampling", "toy_cars", *BASE),
     "__init__": ("config", "diffusion", "evaluation", "sampling", "training", *STANDALONE),
 }
 """What each wing imports of the others; the command line and the face of the package import what they need."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -20,8 +21,8 @@ from PIL import Image
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, calibrate
 from ddpm_cars.cli import commands as cli
-from ddpm_cars.demo.drawing import Noised, animation, draw, enlarged, noised, squared
-from ddpm_cars.demo.markup import headline, level, progress_of
+from ddpm_cars.demo.drawing import Noised, animation, draw, enlarged, first_view, noised, squared
+from ddpm_cars.demo.markup import headline, level, progress_of, progress_when_stopped
 from ddpm_cars.demo.requests import (
     EVERY_CLASS,
     MAX_SEED,
@@ -29,6 +30,9 @@ from ddpm_cars.demo.requests import (
     SCHEDULERS,
     check_request,
     class_choices,
+    draw_options,
+    noise_options,
+    schedule_steps,
     scheduler_choices,
     variance_choices,
     whole_number,
@@ -39,13 +43,7 @@ from ddpm_cars.sampling.samplers import make_scheduler
 
 T = 20
 ALPHA_BAR = np.cumprod(1 - np.linspace(0.0001, 0.02, T))
-ASKED: dict[str, Any] = {
-    "num_inference_steps": 5,
-    "seed": 0,
-    "num_images": 2,
-    "scheduler": "DDPMCarsScheduler",
-    "variance_type": "fixed_small",
-}
+ASKED: dict[str, Any] = {"steps": 5, "num_images": 2, "variance": "fixed_small"}
 
 # Of diffusers' own schedulers.
 ignore_numpy_warnings = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning:diffusers")
@@ -53,7 +51,7 @@ ignore_numpy_warnings = pytest.mark.filterwarnings("ignore:__array:DeprecationWa
 PAGES = """
 import json, sys
 from ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.demo.app import build_app, serve_folder
+from ddpm_cars.demo import build_app, serve_folder
 
 def controls(folder):
     app = build_app(DDPMCarsPipeline.from_pretrained(folder), "name")
@@ -90,7 +88,7 @@ def watched(make_unet: Callable[..., UNet2DModel]) -> Iterator[tuple[DDPMCarsPip
 
 
 def check(pipeline: DDPMCarsPipeline, max_images: int = 16, **changes: Any):
-    return check_request(pipeline, max_images, **{**ASKED, **changes})
+    return check_request(pipeline, draw_options(pipeline, max_images), {**ASKED, **changes})
 
 
 def pixels(images: list[Image.Image]) -> np.ndarray:
@@ -136,17 +134,17 @@ def test_everything_else_is_told_what_would_be_right(value: object, shown: str):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_inference_steps": T + 1}, "number of steps is 21; choose a whole number from 1 to 20"),
+        ({"steps": T + 1}, "number of steps is 21; choose a whole number from 1 to 20"),
         ({"num_images": 17}, "number of images is 17; choose a whole number from 1 to 16"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": MAX_SEED + 1}, f"seed is {MAX_SEED + 1}; choose a whole number from 0 to {MAX_SEED}"),
         ({"scheduler": "KarrasVe"}, "scheduler is 'KarrasVe'; choose one of DDPMCarsScheduler, DDIMScheduler"),
         ({"scheduler": ["DDIMScheduler"]}, "scheduler is"),
-        ({"variance_type": "analytic"}, "variance is 'analytic'; choose one of fixed_small, fixed_large"),
-        ({"class_choice": 0}, "class is 0; choose one of none: this model has no classes"),
-        ({"guidance_scale": float("nan")}, "guidance is nan; choose a number from 0 to 20"),
-        ({"guidance_scale": "2"}, "guidance is '2'"),
-        ({"guidance_scale": 2}, "guidance is 2, but towards no class"),
+        ({"variance": "analytic"}, "variance is 'analytic'; choose one of fixed_small, fixed_large"),
+        ({"label": 0}, "class is 0; this model has none to choose from"),
+        ({"guidance": float("nan")}, "guidance is nan; choose a number from 0 to 20"),
+        ({"guidance": "2"}, "guidance is '2'"),
+        ({"guidance": 2}, "guidance is 2, but towards no class"),
     ],
 )
 def test_requests_that_the_model_cannot_draw(pipeline: DDPMCarsPipeline, changes: dict[str, Any], message: str):
@@ -156,11 +154,11 @@ def test_requests_that_the_model_cannot_draw(pipeline: DDPMCarsPipeline, changes
 
 
 def test_a_request_says_what_the_model_can_do(pipeline: DDPMCarsPipeline):
-    request = check(pipeline, num_inference_steps=float(T), seed=MAX_SEED, num_images=16)
+    request = check(pipeline, steps=float(T), seed=MAX_SEED, num_images=16)
     assert (request.num_inference_steps, request.seed, request.num_images) == (T, MAX_SEED, 16)
     assert request.variance_type == "fixed_small"
     # What another scheduler has no use for is not looked at.
-    assert check(pipeline, scheduler="DDIMScheduler", variance_type="analytic").variance_type is None
+    assert check(pipeline, scheduler="DDIMScheduler", variance="analytic").variance_type is None
 
 
 @pytest.mark.parametrize(
@@ -170,18 +168,18 @@ def test_classes(guided: DDPMCarsPipeline, choice: object, labels: tuple[int, ..
     assert class_choices(guided) == [("any", -1), ("each in turn", -2), ("red cars", 0), ("vans", 1)]
     if labels == ():
         with pytest.raises(UserError, match=r"choose one of -1 \(any\), -2 \(each in turn\), 0 \(red cars\)"):
-            check(guided, class_choice=choice)
+            check(guided, label=choice)
     else:
-        assert check(guided, class_choice=choice).class_labels == labels
+        assert check(guided, label=choice).class_labels == labels
     if labels:
-        assert check(guided, class_choice=choice, guidance_scale=3).guidance_scale == 3
+        assert check(guided, label=choice, guidance=3).guidance_scale == 3
 
 
 def test_a_model_that_needs_a_class_offers_no_way_around(make_unet: Callable[..., UNet2DModel]):
     pipeline = make_pipeline(make_unet(num_class_embeds=2), {0: "red cars", 1: "vans"})
     assert class_choices(pipeline) == [("each in turn", -2), ("red cars", 0), ("vans", 1)]
     with pytest.raises(UserError, match="has not learned to draw without a class"):
-        check(pipeline, class_choice=0, guidance_scale=2)
+        check(pipeline, label=0, guidance=2)
 
 
 def test_variances_that_a_model_can_be_drawn_with(make_unet: Callable[..., UNet2DModel], unet: UNet2DModel):
@@ -198,7 +196,7 @@ def test_variances_that_a_model_can_be_drawn_with(make_unet: Callable[..., UNet2
     assert variance_choices(make_pipeline(wide)) == ["fixed_small", "fixed_large", "learned_range"]
     for pipe in (pipeline, make_pipeline(wide, variance_type="learned_range")):
         for name in variance_choices(pipe):
-            *_, last = draw(pipe, check(pipe, variance_type=name, num_inference_steps=3))
+            *_, last = draw(pipe, check(pipe, variance=name, steps=3))
             assert pixels(last.images).std() > 20
 
 
@@ -230,7 +228,7 @@ def test_a_seed_gives_the_picture_of_the_command_line(pipeline: DDPMCarsPipeline
     cli.sample([*folders, *flags])
     # Other schedulers take a setting that was not given for one to replace, but a saved config gives them all.
     saved = DDPMCarsPipeline.from_pretrained(tmp_path / "model")
-    *_, last = draw(saved, check(saved, seed=11, num_images=3, num_inference_steps=6, scheduler=name))
+    *_, last = draw(saved, check(saved, seed=11, num_images=3, steps=6, scheduler=name))
     for i, image in enumerate(last.images):
         with Image.open(tmp_path / "out" / f"{i:05d}.png") as expected:
             np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
@@ -240,7 +238,7 @@ def test_a_seed_gives_the_picture_of_the_command_line(pipeline: DDPMCarsPipeline
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("steps", [1, 2, T - 1, T])
 def test_every_number_of_steps_can_be_drawn_or_is_refused(pipeline: DDPMCarsPipeline, name: str, steps: int):
-    drawing = draw(pipeline, check(pipeline, num_inference_steps=steps, scheduler=name))
+    drawing = draw(pipeline, check(pipeline, steps=steps, scheduler=name))
     if steps == T and name in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
         with pytest.raises(UserError, match=f"{name} loses the image in {T} steps; choose another number"):
             list(drawing)
@@ -252,14 +250,14 @@ def test_every_number_of_steps_can_be_drawn_or_is_refused(pipeline: DDPMCarsPipe
 
 def test_long_drawings_are_shown_now_and_then(unet: UNet2DModel):
     pipeline = DDPMCarsPipeline(unet, DDPMCarsScheduler(num_train_timesteps=200))
-    steps = [frame.step for frame in draw(pipeline, check(pipeline, num_inference_steps=200))]
+    steps = [frame.step for frame in draw(pipeline, check(pipeline, steps=200))]
     assert len(steps) == 48
     assert (steps[0], steps[-1]) == (0, 200)
     assert set(np.diff(steps)) == {4, 5}
 
 
 def test_classes_are_drawn_in_turn(guided: DDPMCarsPipeline):
-    *_, last = draw(guided, check(guided, class_choice=EVERY_CLASS, guidance_scale=2, num_images=3))
+    *_, last = draw(guided, check(guided, label=EVERY_CLASS, guidance=2, num_images=3))
     generators = [torch.Generator().manual_seed(i) for i in range(3)]
     names = ["red cars", "vans", "red cars"]
     expected = guided(3, generators, 5, class_labels=names, guidance_scale=2.0).images
@@ -268,7 +266,7 @@ def test_classes_are_drawn_in_turn(guided: DDPMCarsPipeline):
 
 def test_frames_are_what_the_network_sees_and_says(watched: tuple[DDPMCarsPipeline, list]):
     pipeline, calls = watched
-    frames = list(draw(pipeline, check(pipeline, num_inference_steps=4)))
+    frames = list(draw(pipeline, check(pipeline, steps=4)))
     assert len(calls) == 4
     for frame, ((x_t, *_), _) in zip(frames, calls, strict=False):
         x_t = x_t.double().numpy() / max(1.0, float(x_t.std()))
@@ -285,7 +283,7 @@ def test_frames_are_what_the_network_sees_and_says(watched: tuple[DDPMCarsPipeli
 
 def test_a_drawing_that_is_left_does_not_go_on(watched: tuple[DDPMCarsPipeline, list]):
     pipeline, calls = watched
-    frames = draw(pipeline, check(pipeline, num_inference_steps=T))
+    frames = draw(pipeline, check(pipeline, steps=T))
     next(frames), next(frames), next(frames)
     # Nobody has asked for the third step.
     assert len(calls) == 2
@@ -297,7 +295,7 @@ def test_a_drawing_that_is_left_does_not_go_on(watched: tuple[DDPMCarsPipeline, 
 @ignore_numpy_warnings
 def test_visitors_do_not_disturb_each_other(pipeline: DDPMCarsPipeline):
     requests = [
-        check(pipeline, seed=seed, num_inference_steps=steps, scheduler=name)
+        check(pipeline, seed=seed, steps=steps, scheduler=name)
         for seed, steps, name in (
             (0, 20, "DDPMCarsScheduler"),
             (5, 7, "DDPMCarsScheduler"),
@@ -441,6 +439,44 @@ def test_a_schedule_is_drawn_for_a_page_without_a_network(unet: UNet2DModel, ste
     assert ("#3a98e8" in drawings[2][1]) == (steps > 1)
 
 
+def test_curves_that_lie_on_each_other_are_seen_and_dots_are_explained(unet: UNet2DModel):
+    curves = schedule_curves(make_pipeline(unet), 5)
+    curves["analytic"] = curves["beta_tilde"]
+    drawings = [svg for _, svg in schedule_drawings(curves)]
+    # Matplotlib draws letters as curves, and says in comments what they spell.
+    assert all("<!-- visited by a drawing (5) -->" in svg for svg in drawings[:2])
+    assert all(f"<!-- {name} -->" in drawings[2] for name in ("β (fixed_large)", "β̃ (fixed_small)", "analytic"))
+    axes = [e for e in ElementTree.fromstring(drawings[2]).iter() if re.match(r"line2d_\d+$", e.get("id", ""))]
+    styles = ["".join(e.get("style", "") for e in line if e.get("d", "").count("L") == 3) for line in axes]
+    widths = [float(found[1]) for style in styles if (found := re.search(r"stroke-width: ([\d.]+)", style))]
+    assert len(widths) == 3
+    assert widths[0] > 1.5 * widths[1] > 3 * widths[2]
+
+
+@pytest.mark.parametrize("name", ["samples.png", "broken.png", "missing.png"])
+def test_an_image_is_there_before_the_first_drawing(pipeline: DDPMCarsPipeline, tmp_path: Path, name: str):
+    grid = Image.effect_noise((40, 30), 90).convert("RGB")
+    grid.save(tmp_path / "samples.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    image, words = first_view(pipeline, check(pipeline), tmp_path / name)
+    if name == "samples.png":
+        assert words == "This model has drawn these images before (samples.png). Draw makes new ones."
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(grid))
+    else:
+        assert words == "This is the noise of seeds 0 to 1. Draw turns it into images."
+        noise = next(draw(pipeline, check(pipeline))).images
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(enlarged(noise)))
+
+
+def test_every_setting_has_a_sentence_and_a_default_that_can_be_drawn(guided: DDPMCarsPipeline):
+    options = [*draw_options(guided, 1).values(), *noise_options(guided).values(), schedule_steps(guided)]
+    assert len(options) == 12
+    for option in options:
+        assert re.match(r"[A-Z0-9].{10,}\.$", option.info), option
+        assert option.check(option.default) == option.default
+    assert check_request(guided, draw_options(guided, 1), {}).num_images == 1
+
+
 @pytest.mark.parametrize(
     ("snr", "words"), [(1e4, "hardly"), (5, "well above"), (1, "equally"), (0.1, "covers"), (0.0, "Next to nothing")]
 )
@@ -451,14 +487,27 @@ def test_noise_levels_have_words(snr: float, words: str):
     assert "t = 3" in text
 
 
+def test_a_lack_of_memory_is_told_in_words(pipeline: DDPMCarsPipeline):
+    def too_large(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    pipeline.unet.register_forward_pre_hook(too_large)
+    with pytest.raises(UserError, match="2 images at once do not fit into memory; choose fewer images"):
+        list(draw(pipeline, check(pipeline)))
+
+
 def test_progress_is_told_in_words(pipeline: DDPMCarsPipeline):
-    request = check(pipeline, seed=4, num_images=3, num_inference_steps=20)
+    request = check(pipeline, seed=4, num_images=3, steps=20)
     assert "Noise of seeds 4 to 6" in progress_of(request, 0, 0.0)
     half = progress_of(request, 5, 2.0)
     assert "Step 5 of 20, 6 s left" in half
     assert "width: 25%" in half
     assert "Seeds 4 to 6, 20 steps in 8.0 s" in progress_of(request, 20, 8.0)
     assert "Seed 4, " in progress_of(check(pipeline, seed=4, num_images=1), 5, 1.0)
+    stopped = progress_when_stopped(37, 100)
+    assert "Stopped at step 37 of 100." in stopped
+    assert "width: 37%" in stopped
+    assert "Stopped before it began." in progress_when_stopped(0, 0)
 
 
 def test_the_page_shows_what_the_model_can_and_is_served_as_the_environment_says(

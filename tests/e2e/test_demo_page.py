@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from diffusers import UNet2DModel
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.demo.drawing import enlarged
+from ddpm_cars.figures.grids import noisy_to_pil
 from ddpm_cars.sampling.generate import generate
 from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.toy_cars.painting import draw_car
@@ -45,6 +47,12 @@ class Server:
 
     url: str
     log: Path
+    pid: int = 0
+
+    def seconds_of_work(self) -> float:
+        """Return the processor time of the server."""
+        times = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +66,11 @@ def server(folder: Path) -> Iterator[Server]:
     with server.log.open("w") as log:
         command = [sys.executable, str(SCRIPTS / "demo.py"), *flags]
         process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
+    server.pid = process.pid
     try:
         for _ in range(600):
             assert process.poll() is None, server.log.read_text()
-            if f"Running on local URL:  {server.url}" in server.log.read_text():
+            if f"The page is at {server.url}" in server.log.read_text():
                 break
             time.sleep(0.1)
         yield server
@@ -132,12 +141,12 @@ def shown(page: Page, name: str) -> np.ndarray:
 def draw(page: Page, steps: int, num_images: int, seed: int) -> np.ndarray:
     """Draw and return the grid."""
     fill(page, "Steps", steps)
-    fill(page, "Pictures", num_images)
+    fill(page, "Images", num_images)
     fill(page, "Seed of the first image", seed)
     draw_button(page).click()
     last = seed + num_images - 1
     page.get_by_text(f"{f'Seeds {seed} to {last}' if num_images > 1 else f'Seed {seed}'}, {steps} steps in").wait_for()
-    return shown(page, "Pictures")
+    return shown(page, "Images")
 
 
 def drawn(folder: Path, steps: int, num_images: int, seed: int) -> np.ndarray:
@@ -176,7 +185,37 @@ def test_the_die_rolls_a_seed(page: Page):
     expect(seed).not_to_have_value("0")
 
 
+def test_a_visitor_sees_images_and_draw_first_and_the_rest_below(open_page: Callable[..., Page], folder: Path):
+    page = open_page(390, 844)
+    # The model has no samples.png, so that its noise is shown.
+    expect(page.get_by_text("This is the noise of seeds 0 to 3. Draw turns it into images.")).to_be_visible()
+    pipeline = DDPMCarsPipeline.from_pretrained(folder)
+    state = next(pipeline.denoise(4, [torch.Generator().manual_seed(i) for i in range(4)], 100))
+    np.testing.assert_array_equal(shown(page, "Images"), np.asarray(enlarged(noisy_to_pil(state.sample))))
+    order = [
+        draw_button(page),
+        page.get_by_role("progressbar"),
+        page.get_by_role("img", name="Images", exact=True),
+        *(page.get_by_role("slider", name=name) for name in ("Images", "Steps")),
+        page.get_by_role("spinbutton", name="Seed of the first image"),
+        page.get_by_role("button", name="Advanced"),
+    ]
+    boxes = [control.bounding_box() for control in order]
+    tops = [box["y"] for box in boxes if box]
+    assert len(tops) == len(order)
+    assert tops == sorted(tops)
+    # Draw, the bar and all of the images can be seen without scrolling.
+    assert boxes[2] is not None
+    assert boxes[2]["y"] + boxes[2]["height"] < 844
+    for name in ("Sampler", "Variance of the noise that a step adds", "Watch"):
+        expect(page.get_by_label(name, exact=True)).to_be_hidden()
+    page.get_by_role("button", name="Advanced").click()
+    for name in ("Sampler", "Variance of the noise that a step adds", "Watch"):
+        expect(page.get_by_label(name, exact=True)).to_be_visible()
+
+
 def test_other_samplers_have_no_choice_of_a_variance(page: Page, folder: Path):
+    page.get_by_role("button", name="Advanced").click()
     sampler, variance = page.get_by_label("Sampler"), page.get_by_label("Variance of the noise")
     expect(variance).to_be_visible()
     sampler.click()
@@ -187,20 +226,53 @@ def test_other_samplers_have_no_choice_of_a_variance(page: Page, folder: Path):
     assert (grid != drawn(folder, 4, 1, 0)).any()
 
 
-def test_a_drawing_can_be_watched_and_stopped(page: Page, folder: Path):
+def begin(page: Page) -> None:
+    """Begin a long drawing, and wait until it has gone some way."""
     fill(page, "Steps", T)
+    fill(page, "Images", 6)
     draw_button(page).click()
     page.get_by_text(f"of {T}, ").wait_for()
-    early = shown(page, "Pictures")
-    page.wait_for_function("text => !document.body.innerText.includes(text)", arg="Noise of")
+
+
+def test_a_drawing_can_be_watched_and_stopped(page: Page, folder: Path):
+    begin(page)
+    early = shown(page, "Images")
+    expect(draw_button(page)).to_be_disabled()
     page.get_by_role("button", name="Stop").click()
-    page.get_by_text("Stopped.").wait_for()
-    stopped = shown(page, "Pictures")
+    said = page.get_by_text("Stopped at step")
+    said.wait_for()
+    stopped, words = shown(page, "Images"), said.inner_text()
     assert (early.std(), stopped.std()) > (20, 20)
+    # The bar stays where it was, and says what the words say.
+    step = int(words.removeprefix("Stopped at step ").removesuffix(f" of {T}."))
+    assert 0 < step < T
+    bar = page.get_by_role("progressbar")
+    expect(bar).to_have_attribute("aria-valuenow", f"{100 * step / T:.0f}")
     time.sleep(0.5)
-    expect(page.get_by_text("Stopped.")).to_be_visible()
-    np.testing.assert_array_equal(shown(page, "Pictures"), stopped)
+    expect(said).to_have_text(words)
+    np.testing.assert_array_equal(shown(page, "Images"), stopped)
     np.testing.assert_array_equal(draw(page, 3, 1, seed=1), drawn(folder, 3, 1, 1))
+    expect(bar).to_have_attribute("aria-valuenow", "100")
+
+
+def test_visitors_stop_their_own_drawings_and_a_closed_page_stops_its_own(
+    open_page: Callable[..., Page], browser: Browser, server: Server
+):
+    first, second = open_page(), browser.new_page()
+    second.goto(server.url)
+    for page in (first, second):
+        draw_button(page).wait_for()
+        begin(page)
+    first.get_by_role("button", name="Stop").click()
+    first.get_by_text("Stopped at step").wait_for()
+    # The other one goes on.
+    words = second.get_by_text(f"of {T}, ").inner_text()
+    expect(second.get_by_text(f"of {T}, ")).not_to_have_text(words)
+    second.close()
+    time.sleep(1)
+    before = server.seconds_of_work()
+    time.sleep(1)
+    assert server.seconds_of_work() - before < 0.3
 
 
 def test_what_cannot_be_drawn_is_said_in_words(page: Page, folder: Path):
@@ -223,6 +295,8 @@ def test_what_cannot_be_drawn_is_said_in_words(page: Page, folder: Path):
     for _, _, message in wrong:
         draw_button(page).click()
         expect(page.locator(".toast-body").filter(has_text=message)).to_be_visible()
+        expect(page.locator(".progress")).to_contain_text(message)
+        expect(draw_button(page)).to_be_enabled()
     page.unroute("**/queue/join*")
     np.testing.assert_array_equal(draw(page, 2, 1, seed=3), drawn(folder, 2, 1, 3))
 

@@ -29,12 +29,12 @@ from ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.demo import build_app
 from ddpm_cars.demo.drawing import draw, noised
 from ddpm_cars.demo.schedule import plots
-from ddpm_cars.demo.requests import check_request
+from ddpm_cars.demo.requests import check_request, draw_options
 from ddpm_cars.toy_cars import draw_car
 
 pipeline = DDPMCarsPipeline.from_pretrained(folder / "model")
 build_app(pipeline, "cars")
-request = check_request(pipeline, 4, 3, 0, 2, "DDPMCarsScheduler", "fixed_small")
+request = check_request(pipeline, draw_options(pipeline, 4), {"steps": 3, "num_images": 2})
 *_, last = draw(pipeline, request)
 assert len(last.images) == 2
 noised(pipeline, draw_car(0, 8), 5, 0)

@@ -196,7 +196,8 @@ def push_to_hub(config: PushConfig, prog: str) -> None:
 def demo(config: DemoConfig, prog: str) -> None:
     """Serve a page that samples from a model: `ddpm-cars demo`."""
     try:
-        from ddpm_cars.demo.app import build_app, launch
+        from ddpm_cars.demo.app import build_app
+        from ddpm_cars.demo.serving import check_address, launch
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
@@ -208,6 +209,7 @@ def demo(config: DemoConfig, prog: str) -> None:
     from ddpm_cars.runtime.hardware import default_precision, describe_computing
     from ddpm_cars.sampling.generate import move_for_inference
 
+    check_address(config.server_name, config.server_port)
     path = config.pretrained_model_name_or_path
     if path is None:
         name, path = "Toy cars", str(pretrained())
@@ -219,14 +221,11 @@ def demo(config: DemoConfig, prog: str) -> None:
     note(describe_computing(device, precision))
     ComputingThreads(device.type)
     move_for_inference(pipeline, device, precision)
-    app = build_app(pipeline, name, config.max_images)
+    app = build_app(pipeline, name, config.max_images, path if Path(path).is_dir() else None)
     try:
         launch(app, server_name=config.server_name, server_port=config.server_port, share=config.share)
     except OSError as error:
-        raise UserError(
-            f"the page cannot be served at {config.server_name}, port {config.server_port}; give another "
-            "--server_port, or leave it out"
-        ) from error
+        raise UserError(f"the page cannot be served: {error}") from error
 
 
 @partial(Command, ToyCarsConfig, "ddpm_cars.toy_cars.dataset")

@@ -2,11 +2,12 @@
 
 import functools
 import html
+import inspect
 import random
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,51 +15,58 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ddpm_cars.demo.drawing import animation, draw, enlarged, noised, squared
-from ddpm_cars.demo.markup import CSS, GUESS, NOISY, VARIANCE_LABELS, headline, level, progress, progress_of
+from ddpm_cars.demo.drawing import animation, draw, enlarged, first_view, noised, squared
+from ddpm_cars.demo.markup import headline, level, progress, progress_of, progress_when_stopped, sentence
 from ddpm_cars.demo.requests import (
-    MAX_GUIDANCE,
+    GUESS,
     OWN_SCHEDULER,
+    WATCHABLE,
+    Choice,
+    Option,
     check_request,
-    class_choices,
+    draw_options,
+    noise_options,
     resolution_of,
-    scheduler_choices,
-    variance_choices,
+    schedule_steps,
 )
 from ddpm_cars.demo.schedule import plots
 from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import save_png
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.toy_cars.painting import draw_car
 
-_MAX_UPLOAD = "20mb"
 _DAY_SECONDS = 86400
 # Two visitors draw at a time and the others wait. Looks at a single image do not wait for drawings.
 _CONCURRENT_DRAWINGS = 2
 # Those that the page chooses from by itself.
 _NUM_SEEDS = 1_000_000
-# The other schedulers do not report x_0_hat.
-_WATCHABLE = (OWN_SCHEDULER, "DDIMScheduler")
+# Events that are no part of the interface for programs, and that never wait.
+_AT_ONCE: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 
 
-def build_app(pipeline: DDPMCarsPipeline, name: str, max_images: int = 16) -> gr.Blocks:
+def build_app(
+    pipeline: DDPMCarsPipeline, name: str, max_images: int = 16, folder: str | Path | None = None
+) -> gr.Blocks:
     """Build the page of a model; `launch` shows it.
 
     Args:
         pipeline: The model, on the device that it runs on.
         name: The name of the model.
         max_images: The largest number of images in one drawing, 1 or more.
+        folder: The folder of the model. The page shows the images that its training has left there until a visitor
+            draws others.
 
     Raises:
         UserError: If the page cannot show images of this model.
     """
     resolution_of(pipeline)
-    class_choices(pipeline)
+    options = draw_options(pipeline, max_images)
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(_DAY_SECONDS, _DAY_SECONDS)) as app:
         gr.HTML(headline(pipeline, name), elem_classes="headline")
         with gr.Tabs():
             with gr.Tab("Draw"):
-                _draw_tab(pipeline, max_images)
+                _draw_tab(pipeline, options, None if folder is None else RunFolder(folder).samples)
             with gr.Tab("Noise"):
                 _noise_tab(pipeline)
             with gr.Tab("Schedule"):
@@ -66,42 +74,8 @@ def build_app(pipeline: DDPMCarsPipeline, name: str, max_images: int = 16) -> gr
     return app
 
 
-def launch(app: gr.Blocks, **settings: Any) -> None:
-    """Serve a page until the process ends.
-
-    Args:
-        app: What `build_app` returns.
-        settings: As `gr.Blocks.launch` takes them, such as `server_name` and `server_port`. The environment
-            variables of gradio replace those that are left out.
-    """
-    fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
-    mono = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-    theme = gr.themes.Soft(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=mono).set(
-        body_background_fill="*neutral_50",
-        body_background_fill_dark="*neutral_950",
-        block_title_background_fill="none",
-        block_title_background_fill_dark="none",
-        block_title_text_color="*body_text_color",
-        block_title_text_color_dark="*body_text_color",
-        block_title_padding="0",
-    )
-    app.launch(theme=theme, css=CSS, footer_links=["api"], max_file_size=_MAX_UPLOAD, ssr_mode=False, **settings)
-
-
-def serve_folder(folder: str | Path) -> None:
-    """Serve the page of a model folder as the environment variables of gradio say, which is what a Space needs.
-
-    Args:
-        folder: A saved pipeline.
-
-    Raises:
-        UserError: If the page cannot show images of this model.
-        OSError: If there is no model in the folder.
-    """
-    from accelerate import PartialState
-
-    pipeline = DDPMCarsPipeline.from_pretrained(folder).to(PartialState().device)
-    launch(build_app(pipeline, Path(folder).resolve().name))
+def _message(error: UserError) -> gr.Error:
+    return gr.Error(html.escape(sentence(error), quote=False), title="Not possible", print_exception=False)
 
 
 @contextmanager
@@ -110,143 +84,155 @@ def _in_words() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        text = html.escape(str(error), quote=False)
-        raise gr.Error(f"{text[:1].upper()}{text[1:]}.", title="Not possible", print_exception=False) from None
+        raise _message(error) from None
 
 
-def _unchecked(component: Any) -> Any:
-    """Let a component pass on what was sent, because the errors of the functions behind it name the cure."""
+def _with_parameters(function: Callable[..., Any], names: Iterable[str]) -> Callable[..., Any]:
+    """Name the parameters of a function, which programs send values by."""
+    named: Any = functools.partial(function)
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    named.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    return named
+
+
+def _component(option: Option) -> Any:
+    """Return the component for an option. It passes on what was sent, because the checks of options name the cure."""
+    component: Any
+    words: dict[str, Any] = {"value": option.default, "label": option.label, "info": option.info}
+    if isinstance(option, Choice):
+        component = gr.Dropdown(list(option.choices), visible=option.is_offered, **words)
+    elif option.maximum > _NUM_SEEDS:
+        component = gr.Number(**words)
+    else:
+        # A slider with a single place cannot be moved.
+        visible = option.is_offered and option.minimum < option.maximum
+        component = gr.Slider(option.minimum, option.maximum, step=option.step, visible=visible, **words)
     component.preprocess = lambda payload: payload
     return component
 
 
-def _seed_with_die(label: str) -> Any:
-    with gr.Row():
-        seed = _unchecked(gr.Number(0, label=label, scale=3, min_width=120))
-        die = gr.Button("⚄ New seed", scale=1, min_width=125, size="md", elem_classes="die")
-    die.click(lambda: random.randrange(_NUM_SEEDS), None, seed, api_visibility="private", queue=False)
+def _seed_with_die(option: Option) -> Any:
+    with gr.Group():
+        seed = _component(option)
+        die = gr.Button("⚄ New seed", size="md")
+    die.click(lambda: random.randrange(_NUM_SEEDS), None, seed, **_AT_ONCE)
     return seed
 
 
-def _class_dropdown(pipeline: DDPMCarsPipeline) -> Any:
-    choices, value = class_choices(pipeline), _first_class(pipeline)
-    return _unchecked(gr.Dropdown(choices, value=value, label="Class", visible=bool(choices)))
-
-
-def _draw_tab(pipeline: DDPMCarsPipeline, max_images: int) -> None:
-    T, variances = pipeline.scheduler.config.num_train_timesteps, variance_choices(pipeline)
-    schedulers = scheduler_choices(pipeline)
-    saved = next(iter(schedulers))
+def _draw_tab(pipeline: DDPMCarsPipeline, options: Mapping[str, Option], samples: Path | None) -> None:
+    controls: dict[str, Any] = {}
+    image: Image.Image | None = None
+    try:
+        image, words = first_view(pipeline, check_request(pipeline, options, {}), samples)
+    except UserError as error:
+        words = sentence(error)
     with gr.Row():
-        with gr.Column(scale=2, min_width=300):
-            steps = _unchecked(gr.Slider(1, T, min(100, T), step=1, label="Steps"))
-            num_images = _unchecked(gr.Slider(1, max_images, min(4, max_images), step=1, label="Pictures"))
-            seed = _seed_with_die("Seed of the first image")
-            label = _class_dropdown(pipeline)
-            can_guide = pipeline.null_class is not None
-            guidance = _unchecked(gr.Slider(0, MAX_GUIDANCE, 1, step=0.1, label="Guidance", visible=can_guide))
-            scheduler = _unchecked(gr.Dropdown([(v, k) for k, v in schedulers.items()], value=saved, label="Sampler"))
-            variance = _unchecked(
-                gr.Dropdown(
-                    [(VARIANCE_LABELS[choice], choice) for choice in variances],
-                    value=variances[0],
-                    label="Variance of the noise that a step adds",
-                    visible=saved == OWN_SCHEDULER,
-                )
-            )
-            watched = _unchecked(gr.Radio([NOISY, GUESS], value=NOISY, label="Watch", visible=saved in _WATCHABLE))
+        with gr.Column(scale=3, min_width=300):
             with gr.Row():
                 start = gr.Button("Draw", variant="primary", scale=2, min_width=120)
                 stop = gr.Button("Stop", variant="stop", interactive=False, min_width=90)
-        with gr.Column(scale=3, min_width=300):
-            status = gr.HTML(progress(0, "Ready to draw."))
-            grid = _picture("Pictures", height="min(500px, 86vw)")
+            status = gr.HTML(progress(0, words))
+            grid = _image("Images", image, height="min(430px, 86vw)")
             download = gr.DownloadButton("Download as PNG", interactive=False)
+        with gr.Column(scale=2, min_width=300):
+            for name in ("num_images", "steps"):
+                controls[name] = _component(options[name])
+            controls["seed"] = _seed_with_die(options["seed"])
+            controls["label"] = _component(options["label"])
+            with gr.Accordion("Advanced", open=False):
+                for name in ("scheduler", "variance", "guidance", "watched"):
+                    controls[name] = _component(options[name])
             with gr.Column(visible=False) as way:
                 gr.HTML("The way out of the noise", elem_classes="caption")
-                film = _picture("The way out of the noise", height="min(360px, 86vw)")
-    controls = [steps, seed, num_images, scheduler, variance, label, guidance, watched]
-    drawing = start.click(
-        functools.partial(_draw, pipeline, max_images),
-        controls,
-        [status, grid, way, film, download, stop],
+                film = _image("The way out of the noise", height="min(360px, 86vw)")
+    reached = gr.State((0, 0))
+    # The buttons answer at once, although a drawing may wait for its turn.
+    begun = start.click(
+        lambda: (
+            progress(0, "Waiting for its turn."),
+            (0, 0),
+            gr.update(interactive=False),
+            gr.update(interactive=True),
+        ),
+        None,
+        [status, reached, start, stop],
+        **_AT_ONCE,
+    )
+    drawing = begun.then(
+        _with_parameters(functools.partial(_draw, pipeline, options), options),
+        [controls[name] for name in options],
+        [status, grid, way, film, download, reached],
         show_progress="hidden",
         api_name="draw",
         concurrency_limit=_CONCURRENT_DRAWINGS,
     )
-    quiet: dict[str, Any] = {"api_visibility": "private", "queue": False}
+    idle = (gr.update(interactive=True), gr.update(interactive=False))
+    for finished in (drawing.then, drawing.failure):
+        finished(lambda: idle, None, [start, stop], **_AT_ONCE)
     # The message follows the end of the drawing, or the next frame would replace it.
-    ended = stop.click(None, cancels=[drawing], **quiet)
-    ended.then(lambda: (progress(0, "Stopped."), gr.update(interactive=False)), None, [status, stop], **quiet)
-    scheduler.change(_fitting_controls, scheduler, [variance, watched], **quiet)
+    ended = stop.click(None, cancels=[drawing], **_AT_ONCE)
+    ended.then(lambda at: (progress_when_stopped(*at), *idle), reached, [status, start, stop], **_AT_ONCE)
+    scheduler = controls["scheduler"]
+    scheduler.change(_fitting_controls, scheduler, [controls["variance"], controls["watched"]], **_AT_ONCE)
 
 
 def _fitting_controls(scheduler: Any) -> tuple[Any, Any]:
-    return gr.update(visible=scheduler == OWN_SCHEDULER), gr.update(visible=scheduler in _WATCHABLE)
+    return gr.update(visible=scheduler == OWN_SCHEDULER), gr.update(visible=scheduler in WATCHABLE)
 
 
-def _draw(
-    pipeline: DDPMCarsPipeline,
-    max_images: int,
-    steps: Any,
-    seed: Any,
-    num_images: Any,
-    scheduler: Any,
-    variance: Any,
-    label: Any,
-    guidance: Any,
-    watched: Any,
-) -> Iterator[tuple[Any, ...]]:
-    """Yield values for the status, the grid, the column of the film, the film, the download and the stop button."""
-    with _in_words():
-        request = check_request(pipeline, max_images, steps, seed, num_images, scheduler, variance, label, guidance)
-        frames: list[Image.Image] = []
-        start = time.monotonic()
+def _draw(pipeline: DDPMCarsPipeline, options: Mapping[str, Option], *sent: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield values for the status, the grid, the column of the film, the film, the download and what is reached."""
+    values, done = dict(zip(options, sent, strict=True)), 0.0
+    empty = (gr.update(visible=False), None, gr.update(value=None, interactive=False))
+    try:
+        request = check_request(pipeline, options, values)
+        steps, frames = request.num_inference_steps, list[Image.Image]()
+        watched, start = options["watched"].check(values["watched"]), time.monotonic()
         for frame in draw(pipeline, request):
             frames.append(enlarged(frame.images))
-            status = progress_of(request, frame.step, time.monotonic() - start)
-            if frame.step < request.num_inference_steps:
+            done, status = frame.step / steps, progress_of(request, frame.step, time.monotonic() - start)
+            if frame.step < steps:
                 shown = enlarged(frame.guesses) if watched == GUESS and frame.guesses else frames[-1]
-                empty = gr.update(value=None, interactive=False)
-                first = (gr.update(visible=False), None, empty, gr.update(interactive=True))
-                yield status, shown, *(first if frame.step == 0 else (gr.skip(),) * 4)
-        # Gradio copies the files when it is given their paths.
-        with tempfile.TemporaryDirectory(prefix="ddpm_cars_demo_") as folder:
-            name = f"seed_{request.seed}_pictures_{request.num_images}_steps_{request.num_inference_steps}"
-            png, webp = save_png(frames[-1], Path(folder) / f"{name}.png"), Path(folder) / f"{name}.webp"
-            webp.write_bytes(animation(frames))
-            done = gr.update(value=str(png), interactive=True)
-            yield status, frames[-1], gr.update(visible=True), str(webp), done, gr.update(interactive=False)
+                yield status, shown, *(empty if frame.step == 0 else (gr.skip(),) * 3), (frame.step, steps)
+    except UserError as error:
+        yield progress(done, sentence(error)), *(gr.skip(),) * 5
+        raise _message(error) from None
+    # Gradio copies the files when it is given their paths.
+    with tempfile.TemporaryDirectory(prefix="ddpm_cars_demo_") as folder:
+        name = f"seed_{request.seed}_images_{request.num_images}_steps_{steps}"
+        png, webp = save_png(frames[-1], Path(folder) / f"{name}.png"), Path(folder) / f"{name}.webp"
+        webp.write_bytes(animation(frames))
+        saved = gr.update(value=str(png), interactive=True)
+        yield status, frames[-1], gr.update(visible=True), str(webp), saved, (steps, steps)
 
 
 def _noise_tab(pipeline: DDPMCarsPipeline) -> None:
-    T, size = pipeline.scheduler.config.num_train_timesteps, resolution_of(pipeline)
+    options, size = noise_options(pipeline), resolution_of(pipeline)
     car = _toy_car(pipeline, 0)
-    first = _look(pipeline, car, T // 4, 0, _first_class(pipeline))
-    picture = gr.State(car)
+    first = _look(pipeline, car, *(option.default for option in options.values()))
+    image = gr.State(car)
     with gr.Row(elem_classes="three"):
         x_0 = _panel("Image x<sub>0</sub>", enlarged([car]))
         x_t = _panel("Noisy x<sub>t</sub>", first[0])
         x_0_hat = _panel("Guess x̂<sub>0</sub>", first[1])
     words = gr.HTML(first[2])
-    t = _unchecked(gr.Slider(0, T - 1, T // 4, step=1, label="Timestep t"))
+    t = _component(options["t"])
     with gr.Row():
         with gr.Column(min_width=300):
             upload = gr.UploadButton("Use an image of yours", variant="primary", file_types=["image"])
             another = gr.Button("Another toy car")
+            gr.HTML(
+                f"The image is cut to a square of {size}x{size} pixels. The guess is what the network makes of the "
+                "noisy image in one look; drawing takes many small steps instead.",
+                elem_classes="note",
+            )
         with gr.Column(min_width=300):
-            seed = _seed_with_die("Seed of the noise")
-            label = _class_dropdown(pipeline)
-    gr.HTML(
-        f"The image is cut to a square of {size}x{size} pixels. The guess is what the network makes of the noisy "
-        "image in one look; drawing takes many small steps instead.",
-        elem_classes="note",
-    )
+            controls = [t, _seed_with_die(options["seed"]), _component(options["label"])]
     look = functools.partial(_look, pipeline)
-    for control in (t, seed, label):
+    for control in controls:
         control.change(
             look,
-            [picture, t, seed, label],
+            [image, *controls],
             [x_t, x_0_hat, words],
             show_progress="hidden",
             trigger_mode="always_last",
@@ -255,21 +241,21 @@ def _noise_tab(pipeline: DDPMCarsPipeline) -> None:
         )
     arguments: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     for event, function, source in (
-        (upload.upload, functools.partial(_own_picture, pipeline), upload),
+        (upload.upload, functools.partial(_own_image, pipeline), upload),
         (another.click, lambda: _shown(_toy_car(pipeline, random.randrange(_NUM_SEEDS))), None),
     ):
-        loaded = event(function, source, [picture, x_0], **arguments)
-        loaded.success(look, [picture, t, seed, label], [x_t, x_0_hat, words], **arguments)
+        loaded = event(function, source, [image, x_0], **arguments)
+        loaded.success(look, [image, *controls], [x_t, x_0_hat, words], **arguments)
 
 
 def _panel(caption: str, value: Image.Image) -> gr.Image:
     # Three stand in a row on a phone, too, so that the slider below them stays in sight.
     with gr.Column(min_width=90):
         gr.HTML(caption, elem_classes="caption")
-        return _picture(re.sub("<.*?>", "", caption), value, buttons=[])
+        return _image(re.sub("<.*?>", "", caption), value, buttons=[])
 
 
-def _picture(label: str, value: Image.Image | None = None, **options: Any) -> gr.Image:
+def _image(label: str, value: Image.Image | None = None, **options: Any) -> gr.Image:
     return gr.Image(
         value,
         label=label,
@@ -283,38 +269,32 @@ def _picture(label: str, value: Image.Image | None = None, **options: Any) -> gr
     )
 
 
-def _first_class(pipeline: DDPMCarsPipeline) -> int | None:
-    choices = class_choices(pipeline)
-    return choices[0][1] if choices else None
-
-
 def _toy_car(pipeline: DDPMCarsPipeline, seed: int) -> Image.Image:
     mode = "L" if pipeline.unet.config.in_channels == 1 else "RGB"
     return draw_car(seed, resolution_of(pipeline)).convert(mode)
 
 
 @_in_words()
-def _own_picture(pipeline: DDPMCarsPipeline, path: Any) -> tuple[Image.Image, Image.Image]:
+def _own_image(pipeline: DDPMCarsPipeline, path: Any) -> tuple[Image.Image, Image.Image]:
     if not isinstance(path, str):
         raise UserError("there is no file; choose an image")
     return _shown(squared(path, pipeline))
 
 
-def _shown(picture: Image.Image) -> tuple[Image.Image, Image.Image]:
-    return picture, enlarged([picture])
+def _shown(image: Image.Image) -> tuple[Image.Image, Image.Image]:
+    return image, enlarged([image])
 
 
 @_in_words()
-def _look(pipeline: DDPMCarsPipeline, picture: Image.Image, t: Any, seed: Any, label: Any) -> tuple[Any, Any, str]:
-    seen = noised(pipeline, picture, t, seed, label)
+def _look(pipeline: DDPMCarsPipeline, image: Image.Image, t: Any, seed: Any, label: Any) -> tuple[Any, Any, str]:
+    seen = noised(pipeline, image, t, seed, label)
     return enlarged([seen.x_t]), enlarged([seen.x_0_hat]), level(int(t), seen)
 
 
 def _schedule_tab(pipeline: DDPMCarsPipeline) -> None:
-    T = pipeline.scheduler.config.num_train_timesteps
-    first = min(50, T)
-    steps = _unchecked(gr.Slider(1, T, first, step=1, label="Steps"))
-    drawings = gr.HTML(plots(pipeline, first))
+    option = schedule_steps(pipeline)
+    steps = _component(option)
+    drawings = gr.HTML(plots(pipeline, option.default))
     steps.change(
         _in_words()(functools.partial(plots, pipeline)),
         steps,

@@ -1,10 +1,11 @@
 """What the demo page does, without the page: drawing step by step, noising, and the files that show them."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from ddpm_cars.data.decoding import ImageError, decode_image, resize_image
 from ddpm_cars.data.pictures import to_samples
-from ddpm_cars.demo.requests import MAX_SEED, OWN_SCHEDULER, check_class, resolution_of, whole_number
+from ddpm_cars.demo.requests import OWN_SCHEDULER, class_labels_of, noise_options, resolution_of
 from ddpm_cars.diffusion.denoiser import Denoiser
 from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.errors import UserError
@@ -46,24 +47,47 @@ class Noised:
     snr: float  # alpha_bar_t / (1 - alpha_bar_t)
 
 
-def draw(pipeline: DDPMCarsPipeline, request: SamplingRequest) -> Iterator[Frame]:
+def draw(pipeline: DDPMCarsPipeline, request: SamplingRequest) -> Generator[Frame, None, None]:
     """Draw images in one batch, the same as `generate` draws, and yield the noise, evenly spaced steps and the images.
 
-    Only the config of the pipeline's scheduler is read. Raises UserError if values are not finite.
+    Only the config of the pipeline's scheduler is read. Raises UserError if values are not finite or memory runs out.
     """
     own, steps = with_scheduler(pipeline, request.sampler(pipeline.scheduler)), request.num_inference_steps
     own.set_progress_bar_config(disable=True)
     shown = set(np.linspace(0, steps, min(steps + 1, _MAX_FRAMES)).round().astype(int).tolist()) - {steps}
-    with closing(own.denoise(**request.arguments(range(request.num_images)))) as states:
-        for step, (timestep, x_t, guess) in enumerate(states):
-            is_last = timestep is None
-            if not is_last and step not in shown:
-                continue
-            # Some schedulers of diffusers set all timesteps to 0 when they are asked for T steps.
-            if not x_t.isfinite().all():
-                raise UserError(f"{request.scheduler} loses the image in {steps} steps; choose another number")
-            images = as_images(x_t) if is_last else noisy_to_pil(x_t)
-            yield Frame(steps if is_last else step, images, None if guess is None else to_pil(guess))
+    try:
+        with closing(own.denoise(**request.arguments(range(request.num_images)))) as states:
+            for step, (timestep, x_t, guess) in enumerate(states):
+                is_last = timestep is None
+                if not is_last and step not in shown:
+                    continue
+                # Some schedulers of diffusers set all timesteps to 0 when they are asked for T steps.
+                if not x_t.isfinite().all():
+                    raise UserError(f"{request.scheduler} loses the image in {steps} steps; choose another number")
+                images = as_images(x_t) if is_last else noisy_to_pil(x_t)
+                yield Frame(steps if is_last else step, images, None if guess is None else to_pil(guess))
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise UserError(f"{request.num_images} images at once do not fit into memory; choose fewer images") from error
+
+
+def first_view(pipeline: DDPMCarsPipeline, request: SamplingRequest, samples: Path | None) -> tuple[Image.Image, str]:
+    """Return an image to show before anything is drawn, and a sentence that says what it is.
+
+    It is the grid in the file `samples`, or where that cannot be read, the noise that a request starts from.
+    """
+    if samples is not None:
+        with suppress(OSError, ImageError):
+            words = f"This model has drawn these images before ({samples.name}). Draw makes new ones."
+            return decode_image(str(samples), "RGB"), words
+    with closing(draw(pipeline, request)) as frames:
+        noise = enlarged(next(frames).images)
+    return noise, f"This is the noise of {seeds_of(request)}. Draw turns it into images."
+
+
+def seeds_of(request: SamplingRequest) -> str:
+    """Return the seeds of a request in words."""
+    last = request.seed + request.num_images - 1
+    return f"seed {request.seed}" if last == request.seed else f"seeds {request.seed} to {last}"
 
 
 def enlarged(images: Sequence[Image.Image]) -> Image.Image:
@@ -91,17 +115,17 @@ def squared(source: str | bytes, pipeline: DDPMCarsPipeline) -> Image.Image:
     return resize_image(image, resolution_of(pipeline), "crop")
 
 
-def noised(pipeline: DDPMCarsPipeline, picture: Image.Image, t: Any, seed: Any, class_choice: Any = None) -> Noised:
+def noised(pipeline: DDPMCarsPipeline, image: Image.Image, t: Any, seed: Any, class_choice: Any = None) -> Noised:
     """Draw x_t from q(x_t | x_0) (Ho et al. 2020, eq. 4) and let the network guess x_0 from it in one look (eq. 15).
 
-    x_0 is `picture`, as `squared` returns it. Of several classes the first counts. Raises UserError if t, the seed or
+    x_0 is `image`, as `squared` returns it. Of several classes the first counts. Raises UserError if t, the seed or
     the class is not one that the model has.
     """
-    t = whole_number(t, "the timestep t", 0, pipeline.scheduler.config.num_train_timesteps - 1)
-    seed = whole_number(seed, "the seed", 0, MAX_SEED)
-    labels = check_class(pipeline, class_choice)
+    options = noise_options(pipeline)
+    t, seed = options["t"].check(t), options["seed"].check(seed)
+    labels = class_labels_of(pipeline, class_choice)
     scheduler = make_scheduler(OWN_SCHEDULER, pipeline.scheduler.config, "fixed_small")
-    array = np.array(picture)
+    array = np.array(image)
     x_0 = to_samples(array.reshape(1, *array.shape[:2], -1))
     (generator,) = seeded_generators(seed, 0, 1)
     x_t = scheduler.add_noise(x_0, torch.randn(x_0.shape, generator=generator), torch.tensor(t))

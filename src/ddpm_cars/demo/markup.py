@@ -2,33 +2,23 @@
 
 import html
 
-from ddpm_cars.demo.drawing import Noised
+from ddpm_cars.demo.drawing import Noised, seeds_of
 from ddpm_cars.demo.requests import resolution_of
+from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.sampling.request import SamplingRequest
-
-NOISY, GUESS = "the noisy image", "the network's guess"
-
-VARIANCE_LABELS = {
-    "fixed_small": "small, β̃ (fixed_small)",
-    "fixed_large": "large, β (fixed_large)",
-    "analytic": "analytic, measured on the model",
-    "spectral": "spectral, measured by frequency",
-    "learned": "learned",
-    "learned_range": "learned, between β̃ and β",
-}
 
 CSS = """
 .gradio-container {width: 100%; max-width: 1180px !important; margin: 0 auto !important;}
 .headline h1 {font-size: 1.7rem; font-weight: 650; margin: 0.6rem 0 0.2rem; overflow-wrap: anywhere;}
 .headline p, .note {color: var(--body-text-color-subdued); margin: 0;}
-.headline span {white-space: nowrap;}
-.headline span:not(:last-child)::after {content: "·"; margin: 0 0.2em 0 0.55em;}
+.headline p {margin-left: -1.2em; clip-path: inset(0 0 0 1.2em);}
+.headline span {display: inline-block; white-space: nowrap;}
+.headline span::before {content: "·"; display: inline-block; width: 1.2em; text-align: center;}
 .pixels img {image-rendering: pixelated; object-fit: contain;}
 .caption {font-weight: 600; margin: 0.2rem 0 -0.4rem; padding: 0 !important; text-align: center;}
 .three .caption {white-space: nowrap;}
 .three .icon-button-wrapper {display: none;}
-.die {align-self: end; margin-bottom: 10px; white-space: nowrap;}
 .progress {display: flex; flex-direction: column; gap: 0.45rem; min-height: 2.2rem;}
 .progress .track {height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden;}
 .progress .track div {height: 100%; border-radius: 3px; background: var(--color-accent);}
@@ -59,25 +49,39 @@ def headline(pipeline: DDPMCarsPipeline, name: str) -> str:
     return f"<h1>{html.escape(name)}</h1><p>{facts}</p>"
 
 
+def sentence(error: UserError) -> str:
+    """Return what a visitor is told of an error."""
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def progress(done: float, text: str) -> str:
     """Return a bar and a line of text; `done` runs from 0 to 1."""
+    percent = f"{100 * done:.0f}"
     return (
-        f'<div class="progress" role="status"><div class="track"><div style="width: {100 * done:.0f}%"></div></div>'
-        f'<span class="note">{html.escape(text)}</span></div>'
+        f'<div class="progress"><div class="track" role="progressbar" aria-label="Progress of the drawing" '
+        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}"><div style="width: {percent}%"></div></div>'
+        f'<span class="note" role="status">{html.escape(text)}</span></div>'
     )
 
 
 def progress_of(request: SamplingRequest, step: int, seconds: float) -> str:
     """Return the progress of a drawing after some seconds."""
-    steps, last = request.num_inference_steps, request.seed + request.num_images - 1
-    seeds = f"Seed {request.seed}" if last == request.seed else f"Seeds {request.seed} to {last}"
+    steps, seeds = request.num_inference_steps, seeds_of(request)
     if step == 0:
-        text = f"Noise of {seeds.lower()}"
+        text = f"Noise of {seeds}"
     elif step < steps:
         text = f"Step {step} of {steps}, {seconds / step * (steps - step):.0f} s left"
     else:
-        text = f"{seeds}, {steps} steps in {seconds:.1f} s"
+        text = f"{seeds.capitalize()}, {steps} steps in {seconds:.1f} s"
     return progress(step / steps, text)
+
+
+def progress_when_stopped(step: int, steps: int) -> str:
+    """Return the progress of a drawing that a visitor has stopped; `steps` is 0 if it had not begun."""
+    if not steps:
+        return progress(0, "Stopped before it began.")
+    return progress(step / steps, f"Stopped at step {step} of {steps}.")
 
 
 def level(t: int, seen: Noised) -> str:
