@@ -1,5 +1,6 @@
 """`import ddpm_cars`: quick, and enough for diffusers to find the classes of a saved pipeline."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ def test_every_public_name_is_there_and_no_other():
         ddpm_cars.calibrat  # noqa: B018
     with pytest.raises(AttributeError, match=r"'ddpm_cars\.pipeline_ddpm_cars' has no attribute 'Pipeline'"):
         ddpm_cars.pipeline_ddpm_cars.Pipeline  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "TrainingConfig", "SampleConfig", "EvaluateConfig"])
+def test_what_a_first_script_needs_is_at_hand(name: str):
+    run_alone(f"from ddpm_cars import {name}, DDPMCarsPipeline", GOLDEN)
+    wings = [importlib.import_module(f"ddpm_cars.{wing}") for wing in ("training", "sampling", "evaluation", "config")]
+    assert getattr(ddpm_cars, name) in [getattr(wing, name, None) for wing in wings]
 
 
 def test_importing_the_package_is_enough_for_stock_to_load_a_pipeline_with_our_scheduler():

@@ -6,7 +6,9 @@ import datasets
 import pytest
 from PIL import Image
 
-from ddpm_cars.data.listing import class_of, list_folder
+from ddpm_cars.config.pictures import ImageConfig
+from ddpm_cars.data.listing import class_of, find_pictures, list_folder
+from ddpm_cars.errors import UserError
 
 
 def make_files(folder: Path, *names: str) -> Path:
@@ -99,3 +101,12 @@ def test_the_class_is_the_folder_around_a_picture():
         "train/animals/cat/a.png": "cat",
     }
     assert {name: class_of(name) for name in expected} == expected
+
+
+def test_a_folder_without_splits_is_answered_with_how_to_make_some(tmp_path: Path):
+    folder = make_files(tmp_path / "pictures", *(f"{i}.png" for i in range(10)))
+    config = {"train_data_dir": str(folder), "resolution": 8}
+    with pytest.raises(UserError, match=r"no splits but train; make folders train/ and test/ in it, or give split"):
+        find_pictures(ImageConfig(**config), excluded_split="test")
+    parts = [find_pictures(ImageConfig(**config, split=split)).size for split in ("train[:90%]", "train[90%:]")]
+    assert parts == [9, 1]

@@ -531,3 +531,8 @@ def test_the_ddim_pipeline_takes_our_scheduler(unet: UNet2DModel):
 def test_output_types_by_their_other_names(pipe: DDPMCarsPipeline, name: str, other: str):
     a, b = (pipe(1, seeded(0), 2, output_type=kind).images for kind in (name, other))
     assert (torch.as_tensor(a) == torch.as_tensor(b)).all()
+
+
+def test_words_are_no_number_of_images(pipe: DDPMCarsPipeline):
+    with pytest.raises(TypeError, match=r"^This model draws without words, and .* is 'a red car'\.$"):
+        pipe("a red car")

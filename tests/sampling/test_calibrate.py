@@ -73,7 +73,9 @@ def test_a_model_of_another_sampler_keeps_it(unet: UNet2DModel, pictures: Path, 
     DDIMPipeline(unet, DDIMScheduler(num_train_timesteps=300, clip_sample=False)).save_pretrained(model)
     before = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
     calibrate(model, pictures, tmp_path, "--fit_init_noise")
-    assert "samples with DDIMScheduler" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "samples with DDIMScheduler" in printed
+    assert "ddpm-cars sample --scheduler DDPMCarsScheduler --variance_type analytic uses what was measured" in printed
     after = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
     assert {after.pop("_calibration")["num_train_timesteps"], len(after.pop("_init_noise")["mean"])} == {300, 3}
     assert after == before

@@ -178,6 +178,10 @@ def push_to_hub(config: PushConfig, prog: str) -> None:
     if config.dry_run:
         folder = open_model_folder(config.folder)
         print(describe(collect(config, folder, config.repo_id)))
+        kind, audience = "Space" if config.space else "model", "private" if config.private else "public"
+        licence = config.model_license or (folder.settings or {}).get("model_license")
+        named = f"under the licence {licence}" if licence else "without a licence, which --model_license names"
+        print(f"to {config.repo_id}, a {audience} {kind} if it is new, {named}")
         stale_metrics = folder.stale_metrics
     else:
         published = push(config)

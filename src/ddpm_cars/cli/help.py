@@ -10,23 +10,24 @@ from typing import Any, get_origin, get_type_hints
 import yaml
 
 from ddpm_cars.config.descriptions import descriptions
-from ddpm_cars.config.fields import Settings, grouped
+from ddpm_cars.config.fields import AUTO, Settings, grouped
 from ddpm_cars.config.recipes import recipe_names
 from ddpm_cars.config.values import kinds_of, members
 
 _WIDTH_OF_FLAGS = 28
 
 
-def choices_of(kind: Any) -> list[str]:
+def choices_of(kind: Any, default: Any) -> list[str]:
     """Return the words that a setting takes, empty if it takes any."""
     kinds = kinds_of(kind)
-    return ["true", "false"] if bool in kinds else [choice for choice in kinds if isinstance(choice, str)]
+    choices = ["true", "false"] if bool in kinds else [choice for choice in kinds if isinstance(choice, str)]
+    return [*choices, AUTO] if choices and default == AUTO else choices
 
 
 def noun(config_class: type[Settings], name: str) -> str:
     """Return what a setting takes, in a word: NUMBER, FOLDER, tiny|32|64."""
     kind = get_type_hints(config_class)[name]
-    if choices := choices_of(kind):
+    if choices := choices_of(kind, getattr(config_class, name, None)):
         return "|".join(choices)
     # The sentence about a text begins with what it is.
     return descriptions(config_class)[name].split()[0].strip(".,").upper() if str in kinds_of(kind) else "NUMBER"
@@ -49,7 +50,7 @@ def add_settings(
                 f.name if f.name in by_position else f"--{f.name}",
                 nargs="?" if bool in kinds_of(kinds[f.name]) else "*" if is_list else None,
                 metavar=noun(config_class, f.name),
-                choices=choices_of(kinds[f.name]) or None,
+                choices=choices_of(kinds[f.name], f.default) or None,
                 help=f"{about[f.name]}{_default(f)}".replace("%", "%%"),
             )
     files = parser.add_argument_group("files of settings")

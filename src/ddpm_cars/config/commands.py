@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ddpm_cars.config.fields import AUTO, Settings, setting
 from ddpm_cars.config.pictures import ImageConfig, PicturesOfRunConfig
@@ -72,6 +72,8 @@ class PushConfig(Settings):
 class SampleConfig(Settings):
     """Sample images from a saved pipeline."""
 
+    group: ClassVar[str] = "most used"
+
     pretrained_model_name_or_path: str
     """Folder of a saved pipeline, or the id of one on the Hub."""
     output_dir: str = "samples"
@@ -80,27 +82,27 @@ class SampleConfig(Settings):
     """Delete the images that this command has written to output_dir and start again."""
     num_images: int = setting(16, minimum=1)
     """Number of images. The same command with a larger number adds to the images that are there."""
-    batch_size: int = setting(16, minimum=1)
+    batch_size: int = setting(16, minimum=1, group="machine")
     """Images that a process draws at a time, at most. The images are the same up to rounding."""
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = AUTO  # type: ignore[assignment]
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = setting(AUTO, group="machine")
     """Precision of the network, but not of the sampler; no is float32. auto is that of the images in output_dir, else
     what accelerate was configured with, else bf16 on a device that is fast in it, else no."""
-    compile: bool = False
+    compile: bool = setting(False, group="machine")
     """Compile the network. It takes about a minute and pays off for thousands of images, which are the same up to
     rounding."""
     seed: int = setting(0, minimum=0)
     """Image i is drawn with the seed `seed + i`."""
-    num_inference_steps: int | None = setting(None, minimum=1)
+    num_inference_steps: int | None = setting(None, minimum=1, group="sampler")
     """Denoising steps. If unset, every timestep of the training."""
-    scheduler: str | None = None
+    scheduler: str | None = setting(None, group="sampler")
     """Scheduler to sample with, built from the config of the saved one: a class of diffusers, or DDPMCarsScheduler. If
     unset, the saved one."""
-    variance_type: Variance | None = None
+    variance_type: Variance | None = setting(None, group="sampler")
     """Variance of the steps of DDPMCarsScheduler. If unset, that of the saved scheduler."""
     class_labels: tuple[str | int, ...] | None = None
     """Classes that the images take in turn, by name or number. If unset, the images have no class, for which the model
     must have been trained."""
-    guidance_scale: float = setting(1.0, minimum=0)
+    guidance_scale: float = setting(1.0, minimum=0, group="sampler")
     """How strongly an image is pushed from what images without a class look like towards its class. 1 adds nothing."""
     strip: bool = False
     """Also write denoising.png, which shows how the first images emerge from noise."""
@@ -124,6 +126,8 @@ class CalibrateConfig(PicturesOfRunConfig):
     to the config.yaml in its folder.
     """
 
+    group: ClassVar[str] = "most used"
+
     pretrained_model_name_or_path: str
     """Folder of a saved pipeline. Its scheduler_config.json is replaced."""
     variance_type: Variance | None = None
@@ -132,14 +136,14 @@ class CalibrateConfig(PicturesOfRunConfig):
     """Number of timesteps that are measured, spread evenly over log SNR. If unset, all of them."""
     num_images: int = setting(64, minimum=1)
     """Images that are measured per timestep."""
-    batch_size: int = setting(64, minimum=1)
+    batch_size: int = setting(64, minimum=1, group="machine")
     """Images that the network sees at a time."""
     num_bands: int | None = setting(16, minimum=2)
     """Bands of spatial frequency for variance_type spectral. If unset, only analytic is measured."""
     fit_init_noise: bool = False
     """Also measure the noise that sampling starts from, for schedules that do not end in pure noise, such as that of
     the recipe tutorial."""
-    label_column: str = "label"
+    label_column: str = setting("label", group="images")
     """Column of the dataset that holds the classes, for models with classes."""
     seed: int = setting(0, minimum=0)
     """Decides which images are measured, and the noise."""
@@ -159,33 +163,38 @@ class EvaluateConfig(PicturesOfRunConfig):
     folder.
     """
 
-    pretrained_model_name_or_path: str | None = None
+    group: ClassVar[str] = "measurements"
+
+    pretrained_model_name_or_path: str | None = setting(None, group="most used")
     """Folder of a saved pipeline, or the id of one on the Hub."""
-    compare: tuple[str, ...] | None = None
+    compare: tuple[str, ...] | None = setting(None, group="most used")
     """Two models to measure with the same seeds and compare, instead of one model."""
-    output_dir: str | None = None
+    output_dir: str | None = setting(None, group="most used")
     """Folder for the results. If unset, evaluation/ in the folder of the model, or comparison/ with compare."""
-    label_column: str = "label"
+    label_column: str = setting("label", group="images")
     """Column of the dataset that holds the classes, for models with classes."""
-    num_images: int | None = setting(None, minimum=MIN_EVALUATION_IMAGES)
+    num_images: int | None = setting(None, minimum=MIN_EVALUATION_IMAGES, group="most used")
     """Images that are sampled for every measurement, and real images that take their place to find the floor. If
     unset, half of the real images, but 2000 at most."""
-    batch_size: int = setting(64, minimum=1)
+    batch_size: int = setting(64, minimum=1, group="machine")
     """Images that a process handles at a time. The results are the same up to rounding."""
-    seed: int = setting(0, minimum=0)
+    seed: int = setting(0, minimum=0, group="most used")
     """Image i is drawn with the seed `seed + i`, by every sampler."""
-    num_inference_steps: int | None = setting(100, minimum=1)
+    num_inference_steps: int | None = setting(100, minimum=1, group="sampler")
     """Denoising steps of the model as it was saved, at most every timestep of the training. If unset, all of them."""
-    steps: tuple[int, ...] | None = setting(None, minimum=1)
+    steps: tuple[int, ...] | None = setting(None, minimum=1, group="sampler")
     """Also measure each of schedulers with each of these numbers of denoising steps. If unset, none."""
-    schedulers: tuple[str, ...] = (
-        "fixed_small",
-        "fixed_large",
-        "analytic",
-        "spectral",
-        "DDIMScheduler",
-        "DPMSolverMultistepScheduler",
-        "UniPCMultistepScheduler",
+    schedulers: tuple[str, ...] = setting(
+        (
+            "fixed_small",
+            "fixed_large",
+            "analytic",
+            "spectral",
+            "DDIMScheduler",
+            "DPMSolverMultistepScheduler",
+            "UniPCMultistepScheduler",
+        ),
+        group="sampler",
     )
     """Schedulers for steps: variances of DDPMCarsScheduler, and scheduler classes of diffusers."""
     num_likelihood_images: int | None = setting(500, minimum=2)
@@ -199,7 +208,7 @@ class EvaluateConfig(PicturesOfRunConfig):
     extractor_weights: str | None = None
     """File with the weights of the extractor, or a folder for dinov2. If unset, the weights that its package brings,
     or downloads for inception and dinov2."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = AUTO  # type: ignore[assignment]
+    mixed_precision: Literal["no", "bf16", "fp16"] = setting(AUTO, group="machine")
     """Precision of the network, but not of noise and statistics; no is float32. auto is that of the figures in
     output_dir, else what accelerate was configured with, else bf16 on a device that is fast in it, else no."""
 
@@ -216,6 +225,8 @@ class EvaluateConfig(PicturesOfRunConfig):
 @dataclass(frozen=True, kw_only=True)
 class ShowConfig(ImageConfig, NoiseConfig):
     """Show the images as training would see them, and how noise drowns them."""
+
+    group: ClassVar[str] = "most used"
 
     output_dir: str = "preview"
     """Folder for dataset.png and noising.png."""

@@ -56,6 +56,8 @@ class PicturesConfig(Settings):
 class ImageConfig(PicturesConfig):
     """Images of one size."""
 
+    group: ClassVar[str] = "images"
+
     resolution: int = setting(64, may_change=False, minimum=8, group="most used")
     """Height and width in pixels of every image after resizing."""
 
@@ -63,6 +65,8 @@ class ImageConfig(PicturesConfig):
 @dataclass(frozen=True, kw_only=True)
 class PicturesOfRunConfig(PicturesConfig):
     """Images to measure a model with. What the command does not say is taken from the model's run."""
+
+    group: ClassVar[str] = "images"
 
     resize: Resize | None = None  # type: ignore[assignment]
     """How an image becomes a square: squash, crop or pad. If unset, as config.yaml says, or squash without one."""

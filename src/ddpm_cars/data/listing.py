@@ -59,7 +59,12 @@ def without_split(splits: Sequence[str], excluded_split: str | None, place: str)
                 f"validation_split is {excluded_split!r}, which is not one whole split; say with split what is left "
                 'to train on, such as validation_split: "train[90%:]" with split: "train[:90%]"'
             )
-        raise UserError(f"validation_split is {excluded_split!r}; the splits of {place} are {', '.join(splits)}")
+        if len(splits) > 1:
+            raise UserError(f"validation_split is {excluded_split!r}; the splits of {place} are {', '.join(splits)}")
+        raise UserError(
+            f"validation_split is {excluded_split!r}, and {place} has no splits but {', '.join(splits)}; make folders "
+            'train/ and test/ in it, or give split "train[:90%]" with validation_split "train[90%:]"'
+        )
     rest = [name for name in splits if name != excluded_split]
     if not rest:
         raise UserError(

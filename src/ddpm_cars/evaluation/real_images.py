@@ -53,7 +53,7 @@ def load_real_images(
     if n < 2 * MIN_EVALUATION_IMAGES:
         raise UserError(
             f"{source} has {n} images; an evaluation needs {2 * MIN_EVALUATION_IMAGES} or more, half of them to "
-            "compare with and half in place of generated ones"
+            "compare with and half in place of generated ones: add images, or look at what ddpm-cars sample draws"
         )
     num_images = config.num_images or min(n // 2, _MAX_UNASKED_IMAGES)
     if n < 2 * num_images:

@@ -19,11 +19,11 @@ from ddpm_cars.runtime.files import write_text
 from ddpm_cars.runtime.threads import ComputingThreads
 from ddpm_cars.sampling.request import class_names_of
 from ddpm_cars.sampling.samplers import make_scheduler
-from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
 
 
 def calibrate_folder(config: CalibrateConfig) -> str:
-    """Measure a saved model, replace its scheduler_config.json, which keeps its class, and return a line for the user.
+    """Measure a saved model, replace its scheduler_config.json, which keeps its class, and return lines for the user.
 
     Raises UserError if model, images and settings do not fit together, and OSError if the file cannot be written.
     """
@@ -55,7 +55,11 @@ def calibrate_folder(config: CalibrateConfig) -> str:
     path = RunFolder(folder).scheduler / scheduler.config_name
     write_text(path, scheduler.to_json_string())
     sampler = scheduler.config.variance_type if has_variances else type(saved).__name__
-    return f"calibrated on {len(samples)} images, samples with {sampler}: {path}"
+    line = f"calibrated on {len(samples)} images, samples with {sampler}: {path}"
+    if sampler in CALIBRATED_VARIANCES:
+        return line
+    other = "" if has_variances else "--scheduler DDPMCarsScheduler "
+    return f"{line}\nit samples as before; ddpm-cars sample {other}--variance_type analytic uses what was measured"
 
 
 def _training_samples(config: CalibrateConfig, pipeline: DDPMCarsPipeline) -> tuple[torch.Tensor, torch.Tensor | None]:
