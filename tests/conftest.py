@@ -1,6 +1,7 @@
-import os
+from tests.support.environment import forget_the_environment
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+# Before any library reads it.
+forget_the_environment()
 
 import json
 from collections.abc import Callable, Iterator

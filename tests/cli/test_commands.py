@@ -11,6 +11,7 @@ from accelerate.utils import LoggerType
 from PIL import Image
 
 from ddpm_cars.cli import commands as cli
+from tests.support.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ["--train_data_dir", "pictures"]
@@ -172,7 +173,7 @@ def test_a_wrong_flag_ends_the_script_without_a_traceback():
         [sys.executable, str(ROOT / "scripts" / "train.py"), *PICTURES, "--learning_rte", "1"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         env={name: value for name, value in os.environ.items() if name != "RANK"},
     )
     assert done.returncode == 2

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ddpm_cars.runs.saved_pipeline import open_model_folder
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.training_helpers import LAUNCHER, SCRIPTS, Runs
 
 # Its features are the pixels themselves, which take no time.
@@ -134,7 +135,7 @@ def close(a: object, b: object, path: str = "") -> list[str]:
 def test_an_interrupted_measurement_goes_on_where_it_was(runs: Runs, whole: dict):
     settings = {"pretrained_model_name_or_path": "good", "output_dir": "broken", **TABLE}
     process = start(runs, **settings)
-    path, until = runs.folder / "broken" / "metrics.json", time.monotonic() + 120
+    path, until = runs.folder / "broken" / "metrics.json", time.monotonic() + PATIENCE_SECONDS
     while not path.exists() or len(metrics_in(path.parent)["samples"]) < 3:
         assert process.poll() is None
         assert time.monotonic() < until

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.training_helpers import SCRIPTS, Runs, assert_same_bits
 
 # Long enough that a signal meets it at work.
@@ -24,7 +25,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict) -> Ru
 
 def test_killed_again_and_again_the_run_ends_as_if_left_alone():
     script = [sys.executable, "-m", "studies.fault_injection", "--kills", "2", "--steps", "120", "--seed", "5"]
-    run = subprocess.run(script, cwd=SCRIPTS.parent, capture_output=True, text=True, timeout=400)
+    run = subprocess.run(script, cwd=SCRIPTS.parent, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.splitlines()[-1] == "2 kills, 0 damaged checkpoints met"
     assert run.stdout.count("| yes |") >= 6

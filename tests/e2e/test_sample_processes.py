@@ -13,6 +13,7 @@ from diffusers import UNet2DModel
 from PIL import Image
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.training_helpers import LAUNCHER, SCRIPTS, Runs
 
 NUM_IMAGES = 60
@@ -67,7 +68,7 @@ def written(runs: Runs, output_dir: str) -> dict[str, tuple[int, int]]:
 
 
 def wait_for_pictures(runs: Runs, output_dir: str, process: subprocess.Popen) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + PATIENCE_SECONDS
     while len(written(runs, output_dir)) < 5:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until

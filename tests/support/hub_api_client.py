@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.hub_server import LocalHub
+from tests.support.patience import PATIENCE_SECONDS
 
 # Reads calls of the API from its input, one a line; small downloads have to come in pieces to be resumed.
 CLIENT = """
@@ -88,7 +89,7 @@ def read_files(folder: Path | str) -> dict[str, bytes]:
 
 def ask(hub: LocalHub, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
     """Send one request as anybody could, with JSON or bytes."""
-    connection = http.client.HTTPConnection(hub.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(hub.url.removeprefix("http://"), timeout=PATIENCE_SECONDS)
     try:
         connection.request(method, path, body if isinstance(body, bytes | None) else json.dumps(body), headers)
         response = connection.getresponse()

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from ddpm_cars.toy_cars.dataset import write_toy_cars
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.trainer_helpers import forget_accelerate
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -90,7 +91,7 @@ class Runs:
     def finish(self, process: subprocess.Popen) -> subprocess.CompletedProcess:
         """Wait for the end of a run."""
         try:
-            out, err = process.communicate(timeout=240)
+            out, err = process.communicate(timeout=PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -116,7 +117,7 @@ class Runs:
         """Run Python code in a fresh process, and fail with what it prints if it fails."""
         command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
         run = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=240
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
         )
         assert run.returncode == 0, run.stderr
 
@@ -133,7 +134,7 @@ class Runs:
 
     def wait_for_checkpoint(self, output_dir: str, process: subprocess.Popen) -> None:
         """Wait until a run has written its first checkpoint."""
-        until = time.monotonic() + 120
+        until = time.monotonic() + PATIENCE_SECONDS
         while not list((self.folder / output_dir / "checkpoints").glob("step-*")):
             assert process.poll() is None
             assert time.monotonic() < until

@@ -1,0 +1,21 @@
+"""The environment of the tests: what a person or a machine has set for other programs does not reach them."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+# Of processes that know each other, of terminals, and of programs that draw or fetch.
+_NAMES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "COLUMNS", "FORCE_COLOR", "MPLBACKEND"}
+_BEGINNINGS = ("HF_", "HUGGING_FACE_", "ACCELERATE_", "FSDP_", "GRADIO_", "WANDB_")
+
+
+def forget_the_environment() -> None:
+    """Remove such variables, and give the libraries of Hugging Face an empty home and no network."""
+    for name in [*os.environ]:
+        if name in _NAMES or name.startswith(_BEGINNINGS) or name.lower().endswith("_proxy"):
+            del os.environ[name]
+    # Else `accelerate config` would have decided how the tests start processes.
+    home = tempfile.mkdtemp(prefix="ddpm-cars-tests-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    os.environ |= {"HF_HOME": home, "HF_HUB_OFFLINE": "1"}
