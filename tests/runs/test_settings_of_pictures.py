@@ -29,7 +29,7 @@ def test_a_run_says_which_pictures_it_was_trained_on(tmp_path: Path):
     names = ("dataset_name", "split", "validation_split", "resize", "label_column", "cache_dir")
     assert {name: getattr(got, name) for name in names} == {name: settings[name] for name in names}
     # Only the images are taken from there.
-    assert (got.seed, got.mixed_precision) == (0, "no")
+    assert (got.seed, got.mixed_precision) == (asked.seed, asked.mixed_precision)
     named = replace(asked, validation_split="validation", cache_dir="here", split="train[:9]")
     other = with_pictures_of_run(named, str(tmp_path))
     assert (other.validation_split, other.cache_dir, other.split) == ("validation", "here", "train[:9]")
