@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import yaml
+from accelerate import PartialState
 from diffusers import DDPMPipeline
 from tqdm import tqdm
 
@@ -20,20 +21,24 @@ from ddpm_cars.cli.parser import parse
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.files import write_text
+from ddpm_cars.training.choices import choose_for_device, choose_for_length
 
 
 def main() -> None:
     """Train for --max_train_steps and save."""
     config, parser = parse(TrainingConfig, prog="python -m studies.train_stock")
-    if config.max_train_steps is None:
+    num_steps = config.max_train_steps
+    if num_steps is None:
         parser.error("max_train_steps is unset; say how many steps to train")
+    device = PartialState().device
+    config = choose_for_length(choose_for_device(config, device), device, num_images=None)
     stock, folder = StockTraining(config), RunFolder(Path(config.output_dir))
     history, losses, since = [], [], time.perf_counter()
     # Of a loader every iteration is another epoch in another order.
     batches = itertools.chain.from_iterable(itertools.repeat(stock.loader))
-    for step in tqdm(range(1, config.max_train_steps + 1), desc="training", unit="step"):
+    for step in tqdm(range(1, num_steps + 1), desc="training", unit="step"):
         losses.append(stock.step(next(batches)["input"]))
-        if step % config.logging_steps == 0 or step == config.max_train_steps:
+        if step % config.logging_steps == 0 or step == num_steps:
             speed = len(losses) * config.train_batch_size / (time.perf_counter() - since)
             history.append({"step": step, "loss": sum(losses) / len(losses), "images_per_second": round(speed, 2)})
             losses, since = [], time.perf_counter()

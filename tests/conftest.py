@@ -95,6 +95,8 @@ def make_config(
         max_train_steps=6,
         lr_scheduler="constant",
         learning_rate=1e-2,
+        mixed_precision="no",
+        ema_half_life_steps=(7000,),
         output_dir=str(tmp_path / "run"),
         eval_batch_size=1,
         num_inference_steps=2,

@@ -102,9 +102,9 @@ def test_no_is_a_precision_in_a_file_too(text: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--preset", "small"], "preset is small; it must be tiny, 32, 64 or peer64"),
+        (["--preset", "small"], "preset is small; it must be tiny, 32, 64, peer64 or auto"),
         (["--resolution", "abc"], "resolution is abc; it must be a whole number"),
-        (["--mixed_precision", "bf15"], "mixed_precision is bf15; it must be no, fp16, bf16 or null"),
+        (["--mixed_precision", "bf15"], "mixed_precision is bf15; it must be no, fp16, bf16 or auto"),
         (["--max_train_steps", "1e3"], "max_train_steps is 1e3; it must be a whole number or null"),
         (["--ema_half_life_steps", "many"], "every item is a whole number"),
     ],

@@ -215,25 +215,6 @@ def test_all_bad_is_too_many(load: Callable[..., Pictures], tmp_path: Path):
         load(train_data_dir=str(tmp_path / "bad"), max_bad_images_fraction=0.99)
 
 
-@pytest.mark.parametrize("min_images", [10, 11])
-def test_too_few_pictures_are_noticed_before_any_is_decoded(
-    load: Callable[..., Pictures], folder: Path, tmp_path: Path, min_images: int
-):
-    for path in folder.iterdir():
-        path.write_bytes(b"not an image")
-    # That none of them decodes is only found where ten were enough.
-    too_few = "the 10 images of .* do not fill one batch of 11; lower train_batch_size"
-    with pytest.raises(UserError, match=too_few if min_images == 11 else "10 of 10"):
-        load(min_images=min_images)
-    assert (tmp_path / "cache").exists() == (min_images == 10)
-
-
-def test_too_few_good_pictures_are_noticed(load: Callable[..., Pictures]):
-    assert len(load(max_bad_images_fraction=0.3, min_images=7).images) == 7
-    with pytest.raises(UserError, match=r"the 7 images of .* do not fill one batch of 8"):
-        load(max_bad_images_fraction=0.3, min_images=8)
-
-
 def test_copies_are_kept_and_reported(load: Callable[..., Pictures], folder: Path):
     for name, original in (("copy.png", "0.png"), ("sub/copy.png", "0.png"), ("x.png", "1.png")):
         (folder / name).parent.mkdir(exist_ok=True)

@@ -25,7 +25,7 @@ def make_pictures(folder: Path) -> Path:
 
 def load_small(tmp_path: Path, num_channels: int = 3, **changes: object) -> Pictures:
     """Load tmp_path/pictures; fields of ImageConfig and keywords of `load_pictures` change that."""
-    keywords = {"label_column", "excluded_split", "report_path", "min_images"}
+    keywords = {"label_column", "excluded_split", "report_path"}
     options = {name: changes.pop(name) for name in keywords & set(changes)}
     paths = {"train_data_dir": str(tmp_path / "pictures"), "cache_dir": str(tmp_path / "cache")}
     return load_pictures(ImageConfig(**{**paths, "resolution": 8, **changes}), num_channels, **options)

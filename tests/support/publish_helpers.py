@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from diffusers import UNet2DModel
 from PIL import Image
@@ -12,6 +13,7 @@ from PIL import Image
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.runs.saved_pipeline import weights_sha256
+from ddpm_cars.training.choices import choose_for_device, choose_for_length
 from tests.support.report_helpers import full_metrics
 
 SECRET = "hf_" + "secret" * 5
@@ -50,10 +52,12 @@ def write_run(folder: Path, unet: UNet2DModel, **changes: Any) -> Path:
         "validation_split": "test",
         "resolution": 8,
         "mixed_precision": "bf16",
+        "learning_rate": 1e-4,
         **changes,
     }
     DDPMCarsPipeline(unet, DDPMCarsScheduler()).save_pretrained(folder)
-    config = TrainingConfig(**settings)
+    cpu = torch.device("cpu")
+    config = choose_for_length(choose_for_device(TrainingConfig(**settings), cpu), cpu, num_images=6633)
     (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config) | {"push_to_hub": True}), encoding="utf-8")
     (folder / "training.json").write_text(json.dumps(training_facts()))
     metrics = full_metrics()

@@ -31,6 +31,8 @@ SETTINGS: dict[str, Any] = {
     "max_train_steps": 12,
     "learning_rate": 0.01,
     "lr_scheduler": "constant",
+    "mixed_precision": "no",
+    "ema_half_life_steps": 7000,
     # Keeps Adam from enlarging the rounding of sums that are taken in another order.
     "adam_epsilon": 0.001,
     "logging_steps": 5,

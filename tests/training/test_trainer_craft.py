@@ -1,6 +1,7 @@
 """What a run does besides plain steps: logs, held-out loss, several averages, skipped steps, less memory."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -309,13 +310,17 @@ def test_a_dry_run_says_what_would_happen_and_leaves_no_model(make_config: MakeC
     folder = train(config)
     plan = capsys.readouterr().out
     unet = by_hand(replace(config, output_dir=config.output_dir + "-2")).state.unet
-    assert "images     12 at 8x8, 0 left out as bad" in plan
+    assert "images       12 at 8x8\n" in plan
     assert "held out     4 images of test" in plan
     assert "prepared     squash, flipped at random" in plan
-    assert f"network      {sum(p.numel() for p in unet.parameters()):,} parameters, cpu" in plan
-    assert "a step       6 images: 2 images x 1 processes x 3 times" in plan
-    assert "steps        0 done, 6 in all, 3.0 epochs" in plan
+    assert (
+        f"network      {sum(p.numel() for p in unet.parameters()):,} parameters ({config.model_config}), on cpu"
+        in plan
+    )
+    assert "a step       6 images: 2 at a time, 3 times" in plan
+    assert "steps        0 done, 6 in all, 3.0 passes over the images" in plan
     assert "begins       anew" in plan
+    assert re.search(r"^time         about \d+ seconds? for 6 steps at [\d.]+ s a step", plan, re.MULTILINE)
     assert {path.name for path in folder.iterdir()} == {"pictures.json", ".lock"}
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ddpm_cars.config.fields import Settings, setting
+from ddpm_cars.config.fields import AUTO, Settings, setting
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.errors import UserError
 
@@ -50,10 +50,16 @@ class NoiseConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(ImageConfig, NoiseConfig):
-    """Train a model on images."""
+    """Train a model on images.
+
+    What is left to the machine (`AUTO`) is chosen by `ddpm_cars.training.choices` when a run begins. A run that
+    continues keeps what was chosen.
+    """
 
     takes_recipes: ClassVar[bool] = True
 
+    resolution: int = setting(AUTO, may_change=False, minimum=8, group="most used")
+    """Height and width in pixels of every image after resizing. auto is 32 on a CPU, else 64."""
     validation_split: str | None = setting(None, may_change=False, from_run=True, group="most used")
     """Split that is kept out of training and that the model is measured on. If split is unset, training uses all the
     other splits."""
@@ -71,8 +77,9 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Probability that a class is hidden in training, which sampling needs for guidance. 0 means no guidance."""
 
     # A run compares its network by weights and its images by content, so names and places of these may change.
-    preset: Preset = setting("64", may_change=True, group="most used")
-    """Network: tiny (for CPUs), 32, 64, or peer64, the network of diffusers' train_unconditional.py."""
+    preset: Preset = setting(AUTO, may_change=True, group="most used")
+    """Network: tiny (for CPUs), 32, 64, or peer64, the network of diffusers' train_unconditional.py. auto is tiny on a
+    CPU, else 32 for images up to 32x32 and 64 for larger ones."""
     model_config: str | None = setting(
         None, may_change=True, path=True, stock="model_config_name_or_path", group="network"
     )
@@ -98,26 +105,29 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     equal parts as the batch has images."""
 
     # A run compares the product of these with the number of processes.
-    train_batch_size: int = setting(64, may_change=True, minimum=1, group="most used")
-    """Images per process and gradient computation."""
+    train_batch_size: int = setting(AUTO, may_change=True, minimum=1, group="most used")
+    """Images per process and gradient computation. auto is 8 on a CPU (16 in bf16) and for tiny, else 64, halved until
+    there are as many images and a step fits into memory."""
     gradient_accumulation_steps: int = setting(1, may_change=True, minimum=1, group="optimiser")
     """Gradient computations per optimiser step."""
     auto_find_batch_size: bool = setting(False, may_change=True, group="machine")
     """If memory is short, halve train_batch_size and double gradient_accumulation_steps until a step fits."""
-    num_epochs: int = setting(100, may_change=True, minimum=1, group="most used")
+    num_epochs: int | None = setting(None, may_change=True, minimum=1, group="most used")
     """Passes over the images, if max_train_steps is unset."""
     max_train_steps: int | None = setting(None, may_change=True, minimum=1, group="most used")
-    """Number of optimiser steps. It overrides num_epochs."""
+    """Number of optimiser steps. It overrides num_epochs. If both are unset, those of 100 passes, within 2,000 and
+    8,000 on a CPU and within 10,000 and 100,000 elsewhere."""
     optimizer: Literal["adam", "adamw"] = setting("adamw", may_change=False, label="Optimiser", group="optimiser")
     """Optimiser."""
-    learning_rate: float = setting(1e-4, may_change=False, label="Learning rate", minimum=0, group="most used")
-    """Learning rate after the warmup."""
+    learning_rate: float = setting(AUTO, may_change=False, label="Learning rate", minimum=0, group="most used")
+    """Learning rate after the warmup. auto is 0.002 for the preset tiny, else 0.0001."""
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = setting(
         "cosine", may_change=False, label="Schedule", group="optimiser"
     )
     """How the learning rate changes over the steps."""
-    lr_warmup_steps: int = setting(500, may_change=False, label="Warmup steps", minimum=0, group="optimiser")
-    """Steps over which the learning rate rises from 0. The schedule constant has no warmup."""
+    lr_warmup_steps: int = setting(AUTO, may_change=False, label="Warmup steps", minimum=0, group="optimiser")
+    """Steps over which the learning rate rises from 0. The schedule constant has no warmup. auto is a twentieth of the
+    run, at most 500."""
     adam_beta1: float = setting(0.9, may_change=False, minimum=0, below=1, group="optimiser")
     """Decay of the optimiser's average of gradients."""
     adam_beta2: float = setting(0.999, may_change=False, minimum=0, below=1, group="optimiser")
@@ -132,17 +142,18 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Largest norm of the gradients, which are scaled down to it. If unset, they are not."""
     max_skipped_steps: int = setting(0, may_change=True, minimum=0, group="optimiser")
     """Number of steps with a loss or gradient that is not finite that may be skipped before the run stops."""
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = setting(
-        None, may_change=False, label="Precision", group="most used"
+    mixed_precision: Literal["no", "fp16", "bf16"] = setting(
+        AUTO, may_change=True, label="Precision", group="most used"
     )
-    """Precision of the network's arithmetic. If unset, the one that accelerate was configured with."""
+    """Precision of the network's arithmetic; no is float32. auto is what accelerate was configured with, else bf16 on
+    a device that is fast in it, else no."""
     compile: bool = setting(False, may_change=True, group="machine")
     """Compile the network. It takes minutes and pays off on a GPU; results are the same up to rounding."""
     use_ema: bool = setting(True, may_change=False, group="moving averages")
     """Keep a moving average of the weights, and sample with it."""
-    ema_half_life_steps: tuple[int, ...] = setting((7000,), may_change=False, minimum=1, group="moving averages")
+    ema_half_life_steps: tuple[int, ...] = setting(AUTO, may_change=False, minimum=1, group="moving averages")
     """Steps after which a weight counts half in the moving average. During the warmup (ema_power) they are fewer. Of
-    several averages, the best on validation_split is published."""
+    several averages, the best on validation_split is published. auto is a twentieth of the run, at most 7,000."""
     ema_inv_gamma: float = setting(1.0, may_change=False, above=0, group="moving averages")
     """Warmup of the moving average: its decay at a step is 1 - (1 + step / ema_inv_gamma) ** -ema_power, until that
     reaches the decay of the half-life."""
@@ -155,30 +166,33 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Folder for everything that is written. The same command continues the run that it finds there."""
     overwrite_output_dir: bool = setting(False, may_change=True, private=True, group="what is written")
     """Delete the checkpoints, sample grids and best model in output_dir and start again."""
-    checkpointing_steps: int | None = setting(500, may_change=True, minimum=1, group="what is written")
-    """Steps between checkpoints. If unset, there are none."""
+    checkpointing_steps: int | None = setting(AUTO, may_change=True, minimum=1, group="what is written")
+    """Steps between checkpoints. If unset, there are none. auto is a fifth of the run, at most 500."""
     checkpoints_total_limit: int | None = setting(2, may_change=True, minimum=1, group="what is written")
     """Number of checkpoints that are kept. If unset, all of them."""
-    save_images_steps: int | None = setting(2000, may_change=True, minimum=1, group="what is written")
-    """Steps between grids of sampled images. If unset, there are none."""
+    save_images_steps: int | None = setting(AUTO, may_change=True, minimum=1, group="what is written")
+    """Steps between grids of sampled images. If unset, there is only the one at the end. auto is a fifth of the run,
+    from 100 to 2,000."""
     eval_batch_size: int = setting(16, may_change=True, minimum=1, group="what is written")
     """Number of images in such a grid."""
     num_inference_steps: int | None = setting(
-        None, may_change=True, stock="ddpm_num_inference_steps", minimum=1, group="what is written"
+        AUTO, may_change=True, stock="ddpm_num_inference_steps", minimum=1, group="what is written"
     )
-    """Denoising steps for such a grid. If unset, all num_train_timesteps."""
-    validation_steps: int | None = setting(1000, may_change=True, minimum=1, group="what is written")
-    """Steps between measurements on validation_split. If unset, it is measured at the end only."""
+    """Denoising steps for such a grid. If unset, all num_train_timesteps. auto is a fortieth of the run, from 20 to
+    250."""
+    validation_steps: int | None = setting(AUTO, may_change=True, minimum=1, group="what is written")
+    """Steps between measurements on validation_split. If unset, it is measured at the end only. auto is a tenth of the
+    run, at most 1,000."""
     num_validation_images: int = setting(512, may_change=False, minimum=1, group="what is written")
     """Images of validation_split that are measured, with the same noise every time."""
-    logging_steps: int = setting(50, may_change=True, minimum=1, group="what is written")
-    """Steps over which a logged loss is averaged."""
+    logging_steps: int = setting(AUTO, may_change=True, minimum=1, group="what is written")
+    """Steps over which a logged loss is averaged. auto is a fortieth of the run, at most 50."""
     logger: Literal["tensorboard", "trackio", "wandb"] | None = setting(
         None, may_change=True, private=True, group="what is written"
     )
     """Tracker that receives the log in addition to loss.json. If unset, none."""
     dry_run: bool = setting(False, may_change=True, private=True, group="most used")
-    """Check everything, print the plan and stop."""
+    """Check everything, time a few steps, print the plan and stop."""
     model_license: str | None = setting(None, may_change=True, group="publishing")
     """Licence of the model for its card, as the Hub spells it (apache-2.0, cc-by-nc-4.0). If unset, the card names
     none."""
@@ -186,13 +200,16 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Licence of the images for the model's card, in words. If unset, the card names none."""
 
     def __post_init__(self) -> None:
+        # The config.yaml of a run of an earlier version may say null.
+        if self.mixed_precision is None:
+            object.__setattr__(self, "mixed_precision", AUTO)
         super().__post_init__()
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise UserError(
                 "rescale_betas_zero_snr leaves nothing of the image at the last timestep, where epsilon prediction "
                 "cannot recover it; give prediction_type v_prediction or sample"
             )
-        if self.num_inference_steps is not None and self.num_inference_steps > self.num_train_timesteps:
+        if self.num_inference_steps not in (None, AUTO) and self.num_inference_steps > self.num_train_timesteps:
             raise UserError(
                 f"num_inference_steps is {self.num_inference_steps}; "
                 f"it cannot exceed num_train_timesteps, {self.num_train_timesteps}"
@@ -202,20 +219,33 @@ class TrainingConfig(ImageConfig, NoiseConfig):
                 "streaming reads shards: give dataset_name, a dataset on the Hub or a local folder of Parquet or "
                 "WebDataset files, instead of train_data_dir"
             )
-        if self.streaming and self.max_train_steps is None:
-            raise UserError("streaming does not know how long an epoch is: give max_train_steps")
+        if self.streaming and self.max_train_steps is None and self.num_epochs is not None:
+            raise UserError(
+                f"num_epochs is {self.num_epochs}, and streaming does not know how long an epoch is; give "
+                "max_train_steps instead"
+            )
         if self.streaming and self.split is None:
             raise UserError("streaming needs the name of one split, such as split: train")
 
     def warnings(self) -> list[str]:
         """Return a line for every combination of settings that works, but is probably a mistake."""
-        half_lives = self.ema_half_life_steps
-        if not self.use_ema or len(half_lives) == 1 or self.validation_split is not None:
-            return []
-        return [
-            f"ema_half_life_steps has {len(half_lives)} values and validation_split is unset, so nothing tells which "
-            f"average is best; the first, {half_lives[0]}, is published"
-        ]
+        warnings, half_lives = [], self.ema_half_life_steps
+        if self.use_ema and half_lives != AUTO and len(half_lives) > 1 and self.validation_split is None:
+            warnings.append(
+                f"ema_half_life_steps has {len(half_lives)} values and validation_split is unset, so nothing tells "
+                f"which average is best; the first, {half_lives[0]}, is published"
+            )
+        if self.num_epochs is not None and self.max_train_steps is not None:
+            warnings.append(
+                f"num_epochs is {self.num_epochs} and max_train_steps is {self.max_train_steps}; max_train_steps "
+                "decides, so leave one of them out"
+            )
+        if self.validation_split is None and self.validation_steps not in (None, AUTO):
+            warnings.append(
+                f"validation_steps is {self.validation_steps} and validation_split is unset, so nothing is measured; "
+                "give validation_split"
+            )
+        return warnings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,6 @@ def load_pictures(
     label_column: str | None = None,
     excluded_split: str | None = None,
     report_path: Path | None = None,
-    min_images: int = 1,
 ) -> Pictures:
     """Decode every image of `config`, once: a later call with the same files and settings reads the result.
 
@@ -66,19 +65,18 @@ def load_pictures(
             the names of the folders that hold the images. None is no classes.
         excluded_split: Split that is not joined where `config.split` is None.
         report_path: Where the report is written as JSON. Only one of several processes gives it.
-        min_images: How many images a batch needs.
 
     Returns:
         The images.
 
     Raises:
-        UserError: If the folder, dataset, split or column does not exist, holds no or too few images or no
+        UserError: If the folder, dataset, split or column does not exist, holds no images or no
             classes, if more than `config.max_bad_images_fraction` of the images cannot be decoded, or if what is
             decoded cannot be kept in `config.cache_dir`.
     """
     image_mode(num_channels)
     source = find_pictures(config, label_column, excluded_split)
-    _check_number(source.size, source.place, min_images)
+    _check_number(source.size, source.place)
     settings = [config.resolution, config.resize, config.background, config.split, label_column, excluded_split]
     key = json.dumps([DECODER_VERSION, source.fingerprint, source.size, num_channels, *settings])
     path = cache_folder(config.cache_dir) / hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -87,7 +85,7 @@ def load_pictures(
     if report_path is not None:
         write_text(report_path, json.dumps(report, indent=1))
     _check_bad(report, config.max_bad_images_fraction, report_path)
-    _check_number(len(decoded.images), source.place, min_images)
+    _check_number(len(decoded.images), source.place)
     labels = None if source.labels is None else source.labels[decoded.good_rows()]
     return Pictures(decoded.images, labels, source.class_names, decoded.digests, decoded.sha256, report)
 
@@ -110,13 +108,9 @@ def _make_report(source: Source, decoded: Decoded) -> dict[str, Any]:
     }
 
 
-def _check_number(num_images: int, place: str, min_images: int) -> None:
+def _check_number(num_images: int, place: str) -> None:
     if num_images == 0:
         raise UserError(f"{place} holds no images")
-    if num_images < min_images:
-        raise UserError(
-            f"the {num_images} images of {place} do not fill one batch of {min_images}; lower train_batch_size"
-        )
 
 
 def _check_bad(report: dict[str, Any], limit: float, report_path: Path | None) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from ddpm_cars.runtime.threads import num_cores
 
-_CPUINFO = Path("/proc/cpuinfo")
+_CPUINFO, _CGROUP = Path("/proc/cpuinfo"), Path("/sys/fs/cgroup")
 # The numbers of two options in malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -101,3 +101,18 @@ def keep_freed_memory(device: torch.device) -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 2**30)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return how many bytes of a device's memory this process can still have; None where nothing says that."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", meminfo.read_text(), re.MULTILINE) if meminfo.exists() else None
+    if device.type != "cpu" or found is None:
+        return None
+    free = 1024 * int(found[1])
+    # A container may have less, by one of two versions of Linux. What it uses includes files that can be forgotten.
+    limits = (_CGROUP / "memory.max", _CGROUP / "memory" / "memory.limit_in_bytes")
+    texts = [path.read_text().strip() for path in limits if path.exists()]
+    return min([free, *(int(text) for text in texts if text.isdecimal())])

@@ -21,7 +21,7 @@ from ddpm_cars.runtime.processes import on_main
 from ddpm_cars.training.state import TrainState
 
 _NAME = re.compile(r"step-(\d{8})")
-_MANIFEST = "manifest.json"
+_MANIFEST, _STATE = "manifest.json", "state.json"
 _FORMAT_VERSION = 1
 
 
@@ -41,7 +41,7 @@ def save_checkpoint(
                 save_file(on_cpu, temporary / f"{group}.safetensors")
             except SafetensorError as error:
                 raise OSError(str(error)) from error
-        (temporary / "state.json").write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
+        (temporary / _STATE).write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
         files = {file.name: _size_and_hash(file) for file in sorted(temporary.iterdir())}
         manifest = {"format_version": _FORMAT_VERSION, "files": files}
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -75,13 +75,26 @@ def find_damage(path: Path) -> str | None:
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
     """Read what `save_checkpoint` wrote: the groups of tensors, on the CPU, and the state."""
     tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-    return tensors, json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return tensors, json.loads((path / _STATE).read_text(encoding="utf-8"))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in `folder`, oldest first."""
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted(path for path in found if _NAME.fullmatch(path.name))
+
+
+def newest_values(folder: Path) -> dict[str, Any] | None:
+    """Return the state of the newest checkpoint that can be read, without its tensors; None if there is none."""
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            values: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        # What is damaged is reported when the checkpoints are read in full.
+        if values.keys() >= {"config", "facts", "total_steps"}:
+            return values
+    return None
 
 
 def newest_complete(folder: Path) -> tuple[Path | None, dict[Path, str]]:

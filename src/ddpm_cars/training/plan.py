@@ -1,38 +1,140 @@
-"""What a run will take, found out before it starts."""
+"""What a run will take, said before it starts: what was chosen, the memory and the time to expect."""
 
+import math
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import torch
 from torch.distributed.tensor import DTensor
 
 from ddpm_cars.data.row_decoding import measure
 from ddpm_cars.data.stream import ShardStream
+from ddpm_cars.runtime.hardware import free_memory
+from ddpm_cars.training.choices import BY_DEVICE
 from ddpm_cars.training.network import activation_bytes_per_image, place_network
 from ddpm_cars.training.optimizer import name_and_tensors_per_weight
 from ddpm_cars.training.run import Run
 from ddpm_cars.training.state import TrainState
 
+# A forward pass is about a third of a step.
+_FORWARD = 1 / 3
+_MIN_STEPS, _MIN_SECONDS, _MAX_SECONDS = 3, 1.0, 10.0
+
 
 def describe(run: Run, state: TrainState, found: Path | None) -> list[str]:
     """Return the plan of a run that continues from the checkpoint `found`, or begins anew, as lines of text."""
-    config, parameters = run.config, list(state.unet.parameters())
+    config = run.config
     lines = _image_lines(run, state)
     if run.held_out is not None:
-        lines.append(f"held out     {len(run.held_out):,} images of {config.validation_split}")
-    epochs = ""
+        lines.append(f"held out     {count(len(run.held_out), 'image')} of {config.validation_split}")
+    passes = ""
     if run.images is not None:
-        epochs = f", {run.total_steps * run.global_batch_size / len(run.images.images):.1f} epochs"
+        number = run.total_steps * run.global_batch_size / len(run.images.images)
+        passes = f", {number:,.1f} passes over the images"
     flips = "flipped at random" if config.random_flip else "never flipped"
-    num_weights, num_processes = sum(p.numel() for p in parameters), run.accelerator.num_processes
+    num_weights = sum(p.numel() for p in state.unet.parameters())
+    name = config.model_config or f"preset {config.preset}"
     return [
         *lines,
         f"prepared     {config.resize}, {flips}",
-        f"network      {num_weights:,} parameters, {run.device}, mixed_precision {run.accelerator.mixed_precision}",
-        f"a step       {run.global_batch_size} images: {run.batch_size} images x {num_processes} processes x "
-        f"{run.accumulation} times",
-        f"steps        {state.step:,} done, {run.total_steps:,} in all{epochs}",
+        f"network      {num_weights:,} parameters ({name}), {_hardware(run)}",
+        f"a step       {_batch(run)}",
+        f"steps        {state.step:,} done, {run.total_steps:,} in all{passes}",
+        *_chosen_lines(run, found is not None),
         *_size_lines(run, state),
         f"begins       {'anew' if found is None else f'from {found}'}",
     ]
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 image", "2,000 images"."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that people would use: "40 seconds", "12 minutes", "3.5 hours"."""
+    if seconds < 90:
+        return count(max(1, round(seconds)), "second")
+    if seconds < 90 * 60:
+        return count(round(seconds / 60), "minute")
+    return f"{seconds / 3600:.1f} hours" if seconds < 36 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+class Stopwatch:
+    """Times the first steps of a run, without the very first, in which memory is found and kernels are chosen.
+
+    Args:
+        run: The run.
+        state: Its state, which counts the steps.
+    """
+
+    def __init__(self, run: Run, state: TrainState):
+        self.run = run
+        self.state = state
+        self.seconds_per_step: float | None = None  # None until it is known
+        self._first = state.step + 1
+        self._since = math.inf
+
+    def look(self) -> bool:
+        """Look at the clock after a step, and return whether `seconds_per_step` has become known by that."""
+        num_steps = self.state.step - self._first
+        if num_steps < 0 or self.seconds_per_step is not None:
+            return False
+        if num_steps == 0:
+            self._since = self._now()
+            return False
+        passed = time.perf_counter() - self._since
+        if passed < _MAX_SECONDS and (num_steps < _MIN_STEPS or passed < _MIN_SECONDS):
+            return False
+        self.seconds_per_step = (self._now() - self._since) / num_steps
+        return True
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count time in which no steps were taken."""
+        self._since += seconds
+
+    def _now(self) -> float:
+        # The device may not be done with the steps that it was given.
+        if self.run.device.type != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter()
+
+
+def time_line(run: Run, step: int, seconds_per_step: float, now: datetime | None = None) -> str:
+    """Return how long the steps after `step` will take, and with `now` when that will be over."""
+    num_steps = run.total_steps - step
+    beside = _seconds_beside_steps(run, step, seconds_per_step)
+    seconds = num_steps * seconds_per_step
+    speed = f"{seconds_per_step:.2g} s a step" if seconds_per_step < 10 else f"{seconds_per_step:.0f} s a step"
+    line = f"time         about {duration(seconds)} for {count(num_steps, 'step')} at {speed}"
+    line += f", and {duration(beside)} for grids and measurements" if beside >= 1 else ""
+    if now is not None:
+        end = now + timedelta(seconds=seconds + beside)
+        line += f"; done at about {end:%H:%M}" + ("" if end.date() == now.date() else f" on {end:%A, %d %B}")
+    cures = _faster(run) if run.device.type == "cpu" and seconds + beside > 3600 else []
+    return line + (f"; {' or '.join(cures)} takes less" if cures else "")
+
+
+def _faster(run: Run) -> list[str]:
+    config = run.config
+    cures = ["--preset tiny"] if config.model_config is None and config.preset != "tiny" else []
+    cures += ["--resolution 32"] if config.resolution > 32 else []
+    return cures + ([f"--max_train_steps {run.total_steps // 2}"] if run.total_steps > 2_000 else [])
+
+
+def _seconds_beside_steps(run: Run, step: int, seconds_per_step: float) -> float:
+    """Return about how long the grids and the measurements after a step will take."""
+    config, rest = run.config, run.total_steps - step
+    per_image = _FORWARD * seconds_per_step * run.accelerator.num_processes / run.global_batch_size
+    num_grids = 1 + ((rest - 1) // config.save_images_steps if config.save_images_steps else 0)
+    images = num_grids * config.eval_batch_size * (config.num_inference_steps or config.num_train_timesteps)
+    if run.held_out is not None:
+        num_networks = 1 + len(config.ema_half_life_steps if config.use_ema else ())
+        times = -(-rest // config.validation_steps) if config.validation_steps else 1
+        images += times * num_networks * len(run.held_out) // run.accelerator.num_processes
+    return per_image * images
 
 
 def _image_lines(run: Run, state: TrainState) -> list[str]:
@@ -41,20 +143,68 @@ def _image_lines(run: Run, state: TrainState) -> list[str]:
     if isinstance(source, ShardStream):
         cost = measure(config, run.num_channels)
         return [
-            f"images     streamed from {len(source.shards)} shards of {config.dataset_name} in "
-            f"{source.num_lanes} lanes",
-            f"per image  {cost['bytes_per_image']:,.0f} bytes to read, "
+            f"images       streamed from {count(len(source.shards), 'shard')} of {config.dataset_name} in "
+            f"{count(source.num_lanes, 'lane')}",
+            f"per image    {cost['bytes_per_image']:,.0f} bytes to read, "
             f"{cost['decode_milliseconds_per_image']:.2f} ms of one core to decode",
             *classes,
         ]
     assert run.images is not None
     report = run.images.report
-    return [
-        f"images     {len(run.images.images):,} at {config.resolution}x{config.resolution}, "
-        f"{len(report['bad_images'])} left out as bad, {len(report['duplicates'])} sets of copies",
-        f"report       {run.folder.image_report}",
-        *classes,
+    num_bad, num_copied = len(report["bad_images"]), len(report["duplicates"])
+    notes = [f", {num_bad:,} left out as bad"] if num_bad else []
+    notes += [f", {num_copied:,} of which {'has' if num_copied == 1 else 'have'} copies"] if num_copied else []
+    line = f"images       {len(run.images.images):,} at {config.resolution}x{config.resolution}{''.join(notes)}"
+    reported = [f"report       {run.folder.image_report}"] if run.folder.image_report.exists() else []
+    return [line, *reported, *classes]
+
+
+def _hardware(run: Run) -> str:
+    threads = f" with {count(torch.get_num_threads(), 'thread')}" if run.device.type == "cpu" else ""
+    return f"on {run.device.type}{threads}, mixed_precision {run.hardware['mixed_precision']}"
+
+
+def _batch(run: Run) -> str:
+    num_processes, times = run.accelerator.num_processes, run.accumulation
+    parts = [f"{run.batch_size} at a time"] if num_processes > 1 or times > 1 else []
+    parts += [f"on each of {num_processes} processes"] if num_processes > 1 else []
+    parts += [f"{times} times"] if times > 1 else []
+    return count(run.global_batch_size, "image") + (f": {', '.join(parts)}" if parts else "")
+
+
+def _chosen_lines(run: Run, continues: bool) -> list[str]:
+    """Return what was chosen because the user did not, by what, and what changes it."""
+    config, chosen = run.config, run.chosen
+    names = [name for name in vars(config) if name in chosen]
+    if config.model_config is not None and "preset" in names:
+        names.remove("preset")
+    if run.held_out is None and "validation_steps" in names:
+        names.remove("validation_steps")
+    if continues:
+        parts = {"as before": names}
+    else:
+        of_device = [name for name in BY_DEVICE if name in names]
+        device = "this CPU" if run.device.type == "cpu" else run.hardware["device"]
+        parts = {f"for {device}": of_device, f"for {_length(run)}": [n for n in names if n not in of_device]}
+    texts = [
+        f"{reason}: {', '.join(f'{name} {_value(getattr(config, name))}' for name in part)}"
+        for reason, part in parts.items()
+        if part
     ]
+    if texts:
+        texts.append(f"any of these can be given, such as --{names[0]} {_value(getattr(config, names[0]))}")
+    return [f"{'' if i else 'chosen':<13}{text}" for i, text in enumerate(texts)]
+
+
+def _length(run: Run) -> str:
+    of_images = run.images is not None and "max_train_steps" in run.chosen
+    return count(len(run.images.images), "image") if of_images and run.images else count(run.total_steps, "step")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _size_lines(run: Run, state: TrainState) -> list[str]:
@@ -68,11 +218,22 @@ def _size_lines(run: Run, state: TrainState) -> list[str]:
     unet, dropout_seeds = place_network(run)
     dropout_seeds.values = [0]
     activations = run.batch_size * activation_bytes_per_image(unet, run.accelerator)
+    to_come = memory - 4 * here * (1 + num_averages) + activations
+    kept = f"weights, gradients, {optimizer}" + (f" and {count(num_averages, 'average')}" if num_averages else "")
+    each = " a process" if run.accelerator.num_processes > 1 else ""
     return [
-        f"memory       {_megabytes(memory + activations)} a process: weights, gradients, {optimizer} and "
-        f"{num_averages} averages {_megabytes(memory)}, activations {_megabytes(activations)}",
+        f"memory       {_megabytes(memory + activations)}{each}: {kept} {_megabytes(memory)}, "
+        f"activations {_megabytes(activations)}{_shortage(run, to_come)}",
         f"output       {run.folder.path}, a checkpoint is {_megabytes(disk)}",
     ]
+
+
+def _shortage(run: Run, num_bytes: float) -> str:
+    """Return a warning if a run needs more memory than is free."""
+    free = free_memory(run.device)
+    if free is None or num_bytes <= free:
+        return ""
+    return f"; only {_megabytes(free)} are free: try --auto_find_batch_size, or a smaller --resolution or --preset"
 
 
 def _megabytes(num_bytes: float) -> str:

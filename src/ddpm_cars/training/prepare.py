@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
 
+from ddpm_cars.config.fields import AUTO
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.pictures import Pictures, load_pictures
 from ddpm_cars.data.row_decoding import first_images
@@ -19,6 +21,14 @@ from ddpm_cars.runtime.folders import FolderLock, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings, device_name, keep_freed_memory
 from ddpm_cars.runtime.processes import connect, on_main, together
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+from ddpm_cars.training.checkpoints import newest_values
+from ddpm_cars.training.choices import (
+    choose_as_before,
+    choose_for_device,
+    choose_for_length,
+    left_to_the_machine,
+    length_warnings,
+)
 from ddpm_cars.training.network import create_network, split_until_it_fits
 from ddpm_cars.training.optimizer import make_learning_rate
 from ddpm_cars.training.run import Run
@@ -31,22 +41,35 @@ def prepare(config: TrainingConfig) -> Run:
     Raises UserError if images, network and settings do not fit together, or the output folder cannot be used.
     """
     refuse_inside(config.output_dir, config.train_data_dir)
-    folder, accelerator = RunFolder(config.output_dir), make_accelerator(config)
+    given, folder = config, RunFolder(config.output_dir)
+    warnings, config = config.warnings(), _choose_before_images(config, folder)
+    accelerator = make_accelerator(config)
     keep_freed_memory(accelerator.device)
     slow = cpu_warnings(accelerator.device, accelerator.num_processes, accelerator.mixed_precision)
-    for warning in (*config.warnings(), *slow):
+    for warning in (*warnings, *slow):
         warn(warning)
     lock = FolderLock(folder.path)
     on_main(lock.acquire)
     try:
-        return _prepare(config, folder, accelerator, lock)
+        return _prepare(given, config, folder, accelerator, lock)
     except BaseException:
         lock.release()
         raise
 
 
-def _prepare(config: TrainingConfig, folder: RunFolder, accelerator: Accelerator, lock: FolderLock) -> Run:
-    device = accelerator.device
+def _choose_before_images(config: TrainingConfig, folder: RunFolder) -> TrainingConfig:
+    """Choose what does not depend on the images, as before where a run is continued."""
+    processes, before = PartialState(), None if config.overwrite_output_dir else newest_values(folder.checkpoints)
+    device = processes.device
+    if before is not None:
+        config = choose_as_before(config, before, device_name(device), device, processes.num_processes)
+    return choose_for_device(config, device)
+
+
+def _prepare(
+    given: TrainingConfig, config: TrainingConfig, folder: RunFolder, accelerator: Accelerator, lock: FolderLock
+) -> Run:
+    device, num_processes = accelerator.device, accelerator.num_processes
     # Without memory behind it, to learn at once whether the network is possible, and its channels.
     with torch.device("meta"):
         num_channels = create_network(config, None).config.in_channels
@@ -59,16 +82,22 @@ def _prepare(config: TrainingConfig, folder: RunFolder, accelerator: Accelerator
     if config.validation_split is not None:
         shown, labels = _load_held_out_images(config, accelerator, num_channels, images)
         held_out = HeldOut(shown, labels, noise_scheduler, config.seed)
-    total_steps = num_steps(config, 0 if images is None else len(images.images), accelerator.num_processes)
+    num_images = None if images is None else len(images.images)
+    config = choose_for_length(config, device, num_images, num_processes)
+    assert config.max_train_steps is not None
+    global_batch_size = config.train_batch_size * config.gradient_accumulation_steps * num_processes
+    for warning in length_warnings(given, config, num_images, global_batch_size):
+        warn(warning)
     # Tensor cores read channels-last. Group normalisation that is not compiled goes back and forth between the two
     # orders, and a CPU's convolutions are slower with channels last.
     channels_last = device.type == "cuda" and config.compile
     run = Run(
         config=config,
+        chosen=left_to_the_machine(given),
         folder=folder,
         lock=lock,
         accelerator=accelerator,
-        hardware={"device": device_name(device), "num_processes": accelerator.num_processes},
+        hardware=_hardware(accelerator),
         memory_format=torch.channels_last if channels_last else torch.contiguous_format,
         num_channels=num_channels,
         images=images,
@@ -77,10 +106,21 @@ def _prepare(config: TrainingConfig, folder: RunFolder, accelerator: Accelerator
         held_out=held_out,
         batch_size=config.train_batch_size,
         accumulation=config.gradient_accumulation_steps,
-        total_steps=total_steps,
-        learning_rate=make_learning_rate(config, total_steps),
+        total_steps=config.max_train_steps,
+        learning_rate=make_learning_rate(config, config.max_train_steps),
     )
-    return split_until_it_fits(run) if config.auto_find_batch_size else run
+    # A CPU's memory is seldom what is short, and a batch of its size is small.
+    may_be_large = given.train_batch_size == AUTO and device.type != "cpu"
+    return split_until_it_fits(run) if config.auto_find_batch_size or may_be_large else run
+
+
+def _hardware(accelerator: Accelerator) -> dict[str, Any]:
+    """Return what the next steps are computed on, and how."""
+    return {
+        "device": device_name(accelerator.device),
+        "num_processes": accelerator.num_processes,
+        "mixed_precision": accelerator.mixed_precision,
+    }
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -123,19 +163,9 @@ def make_noise_scheduler(config: TrainingConfig) -> DDPMCarsScheduler:
     )
 
 
-def num_steps(config: TrainingConfig, num_images: int, num_processes: int = 1) -> int:
-    """Return how many optimiser steps a run takes: `max_train_steps`, or those that `num_epochs` fill completely."""
-    if config.max_train_steps is not None:
-        return config.max_train_steps
-    steps_per_epoch = num_images // (config.train_batch_size * config.gradient_accumulation_steps * num_processes)
-    return config.num_epochs * steps_per_epoch
-
-
 def _load_training_images(
     config: TrainingConfig, folder: RunFolder, accelerator: Accelerator, num_channels: int
 ) -> Pictures:
-    one_batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-
     def load() -> Pictures:
         return load_pictures(
             config,
@@ -143,7 +173,6 @@ def _load_training_images(
             label_column=config.label_column if config.class_conditional else None,
             excluded_split=config.validation_split,
             report_path=folder.image_report if accelerator.is_main_process else None,
-            min_images=1 if config.max_train_steps is not None else one_batch,
         )
 
     return _once_per_machine(accelerator, load)

@@ -20,11 +20,12 @@ from ddpm_cars.training.validation import HeldOut
 class Run:
     """A run that is ready to begin, as `prepare` makes it."""
 
-    config: TrainingConfig
+    config: TrainingConfig  # with all choices made
+    chosen: set[str]  # the settings that the user has left to the machine
     folder: RunFolder
     lock: FolderLock
     accelerator: Accelerator
-    hardware: dict[str, Any]  # {"device", "num_processes"}
+    hardware: dict[str, Any]  # {"device", "num_processes", "mixed_precision"}
     memory_format: torch.memory_format  # of images and weights
     num_channels: int  # of the images: 3 for colour, 1 for grey
     images: Pictures | None  # None where they are streamed

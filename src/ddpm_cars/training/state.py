@@ -67,8 +67,7 @@ class TrainState:
         self.run_id = uuid.uuid4().hex[:8]  # what trackers know the run by
         self.step = self.skipped_steps = 0
         self.bad_images: list[dict[str, str]] = []  # {"path", "reason"}
-        # {"device", "num_processes", "num_threads" of a CPU, "steps", "seconds"} of all it ran on
-        self.hardware: list[dict[str, Any]] = []
+        self.hardware: list[dict[str, Any]] = []  # `Run.hardware`, "num_threads", "steps", "seconds"
         self.max_threads: int | None = None  # of a process, where no other program uses the CPU
 
     @property
@@ -162,6 +161,7 @@ class TrainState:
         self.log.history, self.log.validation, self.log.best = values["history"], values["validation"], values["best"]
         self.log.share_sums(torch.tensor(values["sums"], dtype=torch.float64), self.accelerator)
         self.step, self.skipped_steps = values["step"], values["skipped_steps"]
+        _say_other_precision(values["config"]["mixed_precision"], self.config.mixed_precision)
         self.bad_images, self.run_id = values["bad_images"], values["run_id"]
         # Checkpoints of earlier versions do not say.
         self.hardware, self.max_threads = values.get("hardware", []), values.get("max_threads")
@@ -193,9 +193,19 @@ def _open_source(run: Run) -> tuple[MemorySource | ShardStream, dict[str, Any]]:
         return stream, {"shards": stream.fingerprint[:16]}
     order = BatchOrder(len(images.images), run.global_batch_size, config.seed)
     # Where a batch that just fits has been looked for, there is no memory left.
-    kept = not config.auto_find_batch_size and has_room(run.device, images.images.nbytes)
+    is_tight = config.auto_find_batch_size or run.batch_size < config.train_batch_size
+    kept = not is_tight and has_room(run.device, images.images.nbytes)
     source = MemorySource(images, order, run.rows, run.device if kept else None)
     return source, {"pictures": images.sha256[:16]}
+
+
+def _say_other_precision(before: str | None, now: str) -> None:
+    """Warn if a run goes on in another precision; runs of earlier versions may not say theirs."""
+    if before is not None and before != now:
+        warn(
+            f"mixed_precision was {before} and is {now} now: the run goes on, but not to the same bits; "
+            f"--mixed_precision {before} keeps it"
+        )
 
 
 def _check_same_run(path: Path, values: Mapping[str, Any], config: TrainingConfig, facts: dict[str, Any]) -> None:

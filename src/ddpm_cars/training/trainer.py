@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ class Trainer:
         config: The run's settings.
 
     Attributes:
+        config: The settings, with all choices made that the user left to the machine.
         prepared: What does not change while it trains.
         state: What changes.
         checkpoints: Where the state is saved.
@@ -43,9 +45,9 @@ class Trainer:
     """
 
     def __init__(self, config: TrainingConfig):
-        self.config = config
         self.prepared = run = prepare(config)
         self.threads = ComputingThreads(run.device.type)
+        self.config = config = run.config
         try:
             self.state = TrainState(run)
             self.watch = FiniteWatch(run.accelerator, run.folder.checkpoints, config.max_skipped_steps)
@@ -61,23 +63,39 @@ class Trainer:
         """Train to the end, from wherever the output folder stands; return and raise what `train` does."""
         try:
             if self.config.dry_run:
-                found = None if self.config.overwrite_output_dir else self.checkpoints.resume()
-                say("\n".join(plan.describe(self.prepared, self.state, found)))
+                self._plan()
             else:
                 self._run()
         finally:
             self.close()
         return self.prepared.folder.path
 
+    def _plan(self) -> None:
+        """Say what would happen, and how long it would take by a few steps, of which nothing is kept."""
+        run, state = self.prepared, self.state
+        found = None if self.config.overwrite_output_dir else self.checkpoints.resume()
+        say("\n".join(plan.describe(run, state, found)))
+        step = state.step
+        if step >= run.total_steps:
+            return
+        stopwatch = plan.Stopwatch(run, state)
+        state.model.train()
+        # Every step is taken together, so all have to know whether there is another.
+        while not on_main(stopwatch.look):
+            self.train_step()
+        if stopwatch.seconds_per_step is not None:
+            say(plan.time_line(run, step, stopwatch.seconds_per_step))
+
     def _run(self) -> None:
         run, state = self.prepared, self.state
         on_main(self.clear)
-        self.checkpoints.resume()
+        found = self.checkpoints.resume()
         results.save_settings(run)
         if state.step >= run.total_steps and results.is_published(run, state):
             say(f"complete at step {state.step}")
             return
         self._keep_threads()
+        say("\n".join(plan.describe(run, state, found)))
         start_tracker(run.accelerator, self.config, state.run_id, state.step)
         with self.notice:
             self._train()
@@ -103,7 +121,7 @@ class Trainer:
 
     def _train(self) -> None:
         run, state = self.prepared, self.state
-        hidden = not run.accelerator.is_main_process
+        hidden, stopwatch = not run.accelerator.is_main_process, plan.Stopwatch(run, state)
         with tqdm(total=run.total_steps, initial=state.step, desc="training", unit="step", disable=hidden) as bar:
             state.model.train()
             since, steps_since = time.perf_counter(), 0
@@ -113,6 +131,8 @@ class Trainer:
                 self.threads.after_step(time.perf_counter() - began)
                 steps_since += 1
                 bar.update()
+                if stopwatch.look() and stopwatch.seconds_per_step is not None:
+                    say(plan.time_line(run, state.step, stopwatch.seconds_per_step, datetime.now()))
                 last = state.step == run.total_steps
                 if last or state.step % self.config.logging_steps == 0:
                     record = self.log(time.perf_counter() - since, steps_since)
@@ -122,7 +142,9 @@ class Trainer:
                 started = time.perf_counter()
                 self._between_steps(last)
                 # Saving, measuring and sampling are not training time.
-                since += time.perf_counter() - started
+                passed = time.perf_counter() - started
+                since += passed
+                stopwatch.leave_out(passed)
 
     def _between_steps(self, last: bool) -> None:
         config, step = self.config, self.state.step
