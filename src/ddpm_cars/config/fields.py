@@ -162,9 +162,10 @@ def fit_setting(about: Field, kind: Any, value: Any, said: str | None = None) ->
         UserError: If the value does not have the type, is an empty list or out of range.
     """
     may_be_auto = about.default == AUTO
-    if may_be_auto and value == AUTO:
-        return value
-    fitting = fit(value, kind)
+    fitting = AUTO if may_be_auto and value == AUTO else fit(value, kind)
+    # Where None does not mean off, it says that nobody has decided; runs of earlier versions recorded it so.
+    if may_be_auto and (fitting == AUTO or (value is None and fitting is MISFIT)):
+        return AUTO
     if fitting is MISFIT:
         words = options(kind, in_python=said is None) + [AUTO] * may_be_auto
         raise UserError(

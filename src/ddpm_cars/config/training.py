@@ -200,9 +200,6 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Licence of the images for the model's card, in words. If unset, the card names none."""
 
     def __post_init__(self) -> None:
-        # The config.yaml of a run of an earlier version may say null.
-        if self.mixed_precision is None:
-            object.__setattr__(self, "mixed_precision", AUTO)
         super().__post_init__()
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise UserError(
