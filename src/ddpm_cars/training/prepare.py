@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
 
@@ -59,7 +59,7 @@ def prepare(config: TrainingConfig) -> Run:
 
 def _choose_before_images(config: TrainingConfig, folder: RunFolder) -> TrainingConfig:
     """Choose what does not depend on the images, as before where a run is continued."""
-    processes, before = PartialState(), None if config.overwrite_output_dir else newest_values(folder.checkpoints)
+    processes, before = connect(), None if config.overwrite_output_dir else newest_values(folder.checkpoints)
     device = processes.device
     if before is not None:
         config = choose_as_before(config, before, device_name(device), device, processes.num_processes)
@@ -131,7 +131,6 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     # accelerate would train without a log.
     if config.logger is not None and LoggerType(config.logger) not in get_available_trackers():
         raise missing_packages(f"logger {config.logger}", config.logger)
-    connect()
     try:
         accelerator = Accelerator(
             gradient_accumulation_steps=config.gradient_accumulation_steps,
