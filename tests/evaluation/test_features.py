@@ -83,7 +83,9 @@ def test_images_that_may_not_be_written_to_give_no_warning():
     assert np.array_equal(seen.numpy(), images[1:].transpose(0, 3, 1, 2).reshape(2, -1))
 
 
-def test_loading_is_silent_and_the_fingerprint_stays(lite0: Extractor, capfd: pytest.CaptureFixture):
+def test_loading_is_silent_and_the_fingerprint_stays(
+    lite0: Extractor, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
     again = load_extractor("efficientnet-lite0")
     assert capfd.readouterr() == ("", "")
     assert again.fingerprint == lite0.fingerprint
@@ -91,6 +93,8 @@ def test_loading_is_silent_and_the_fingerprint_stays(lite0: Extractor, capfd: py
     assert int(lite0.fingerprint, 16) > 0
     again(make_images(1, 8), progress_bar=False)
     assert capfd.readouterr() == ("", "")
+    # On a terminal, where work as short as this has a bar.
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     again(make_images(1, 8))
     assert "features" in capfd.readouterr().err
 

@@ -14,13 +14,12 @@ from typing import BinaryIO
 
 import datasets
 import numpy as np
-from tqdm import tqdm
 
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.decoding import ImageError, decode_square, image_mode
 from ddpm_cars.data.listing import Source
 from ddpm_cars.errors import UserError
-from ddpm_cars.runtime.console import note
+from ddpm_cars.runtime.console import note, progress
 from ddpm_cars.runtime.files import atomic_path
 from ddpm_cars.runtime.folders import alone_in
 from ddpm_cars.runtime.launcher import local_rank
@@ -134,7 +133,7 @@ def _decode_all(source: Source, folder: Path, shape: tuple[int, ...], decode: De
     checksum = hashlib.sha256()
     with (folder / _IMAGES).open("wb") as file, _in_order(decode, range(source.size)) as results:
         start = _write_header(file, (source.size, *shape))
-        for i, result in enumerate(tqdm(results, "decoding", source.size, unit="image")):
+        for i, result in enumerate(progress(results, desc="decoding", total=source.size, unit="image")):
             if isinstance(result, str):
                 bad[i] = result
                 continue

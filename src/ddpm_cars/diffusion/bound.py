@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ddpm_cars.diffusion.denoiser import Denoiser
 from ddpm_cars.diffusion.gaussian import discretized_gaussian_nll_nats, gaussian_kl_nats, mean_per_image
 from ddpm_cars.diffusion.seeds import noise_of_rows, step_seed
+from ddpm_cars.runtime.console import progress
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, interpolated_log_variance, posterior, posterior_of_chain
 
 # One variance for all pixels of all images, so that the KL follows from a mean squared error.
@@ -133,7 +133,8 @@ def variational_bounds(
     scheduler = next(iter(schedulers.values()))
     denoiser = Denoiser(unet, scheduler, torch.float64)
     x_0_mse = np.empty((len(images), len(timesteps)))
-    for column, t in enumerate(tqdm(timesteps.tolist(), "measuring", unit="timestep", disable=not progress_bar)):
+    shown = progress(timesteps.tolist(), desc="measuring", unit="timestep", disable=not progress_bar)
+    for column, t in enumerate(shown):
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
             x_0 = images[rows]

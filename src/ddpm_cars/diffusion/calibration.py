@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
-from tqdm import tqdm
 
 from ddpm_cars.diffusion.denoiser import x_0_error
 from ddpm_cars.diffusion.seeds import seeded_generator
+from ddpm_cars.runtime.console import progress
 from ddpm_cars.runtime.files import rounded
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, band_index, dct_matrix
 
@@ -79,7 +79,7 @@ def calibrate(
     bands = None if num_bands is None else Bands(images, num_bands)
     generator = seeded_generator(seed)
     mse, band_mse = [], []
-    for t in tqdm(timesteps.tolist(), desc="calibrating", unit="timestep", disable=not progress_bar):
+    for t in progress(timesteps.tolist(), desc="calibrating", unit="timestep", disable=not progress_bar):
         chosen = torch.randperm(len(images), generator=generator)[:num_images]
         squares = torch.zeros(images.shape[1:], dtype=torch.float64)
         band_squares = torch.zeros_like(squares)

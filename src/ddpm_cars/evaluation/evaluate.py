@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 
 from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.config.fields import AUTO
@@ -33,7 +32,7 @@ from ddpm_cars.reports.write import has_images, save_comparison, save_images, sa
 from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder
 from ddpm_cars.runs.saved_pipeline import load_pipeline
 from ddpm_cars.runs.settings import check_held_out, with_pictures_of_run
-from ddpm_cars.runtime.console import note, warn
+from ddpm_cars.runtime.console import note, progress, warn
 from ddpm_cars.runtime.files import atomic_path, rounded
 from ddpm_cars.runtime.folders import prepare_folder
 from ddpm_cars.runtime.hardware import cpu_warnings, default_precision, describe_computing
@@ -194,7 +193,7 @@ class Evaluation:
         def share(rows: range) -> np.ndarray:
             generated = generate(self.pipeline, request, rows)
             text, hidden = f"sampling, {label}, {num_inference_steps} steps", not self.is_main
-            shown = tqdm(generated, text, len(rows), False, disable=hidden)
+            shown = progress(generated, desc=text, unit="image", total=len(rows), leave=False, disable=hidden)
             return np.stack([np.atleast_3d(image) for image in shown])
 
         started = time.perf_counter()

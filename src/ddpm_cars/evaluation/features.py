@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ddpm_cars.errors import UserError, missing_packages
 from ddpm_cars.runs.saved_pipeline import weights_sha256
+from ddpm_cars.runtime.console import progress
 
 # Raised when images are prepared in another way, so that cached features of earlier versions are not used.
 _PREPARATION_VERSION = 1
@@ -46,7 +46,7 @@ class Extractor:
         device = next((tensor.device for tensor in self.network.state_dict().values()), torch.device("cpu"))
         parts = []
         starts = range(0, len(images), batch_size)
-        for start in tqdm(starts, desc="features", unit="batch", leave=False, disable=not progress_bar):
+        for start in progress(starts, desc="features", unit="batch", leave=False, disable=not progress_bar):
             # A copy, because cached images are mapped read-only, which torch warns about.
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]).copy())
             batch = batch.permute(0, 3, 1, 2).expand(-1, 3, -1, -1).contiguous()

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runs.run_folder import RunFolder
+from ddpm_cars.runtime.console import progress_style
 from ddpm_cars.runtime.files import atomic_path, fsync_path, read_file
 from ddpm_cars.runtime.folders import delete_empty
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
@@ -129,7 +130,7 @@ def make_pipeline(
     id2label = dict(enumerate(class_names)) if class_names else None
     # Sampling sets the timesteps of its scheduler, so it gets one of its own.
     pipeline = DDPMCarsPipeline(unet.eval().to(device), copy.deepcopy(scheduler), id2label=id2label)
-    pipeline.set_progress_bar_config(desc="sampling", leave=False)
+    pipeline.set_progress_bar_config(**progress_style(), desc="sampling", leave=False)
     return pipeline
 
 

@@ -2,12 +2,17 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
 from ddpm_cars.runtime.launcher import rank
+
+_SECONDS_TO_FIRST_LINE, _SECONDS_BETWEEN_LINES = 5.0, 30.0
+_LINE = "{desc}: {unit} {n:,} of {total:,}, {remaining} left{postfix}"
 
 
 def is_main_process() -> bool:
@@ -30,6 +35,44 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Print a warning of one line on the main process, without disturbing a progress bar."""
     note(f"warning: {text}")
+
+
+def progress(iterable: Iterable[Any] | None = None, **settings: Any) -> tqdm:
+    """Return a progress bar, of which a log file or a pipe gets a line every 30 seconds instead.
+
+    Args:
+        iterable: What is to be gone through; None where the caller counts.
+        settings: As `tqdm` takes them; `desc`, `unit` (one of what is counted) and `total` are needed.
+    """
+    return tqdm(iterable, **{**progress_style(), **settings})
+
+
+def progress_style() -> dict[str, Any]:
+    """Return the settings of `tqdm` that depend on where its output goes, for progress bars that others make."""
+    # A notebook has no terminal, and shows bars.
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return {}
+    return {"file": _Lines(), "bar_format": _LINE, "mininterval": 1.0, "unit": "step"}
+
+
+class _Lines:
+    """A file for `tqdm`, which writes its text anew again and again: some of it reaches stderr, as whole lines."""
+
+    def __init__(self) -> None:
+        self._due = time.monotonic() + _SECONDS_TO_FIRST_LINE
+        self._text = ""  # The text that was written just now.
+        self._said = ""
+
+    def write(self, text: str) -> None:
+        # tqdm goes back to the beginning of the line, and goes to the next one after the text that it leaves there.
+        is_end = text == "\n" and bool(self._text)
+        self._text = self._text if is_end else text.strip() if text.startswith("\r") else ""
+        if self._text and self._text != self._said and (is_end or time.monotonic() >= self._due):
+            sys.stderr.write(f"{self._text}\n")
+            self._said, self._due = self._text, time.monotonic() + _SECONDS_BETWEEN_LINES
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from PIL import Image
-from tqdm import tqdm
 
 from ddpm_cars.config.commands import SampleConfig
 from ddpm_cars.config.fields import AUTO
@@ -24,7 +23,7 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, save_png
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.saved_pipeline import identity, load_pipeline
-from ddpm_cars.runtime.console import note
+from ddpm_cars.runtime.console import note, progress, progress_style
 from ddpm_cars.runtime.files import write_text
 from ddpm_cars.runtime.folders import FolderLock, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings, default_precision, describe_computing
@@ -177,9 +176,9 @@ class Sampling:
         request = request_of(config, self.pipeline.scheduler.config.num_train_timesteps, self.state.num_processes)
         self.pipeline.scheduler = request.sampler(self.pipeline.scheduler)
         self.request = request.checked(self.pipeline)
-        # This bar counts the steps of one batch, on terminals only (None).
-        shown = {"disable": None if self.state.is_main_process else True}
-        self.pipeline.set_progress_bar_config(desc="denoising", leave=False, position=1, **shown)
+        # This bar counts the steps of one batch.
+        settings = {"desc": "denoising", "leave": False, "position": 1, "disable": not self.state.is_main_process}
+        self.pipeline.set_progress_bar_config(**progress_style(), **settings)
 
     def _open(self) -> set[int] | None:
         if not self.state.is_main_process:
@@ -206,7 +205,7 @@ class Sampling:
         batches = unfinished_batches(self.found, num_images, self.request.batch_size, whole=self.config.compile)
         num_there = sum(i < num_images for i in self.found)
         hidden = not (self.state.is_main_process and batches)
-        with tqdm(total=num_images, initial=num_there, desc="pictures", disable=hidden) as bar:
+        with progress(total=num_images, initial=num_there, desc="sampling", unit="image", disable=hidden) as bar:
             # Processes draw in step, because one that is far ahead at the end may wait for longer than the time limit.
             for start in range(0, len(batches), processes):
                 mine = batches[start : start + processes][self.state.process_index :][:1]

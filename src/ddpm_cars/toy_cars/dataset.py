@@ -8,8 +8,8 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL.PngImagePlugin import PngInfo
-from tqdm import tqdm
 
+from ddpm_cars.runtime.console import progress
 from ddpm_cars.toy_cars.painting import MIN_SIDE, RENDERER_VERSION, draw_car
 
 _MARKER_NAME = "toy_cars.json"
@@ -70,7 +70,7 @@ def write_toy_cars(
         (folder / split).mkdir(parents=True, exist_ok=True)
     signature = PngInfo()
     signature.add_text("Software", _SIGNATURE)
-    for name, scene_seed in tqdm(scene_seeds.items(), "drawing toy cars", unit="image", disable=None):
+    for name, scene_seed in progress(scene_seeds.items(), desc="drawing toy cars", unit="image"):
         png = BytesIO()
         draw_car(scene_seed, resolution).save(png, "PNG", pnginfo=signature)
         _replace_file(folder / name, png.getvalue())

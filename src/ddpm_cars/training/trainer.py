@@ -7,11 +7,10 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import RunError, RunStopped
-from ddpm_cars.runtime.console import say
+from ddpm_cars.runtime.console import progress, say
 from ddpm_cars.runtime.processes import StopNotice, on_main
 from ddpm_cars.runtime.threads import ComputingThreads
 from ddpm_cars.training import plan, results
@@ -122,7 +121,7 @@ class Trainer:
     def _train(self) -> None:
         run, state = self.prepared, self.state
         hidden, stopwatch = not run.accelerator.is_main_process, plan.Stopwatch(run, state)
-        with tqdm(total=run.total_steps, initial=state.step, desc="training", unit="step", disable=hidden) as bar:
+        with progress(total=run.total_steps, initial=state.step, desc="training", unit="step", disable=hidden) as bar:
             state.model.train()
             since, steps_since = time.perf_counter(), 0
             while state.step < run.total_steps:
@@ -137,7 +136,7 @@ class Trainer:
                 if last or state.step % self.config.logging_steps == 0:
                     record = self.log(time.perf_counter() - since, steps_since)
                     loss, speed = record.get("loss", math.nan), record["images_per_second"]
-                    bar.set_postfix(loss=f"{loss:.4f}", images_per_s=f"{speed:.0f}")
+                    bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
                     since, steps_since = time.perf_counter(), 0
                 started = time.perf_counter()
                 self._between_steps(last)
