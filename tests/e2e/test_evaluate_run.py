@@ -181,9 +181,43 @@ def test_what_has_changed_is_measured_again_and_nothing_old_is_shown(runs: Runs)
     run = evaluate(runs, **settings)
     after = metrics_in(model / "evaluation")
     assert after["samples"][0]["metrics"] != before["samples"][0]["metrics"]
-    assert "was measured with another model, and is begun anew" in run.stderr
+    (aside,) = model.glob("evaluation-scheduler-*")
+    assert f"was measured with other scheduler, and was moved to {aside.relative_to(runs.folder)}" in run.stderr
+    assert metrics_in(aside) == before
+    assert (aside / "quality.png").exists()
     assert not (model / "evaluation" / "quality.png").exists()
     assert open_model_folder(model).metrics == after
+
+
+def test_evaluations_with_other_settings_live_beside_each_other(runs: Runs):
+    left = shutil.ignore_patterns("checkpoints", "evaluation*")
+    for name, source in (("a", "good"), ("b", "poor")):
+        shutil.copytree(runs.folder / source, runs.folder / name, ignore=left)
+    evaluate(runs, pretrained_model_name_or_path="a", likelihood_steps="5")
+    first = metrics_in(runs.folder / "a" / "evaluation")
+    others = {"seed": 3, "num_inference_steps": 2, "num_likelihood_images": 6}
+    run = evaluate(runs, compare="a b", **others)
+    assert "this one is written to a/evaluation-seed-3-2-steps-6-likelihood-images" in run.stderr
+    assert metrics_in(runs.folder / "a" / "evaluation") == first
+    beside = metrics_in(runs.folder / "a" / "evaluation-seed-3-2-steps-6-likelihood-images")
+    assert (beside["seed"], beside["samples"][0]["num_inference_steps"]) == (3, 2)
+    assert (runs.folder / "comparison" / "report.html").exists()
+    # Both are found again: nothing is measured a second time, and what is new is added.
+    evaluate(runs, compare="a b", **others)
+    evaluate(runs, pretrained_model_name_or_path="a", likelihood_steps="4")
+    assert sorted(path.name for path in (runs.folder / "a").glob("evaluation*")) == [
+        "evaluation",
+        "evaluation-seed-3-2-steps-6-likelihood-images",
+    ]
+    again = metrics_in(runs.folder / "a" / "evaluation-seed-3-2-steps-6-likelihood-images")
+    assert {**again, "cost": None} == {**beside, "cost": None}
+    after = metrics_in(runs.folder / "a" / "evaluation")
+    assert after["samples"] == first["samples"]
+    assert [bound for bound in after["likelihood"] if bound["num_inference_steps"] != 4] == first["likelihood"]
+    assert len(after["likelihood"]) == len(first["likelihood"]) + 6
+    # Another comparison does not replace this one.
+    evaluate(runs, compare="b a", **others)
+    assert (runs.folder / "comparison-b-and-a" / "report.html").exists()
 
 
 def test_two_models_are_set_side_by_side(runs: Runs, monkeypatch: pytest.MonkeyPatch):
@@ -202,11 +236,15 @@ def test_two_models_are_set_side_by_side(runs: Runs, monkeypatch: pytest.MonkeyP
     assert good["floor"] == poor["floor"]
     expected = sum(poor["likelihood"][0]["image_bpd"]) / 8 - sum(good["likelihood"][0]["image_bpd"]) / 8
     assert difference["bpd"] == pytest.approx(expected, rel=1e-4)
-    # Bounds of other numbers of images have no difference image by image.
+    # Figures of few images are not shown, and metrics.json says why.
+    assert good["not_measured"] == dict.fromkeys(
+        ("precision", "recall", "density", "coverage"), "it takes 300 images or more"
+    )
+    assert "precision" not in good["samples"][0]["metrics"]
+    # Bits of another number of images are measured beside.
     evaluate(runs, pretrained_model_name_or_path="poor", num_likelihood_images=9)
-    evaluate(runs, compare="good poor", output_dir="pair", num_likelihood_images="null")
-    comparison = json.loads((runs.folder / "pair" / "comparison.json").read_text())
-    assert "bpd_difference" not in comparison
+    assert metrics_in(runs.folder / "poor" / "evaluation") == poor
+    assert (runs.folder / "poor" / "evaluation-9-likelihood-images" / "report.html").exists()
 
 
 MISTAKES = {

@@ -6,7 +6,7 @@ Every measurement goes to metrics.json as soon as it is made, and the same comma
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from ddpm_cars.data.pictures import Pictures, to_samples
 from ddpm_cars.diffusion.calibration import calibrate
 from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.features import load_extractor
-from ddpm_cars.evaluation.likelihood import bounds_to_measure, measure_bounds
-from ddpm_cars.evaluation.metrics_file import MetricsFile, describe, known_metrics
+from ddpm_cars.evaluation.likelihood import bounds_to_measure, key_of, measure_bounds
+from ddpm_cars.evaluation.metrics_file import MetricsFile, describe
+from ddpm_cars.evaluation.places import find_place, known_metrics
 from ddpm_cars.evaluation.real_images import compared_pixels, features_path, load_real_images, mirrored
 from ddpm_cars.metrics.neighbours import look_for_copies
 from ddpm_cars.metrics.records import Comparison, Reference, measure
@@ -33,8 +34,8 @@ from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder
 from ddpm_cars.runs.saved_pipeline import load_pipeline
 from ddpm_cars.runs.settings import check_held_out, with_pictures_of_run
 from ddpm_cars.runtime.console import note, progress, warn
-from ddpm_cars.runtime.files import atomic_path, rounded
-from ddpm_cars.runtime.folders import prepare_folder
+from ddpm_cars.runtime.files import atomic_path, read_file, rounded
+from ddpm_cars.runtime.folders import FolderLock, prepare_folder
 from ddpm_cars.runtime.hardware import cpu_warnings, default_precision, describe_computing
 from ddpm_cars.runtime.processes import connect, gathered, on_main
 from ddpm_cars.runtime.threads import ComputingThreads
@@ -51,13 +52,17 @@ class Evaluation:
 
     `name` is the model's folder, or its id on the Hub. The training images are those of the model in the folder `run`
     if `config` names none. Raises UserError if model, images, extractor and settings do not fit together.
+
+    Attributes:
+        folder: Where the evaluation is written, after `open`.
+        metrics: What is known of it, after `open`.
     """
 
-    def __init__(
-        self, accelerator: Accelerator, config: EvaluateConfig, name: str, folder: EvaluationFolder, run: str
-    ):
+    folder: EvaluationFolder
+    metrics: MetricsFile
+
+    def __init__(self, accelerator: Accelerator, config: EvaluateConfig, name: str, run: str):
         self.name = name
-        self.folder = folder
         self.is_main = accelerator.is_main_process
         self.pipeline = load_pipeline(name)
         # After the model: a mistyped folder has no config.yaml either.
@@ -70,8 +75,7 @@ class Evaluation:
             self.real = load_real_images(config, unet.config.sample_size, unet.config.in_channels, class_names)
         check_held_out(config, name)
         self.extractor = load_extractor(config.extractor, config.extractor_weights, accelerator.device)
-        on_main(lambda: prepare_folder(folder.path))
-        self.metrics = MetricsFile(folder.metrics, describe(name, self.pipeline, config, self.real, self.extractor))
+        self.described = describe(name, self.pipeline, config, self.real, self.extractor)
         move_for_inference(self.pipeline, accelerator.device)
         self.pipeline.unet = accelerator.prepare_model(unet.eval(), evaluation_mode=True)
         self.pipeline.set_progress_bar_config(disable=True)
@@ -89,10 +93,27 @@ class Evaluation:
             if name not in CALIBRATED_VARIANCES:
                 sampler_from_config(name, self.saved_config)
 
+    def open(self, base: EvaluationFolder, *, is_fixed: bool = False, is_standard: bool = False) -> None:
+        """Take the folder that `find_place` chooses, and write a metrics.json there, so that others see it is taken.
+
+        Raises UserError if it cannot be written to, or another evaluation is writing to it. A collective call.
+        """
+
+        def take() -> EvaluationFolder:
+            place = find_place(base.path, self.described, is_fixed=is_fixed, is_standard=is_standard)
+            prepare_folder(place.path)
+            self._lock = FolderLock(place.path)
+            self._lock.acquire()
+            return place
+
+        self.folder = on_main(take)
+        self.metrics = MetricsFile(self.folder.metrics, self.described)
+        self.metrics.save()
+
     def run(self) -> dict[str, Any]:
         """Measure what metrics.json does not hold yet, write the report, and return what metrics.json holds.
 
-        Raises UserError if a scheduler does not work with this model. A collective call.
+        Raises UserError if a scheduler does not work with this model. A collective call, after `open`.
         """
         config = self.config
         held_out = self.real.held_out
@@ -107,6 +128,7 @@ class Evaluation:
                     scheduler_config = self.calibrated_config if name in CALIBRATED_VARIANCES else self.saved_config
                     self._measure_sampler(name, sampler_from_config(name, scheduler_config), steps)
         on_main(lambda: save_report(self.metrics.values, RunFolder(self.name), self.folder))
+        on_main(lambda: self._lock.release())
         return self.metrics.values
 
     @cached_property
@@ -124,17 +146,20 @@ class Evaluation:
         return scheduler.config
 
     def _measure_likelihood(self, held_out: Pictures, num_images: int) -> None:
-        names = ("variance_type", "chain", "num_inference_steps", "num_images")
-        known = {tuple(bound[name] for name in names) for bound in self.metrics.values.get("likelihood", [])}
         unet, config = self.pipeline.unet, self.config
-        keys = bounds_to_measure(self.saved_config, config.likelihood_steps or ())
-        if all((*key, num_images) in known for key in keys):
+        known = {key_of(bound): bound for bound in self.metrics.values.get("likelihood", [])}
+        missing = [k for k in bounds_to_measure(self.saved_config, config.likelihood_steps or ()) if k not in known]
+        if not missing:
             return
         calibrated = self.calibrated_config
         with self.metrics.timed("likelihood"):
-            self.metrics.values["likelihood"], self.metrics.values["eps_mse"] = measure_bounds(
-                unet, held_out, calibrated, keys, num_images, config.batch_size, config.seed
+            bounds, self.metrics.values["eps_mse"] = measure_bounds(
+                unet, held_out, calibrated, missing, num_images, config.batch_size, config.seed
             )
+        known |= {key_of(bound): bound for bound in bounds}
+        lengths = sorted({steps for _, chain, steps in known if chain != "all"})
+        order = bounds_to_measure(self.saved_config, lengths)
+        self.metrics.values["likelihood"] = [known[key] for key in dict.fromkeys((*order, *known)) if key in known]
         self.metrics.save()
 
     def _features(self, images: np.ndarray, sha256: str) -> torch.Tensor:
@@ -309,9 +334,20 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
         warn(warning)
     if config.compare is not None:
         return _compare(accelerator, config, *config.compare)
-    evaluation = Evaluation(accelerator, config, name, folders[0], run=name)
+    evaluation = Evaluation(accelerator, config, name, run=name)
+    evaluation.open(folders[0], is_fixed=config.output_dir is not None, is_standard=_is_standard(config))
     with _said_computing(accelerator):
-        return folders[0].report, summary(evaluation.run())
+        metrics = evaluation.run()
+    return evaluation.folder.report, summary(metrics)
+
+
+def _is_standard(config: EvaluateConfig) -> bool:
+    """Return whether everything that figures depend on is left to its default, but for the precision."""
+    defaults = {field.name: field.default for field in fields(EvaluateConfig)}
+    images = ("train_data_dir", "dataset_name", "split", "validation_split", "resize", "background")
+    numbers = ("seed", "num_images", "num_inference_steps", "num_likelihood_images")
+    names = (*images, *numbers, "extractor", "extractor_weights")
+    return all(getattr(config, name) == defaults[name] for name in names)
 
 
 @contextmanager
@@ -340,19 +376,28 @@ def with_precision(config: EvaluateConfig, folders: Sequence[EvaluationFolder]) 
 
 def _compare(accelerator: Accelerator, config: EvaluateConfig, first: str, second: str) -> tuple[Path, str]:
     """Measure two models, each into its own folder, and set them side by side."""
-    names, folders = (first, second), [_folder_of(name) for name in (first, second)]
+    folders = [_folder_of(name) for name in (first, second)]
     if folders[0].path.resolve() == folders[1].path.resolve():
         raise UserError(f"compare names {first} twice; give two models")
-    evaluations = [
-        Evaluation(accelerator, config, name, folder, run=first) for name, folder in zip(names, folders, strict=True)
-    ]
+    evaluations = [Evaluation(accelerator, config, name, run=first) for name in (first, second)]
     sizes = [(e.pipeline.unet.config.sample_size, e.pipeline.unet.config.in_channels) for e in evaluations]
     if sizes[0] != sizes[1]:
         a, b = (f"{size} pixels with {channels} channels" for size, channels in sizes)
         raise UserError(f"{first} generates {a} and {second} {b}; compare takes two models of one size")
-    output_folder = EvaluationFolder(Path(config.output_dir or "comparison"))
+    output_folder = EvaluationFolder(Path(config.output_dir or _comparison_folder(evaluations)))
     on_main(lambda: prepare_folder(output_folder.path))
+    for evaluation, folder in zip(evaluations, folders, strict=True):
+        evaluation.open(folder)
     with _said_computing(accelerator):
         metrics = [evaluation.run() for evaluation in evaluations]
-    on_main(lambda: save_comparison(metrics, folders, output_folder))
+    on_main(lambda: save_comparison(metrics, [evaluation.folder for evaluation in evaluations], output_folder))
     return output_folder.report, "\n\n".join(map(summary, metrics))
+
+
+def _comparison_folder(evaluations: Sequence[Evaluation]) -> str:
+    """Return where two models are compared: comparison/, unless it holds the comparison of two others."""
+    names = [evaluation.described["model"]["name"] for evaluation in evaluations]
+    known = on_main(lambda: read_file(EvaluationFolder(Path("comparison")).comparison))
+    if known is None or [model["name"] for model in known["models"]] == names:
+        return "comparison"
+    return "comparison-" + "-and-".join(name.replace("/", "--") for name in names)

@@ -1,6 +1,6 @@
 """The bits per dimension of held-out images, for every variance that a model can sample with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,11 @@ def bounds_to_measure(config: Any, likelihood_steps: Sequence[int]) -> list[Key]
     for steps in likelihood_steps:
         chains += [(config.timestep_spacing, steps), (_LEAST_COST, steps)]
     return [(kind, chain, steps) for kind in kinds for chain, steps in chains]
+
+
+def key_of(bound: Mapping[str, Any]) -> Key:
+    """Return which bound an entry of metrics.json is."""
+    return bound["variance_type"], bound["chain"], bound["num_inference_steps"]
 
 
 def _scheduler_of(key: Key, config: Any) -> DDPMCarsScheduler:

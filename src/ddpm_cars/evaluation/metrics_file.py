@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_cars.config.commands import EvaluateConfig
-from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.features import Extractor
+from ddpm_cars.evaluation.places import known_metrics
 from ddpm_cars.evaluation.real_images import RealImages
+from ddpm_cars.metrics.records import too_few_images
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.reports.wording import sampler_label
+from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.saved_pipeline import identity
-from ddpm_cars.runtime.console import warn
 from ddpm_cars.runtime.files import read_file, write_text
 from ddpm_cars.runtime.hardware import versions
 from ddpm_cars.runtime.processes import on_main
@@ -29,8 +30,12 @@ def describe(
 ) -> dict[str, Any]:
     """Return what metrics.json says of the model, the images and the way of measuring."""
     unet, saved, held_out, others = pipeline.unet, pipeline.scheduler.config, {}, ""
+    facts, T = read_file(RunFolder(name).facts), pipeline.scheduler.config.num_train_timesteps
+    num_steps, num_likelihood = min(config.num_inference_steps or T, T), {}
     if real.held_out is not None:
         others = f", without {config.validation_split}"
+        if config.num_likelihood_images is not None:
+            num_likelihood["num_likelihood_images"] = min(config.num_likelihood_images, len(real.held_out.images))
         held_out = {
             "held_out_split": config.validation_split,
             "num_held_out_images": len(real.held_out.images),
@@ -48,6 +53,7 @@ def describe(
             "prediction_type": saved.prediction_type,
             "scheduler": type(pipeline.scheduler).__name__,
             "variance_type": saved.get("variance_type"),
+            **({} if facts is None else {"num_training_steps": facts["steps"]}),
         },
         "data": {
             "source": Path(real.training.report["source"]).name,
@@ -60,6 +66,9 @@ def describe(
         },
         "seed": config.seed,
         "num_images": real.num_floor_images,
+        "not_measured": too_few_images(real.num_floor_images),
+        "num_inference_steps": num_steps,
+        **num_likelihood,
         "mixed_precision": config.mixed_precision,
         "extractor": {
             name: getattr(extractor, name)
@@ -68,29 +77,21 @@ def describe(
     }
 
 
-def known_metrics(path: Path) -> dict[str, Any]:
-    """Return what a metrics.json holds, nothing if there is none. Raises UserError if it cannot be read."""
-    known = read_file(path) or {}
-    if not isinstance(known, dict):
-        raise UserError(f"{path} holds no JSON object; mend or remove it")
-    return known
-
-
 class MetricsFile:
-    """The metrics of one model. Those on the disk are kept if `head`, what `describe` returns, is the same.
+    """The metrics of one model, with `head`, what `describe` returns.
 
-    Raises UserError if the file cannot be read.
+    Those on the disk are kept: `find_place` has found the folder where they fit, if there is one. Raises UserError if
+    the file cannot be read.
     """
 
     def __init__(self, path: Path, head: dict[str, Any]):
         self.path = path
-        head = json.loads(json.dumps({"format": FORMAT_VERSION, **head, "versions": versions()}))
-        known = on_main(lambda: known_metrics(path))
-        changed = [name for name in head if known.get(name) != head[name]]
-        if known and changed:
-            warn(f"{path} was measured with another {', '.join(changed)}, and is begun anew")
+        head = json.loads(json.dumps({"format": FORMAT_VERSION, **head}))
         begun = {"samples": [], "spectrum": {"generated": {}}, "cost": {"seconds": {}, "peak_memory_mib": 0}}
-        self.values: dict[str, Any] = known if head.items() <= known.items() else {**head, **begun}
+        known = on_main(lambda: known_metrics(path))
+        self.values: dict[str, Any] = {**head, "versions": versions(), **begun, **known}
+        # The folder may have another name by now.
+        self.values["model"] = {**self.values["model"], **head["model"]}
 
     def sampler(self, label: str, num_inference_steps: int) -> dict[str, Any] | None:
         """Return the entry of a sampler, or None."""
@@ -111,6 +112,10 @@ class MetricsFile:
         yield
         seconds = self.values["cost"]["seconds"]
         seconds[what] = round(seconds.get(what, 0) + time.perf_counter() - started, 1)
+        for name, version in versions().items():
+            known = self.values["versions"].get(name, version)
+            # An evaluation that was begun with an earlier version lists both.
+            self.values["versions"][name] = known if version in known.split(", ") else f"{known}, {version}"
 
     def save(self) -> None:
         """Write the file, with the peak of the memory so far."""

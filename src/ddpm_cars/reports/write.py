@@ -20,6 +20,8 @@ _NUM_NEIGHBOURS = 3
 # Names of PNG files: those that show generated images, and those that are drawn from figures.
 _IMAGES = ("samples", "denoising", "neighbours_features", "neighbours_pixels")
 _PLOTS = (*PLOTS, "loss")
+IMAGE_NAMES = (*_IMAGES, *_PLOTS)
+"""The names of all PNG files that an evaluation may write."""
 
 
 def has_images(folder: EvaluationFolder) -> bool:
@@ -65,7 +67,7 @@ def save_report(metrics: Metrics, run: RunFolder, folder: EvaluationFolder) -> N
 
     The losses of `run` are shown, whose folder need not exist.
     """
-    paths = {name: folder.image(name) for name in (*_IMAGES, *_PLOTS)}
+    paths = {name: folder.image(name) for name in IMAGE_NAMES}
     # Plots of an earlier evaluation show something else.
     for name in _PLOTS:
         paths[name].unlink(missing_ok=True)

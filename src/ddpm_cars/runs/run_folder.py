@@ -16,6 +16,14 @@ class EvaluationFolder:
         self.card = path / "card.md"  # The section of a model card.
         self.comparison = path / "comparison.json"  # The metrics of two evaluations side by side.
 
+    def beside(self) -> list["EvaluationFolder"]:
+        """Return the evaluations with other settings, in folders beside this one whose names begin with its name."""
+        name = f"{self.path.name or self.path.resolve().name}-"
+        parent = self.path.parent
+        paths = [path for path in parent.iterdir() if path.name.startswith(name)] if parent.is_dir() else []
+        folders = (EvaluationFolder(path) for path in sorted(paths))
+        return [folder for folder in folders if folder.metrics.is_file()]
+
     def image(self, name: str) -> Path:
         """Return the path of an image of the report, PNG."""
         return self.path / f"{name}.png"
@@ -42,7 +50,8 @@ class RunFolder:
         checkpoints: Folder of the checkpoints.
         best: Folder of the pipeline with the lowest loss on held-out images so far.
         logs: Folder of the trackers.
-        evaluation: Where an evaluation of this model writes, unless it is told otherwise.
+        evaluation: Where an evaluation of this model writes, unless it is told otherwise; those with other settings
+            are beside it.
     """
 
     def __init__(self, path: str | Path):
