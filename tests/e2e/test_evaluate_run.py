@@ -177,7 +177,7 @@ def test_what_has_changed_is_measured_again_and_nothing_old_is_shown(runs: Runs)
     # What was measured before is not what is published now.
     assert open_model_folder(model).stale_metrics == model / "evaluation" / "metrics.json"
     pushed = runs.run(SCRIPTS / "push_to_hub.py", "calibrated", "me/cars", "--dry_run")
-    assert "was measured with other weights or another calibration and is left out; evaluate again" in pushed.stderr
+    assert "measured with other weights or another calibration, and is left out; evaluate again" in pushed.stderr
     run = evaluate(runs, **settings)
     after = metrics_in(model / "evaluation")
     assert after["samples"][0]["metrics"] != before["samples"][0]["metrics"]

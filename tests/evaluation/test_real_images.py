@@ -89,9 +89,20 @@ def test_no_more_than_2000_are_drawn_unasked(config: EvaluateConfig, monkeypatch
 @pytest.mark.parametrize("num_images", [40, 2000, None])
 def test_a_set_that_is_too_small_for_any_number_is_told_what_is_needed(config: EvaluateConfig, num_images: int | None):
     small = replace(config, split="train[:64]", num_images=num_images)
-    with pytest.raises(UserError, match=r"has 64 images; an evaluation needs 80 or more") as failed:
+    with pytest.raises(UserError, match=r"has 64 images .*test; an evaluation needs 80 or more") as failed:
         load_real_images(small, 8, 3, ())
     assert "lower" not in str(failed.value)
+    assert str(failed.value).endswith("or look at what ddpm-cars sample draws")
+
+
+def test_too_few_images_are_told_before_any_is_decoded(tmp_path: Path, config: EvaluateConfig):
+    for i in range(60):
+        (tmp_path / "cars" / f"{i}.png").parent.mkdir(exist_ok=True)
+        (tmp_path / "cars" / f"{i}.png").write_bytes(b"no image")
+    few = replace(config, train_data_dir=str(tmp_path / "cars"), validation_split=None, cache_dir=str(tmp_path / "c"))
+    with pytest.raises(UserError, match=r"has 60 images; an evaluation needs 80 or more"):
+        load_real_images(few, 8, 3, ())
+    assert not (tmp_path / "c").exists()
 
 
 def test_one_held_out_image_is_too_few_for_an_error(config: EvaluateConfig, tmp_path: Path):

@@ -178,6 +178,37 @@ def test_figures_of_other_weights_or_samplers_are_left_out(changed: Callable[...
     assert "model-index" not in text
 
 
+@pytest.mark.parametrize("lacks", ["samples", "floor"])
+def test_an_evaluation_that_was_interrupted_early_is_left_out(run: Path, tmp_path: Path, lacks: str):
+    folder = shutil.copytree(run, tmp_path / "interrupted")
+    path = folder / "evaluation" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    del metrics[lacks]
+    path.write_text(json.dumps(metrics))
+    assert open_model_folder(folder).stale_metrics == path
+    assert section(text_of(folder), "Evaluation") == ""
+
+
+def test_the_evaluation_of_the_model_counts_before_those_beside_it_and_of_these_the_one_of_most_images(
+    run: Path, tmp_path: Path
+):
+    folder = shutil.copytree(run, tmp_path / "beside")
+    here = folder / "evaluation"
+    paths = [here / "metrics.json"]
+    for number in (300, 5000, 400):
+        path = shutil.copytree(here, folder / f"evaluation-{number}-images") / "metrics.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "num_images": number}))
+        paths.append(path)
+    assert open_model_folder(folder).metrics_path == paths[0]
+    # Once the weights have changed, what was measured of the earlier ones does not count.
+    metrics = json.loads(paths[0].read_text())
+    metrics["model"]["weights_sha256"] = "0" * 16
+    paths[0].write_text(json.dumps(metrics))
+    found = open_model_folder(folder)
+    assert (found.metrics_path, found.stale_metrics) == (paths[2], None)
+    assert "of 5,000 images" in section(text_of(folder), "Evaluation")
+
+
 def test_a_dataset_of_the_hub_is_linked(run: Path, tmp_path: Path):
     folder = shutil.copytree(run, tmp_path / "hub")
     settings = yaml.safe_load((folder / "config.yaml").read_text())

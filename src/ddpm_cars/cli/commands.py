@@ -182,12 +182,17 @@ def push_to_hub(config: PushConfig, prog: str) -> None:
         licence = config.model_license or (folder.settings or {}).get("model_license")
         named = f"under the licence {licence}" if licence else "without a licence, which --model_license names"
         print(f"to {config.repo_id}, a {audience} {kind} if it is new, {named}")
-        stale_metrics = folder.stale_metrics
+        metrics_path, stale_metrics = folder.metrics_path, folder.stale_metrics
     else:
         published = push(config)
-        stale_metrics = published.stale_metrics
-    if stale_metrics is not None:
-        warn(f"{stale_metrics} was measured with other weights or another calibration and is left out; evaluate again")
+        metrics_path, stale_metrics = published.metrics_path, published.stale_metrics
+    if metrics_path is not None and not config.space:
+        note(f"the figures of the card are those of {metrics_path}")
+    if stale_metrics is not None and not config.space:
+        warn(
+            f"{stale_metrics} is unfinished, or was measured with other weights or another calibration, and is left "
+            "out; evaluate again"
+        )
     if config.dry_run:
         return
     if published.kept_card:

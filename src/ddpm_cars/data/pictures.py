@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def load_pictures(
     label_column: str | None = None,
     excluded_split: str | None = None,
     report_path: Path | None = None,
+    check_number: Callable[[str, int], None] | None = None,
 ) -> Pictures:
     """Decode every image of `config`, once: a later call with the same files and settings reads the result.
 
@@ -65,6 +67,8 @@ def load_pictures(
             the names of the folders that hold the images. None is no classes.
         excluded_split: Split that is not joined where `config.split` is None.
         report_path: Where the report is written as JSON. Only one of several processes gives it.
+        check_number: Called with the folder or dataset and the number of its images, before anything is decoded and
+            again with the number of those that can be decoded; raises UserError if there are too few.
 
     Returns:
         The images.
@@ -77,6 +81,8 @@ def load_pictures(
     image_mode(num_channels)
     source = find_pictures(config, label_column, excluded_split)
     _check_number(source.size, source.place)
+    if check_number is not None:
+        check_number(source.place, source.size)
     settings = [config.resolution, config.resize, config.background, config.split, label_column, excluded_split]
     key = json.dumps([DECODER_VERSION, source.fingerprint, source.size, num_channels, *settings])
     path = cache_folder(config.cache_dir) / hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -86,6 +92,8 @@ def load_pictures(
         write_text(report_path, json.dumps(report, indent=1))
     _check_bad(report, config.max_bad_images_fraction, report_path)
     _check_number(len(decoded.images), source.place)
+    if check_number is not None:
+        check_number(source.place, len(decoded.images))
     labels = None if source.labels is None else source.labels[decoded.good_rows()]
     return Pictures(decoded.images, labels, source.class_names, decoded.digests, decoded.sha256, report)
 

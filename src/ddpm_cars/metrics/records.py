@@ -14,7 +14,7 @@ from ddpm_cars.metrics.spectrum import contrast, radial_spectrum, spectrum_error
 
 _NUM_NEIGHBOURS = 5
 _MIN_NEIGHBOUR_IMAGES = 300
-"""Of fewer images, the errors of precision and recall exceed 0.03, and their values are more those of the number."""
+"""Of fewer images, the error of recall exceeds 0.05 where it is not near 0 (see docs/evaluation.md)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,8 +47,8 @@ def run_files(folder: ModelFolder) -> Files:
     files: Files = {path.name: path for path in whole if path.is_file()}
     if folder.settings is not None:
         files[there.settings.name] = yaml.safe_dump(public_settings(folder.settings), sort_keys=False).encode()
-    if folder.metrics is not None:
-        files[there.evaluation.metrics.name] = there.evaluation.metrics
+    if folder.metrics is not None and folder.metrics_path is not None:
+        files[folder.metrics_path.name] = folder.metrics_path
         if (dataset := dataset_id(folder.settings or {})) is not None:
             # One file per dataset; only those of the Hub have an entry there.
             entries = [

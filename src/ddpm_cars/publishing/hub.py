@@ -37,7 +37,8 @@ class Published:
     url: str  # The address of the repository.
     is_new: bool  # Whether this push has made a commit; it makes none if nothing has changed.
     kept_card: bool  # Whether the card on the Hub was kept because somebody has edited it.
-    stale_metrics: Path | None  # An evaluation that was left out, as it is of other weights or another calibration.
+    metrics_path: Path | None  # The evaluation that is published.
+    stale_metrics: Path | None  # One that was left out, as it is unfinished, or of other weights or calibration.
 
 
 def check_access(repo_id: str) -> str | None:
@@ -123,7 +124,7 @@ def _push_once(config: PushConfig, folder: ModelFolder) -> Published:
             revision=config.revision,
             parent_commit=head,
         )
-    return Published(str(url), commit.oid != head, kept_card, folder.stale_metrics)
+    return Published(str(url), commit.oid != head, kept_card, folder.metrics_path, folder.stale_metrics)
 
 
 def _validate(card: str, kind: str) -> None:

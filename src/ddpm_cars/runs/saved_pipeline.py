@@ -90,11 +90,14 @@ class ModelFolder:
     settings: dict[str, Any] | None  # Those of the training run.
     training: dict[str, Any] | None  # The facts of the training run.
     metrics: dict[str, Any] | None  # Of these weights, sampled with the present settings of the scheduler.
-    stale_metrics: Path | None  # The metrics of other weights or settings, which must not be published.
+    metrics_path: Path | None  # The file of these metrics.
+    stale_metrics: Path | None  # Metrics of other weights or settings, or unfinished ones, which stay unpublished.
 
 
 def open_model_folder(folder: str | Path) -> ModelFolder:
     """Load the pipeline of a folder and what lies beside it.
+
+    Of the evaluations that fit the model, the one in evaluation/ counts, else the one beside it of the most images.
 
     Raises UserError if there is no model in it that loads, or a file of the run cannot be read.
     """
@@ -102,19 +105,28 @@ def open_model_folder(folder: str | Path) -> ModelFolder:
     if not files.model_index.is_file():
         raise UserError(f"{files.path} is not a folder with a saved pipeline: there is no {files.model_index.name}")
     pipeline = load_pipeline(str(files.path))
-    metrics = read_file(files.evaluation.metrics)
+    here, *beside = (place.metrics for place in (files.evaluation, *files.evaluation.beside()))
+    found = {path: metrics for path in (here, *beside) if (metrics := read_file(path)) is not None}
     # A new run in the folder replaces the weights, and a calibration replaces the settings of the scheduler.
     now = identity(pipeline)
-    # Metrics of earlier versions have no hash of the scheduler.
-    stale = metrics is not None and any(metrics["model"].get(name, value) != value for name, value in now.items())
+    fitting = [path for path, metrics in found.items() if _is_finished_and_of(metrics, now)]
+    fitting.sort(key=lambda path: (path != here, -found[path].get("num_images", 0)))
+    path = fitting[0] if fitting else None
     return ModelFolder(
         files,
         pipeline,
         read_file(files.settings),
         read_file(files.facts),
-        None if stale else metrics,
-        files.evaluation.metrics if stale else None,
+        None if path is None else found[path],
+        path,
+        next(iter(found), None) if path is None else None,
     )
+
+
+def _is_finished_and_of(metrics: Mapping[str, Any], model: Mapping[str, str]) -> bool:
+    # Metrics of earlier versions have no hash of the scheduler.
+    fits = all(metrics["model"].get(name, value) == value for name, value in model.items())
+    return fits and "floor" in metrics and bool(metrics.get("samples"))
 
 
 def make_pipeline(
