@@ -158,9 +158,9 @@ class CalibrateConfig(PicturesOfRunConfig):
 class EvaluateConfig(PicturesOfRunConfig):
     """Measure how good a saved model is, and write metrics.json, plots and report.html.
 
-    What metrics.json holds already is not measured again. If neither train_data_dir nor dataset_name is given, the
-    images are those that the model was trained on, and its validation_split, according to the config.yaml in its
-    folder.
+    What metrics.json holds already is not measured again, and an evaluation with other settings goes to a folder
+    beside it. If neither train_data_dir nor dataset_name is given, the images are those that the model was trained on,
+    and its validation_split, according to the config.yaml in its folder.
     """
 
     group: ClassVar[str] = "measurements"
@@ -170,7 +170,8 @@ class EvaluateConfig(PicturesOfRunConfig):
     compare: tuple[str, ...] | None = setting(None, group="most used")
     """Two models to measure with the same seeds and compare, instead of one model."""
     output_dir: str | None = setting(None, group="most used")
-    """Folder for the results. If unset, evaluation/ in the folder of the model, or comparison/ with compare."""
+    """Folder for the results. If unset, evaluation/ in the folder of the model, or beside it for other settings than
+    those of the evaluation there; with compare, comparison/."""
     label_column: str = setting("label", group="images")
     """Column of the dataset that holds the classes, for models with classes."""
     num_images: int | None = setting(None, minimum=MIN_EVALUATION_IMAGES, group="most used")
