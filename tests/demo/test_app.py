@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, calibrate
@@ -54,7 +54,7 @@ from ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.demo import build_app, serve_folder
 
 def controls(folder):
-    app = build_app(DDPMCarsPipeline.from_pretrained(folder), "name")
+    app = build_app(DDPMCarsPipeline.from_pretrained(folder), "name", 1 if "stock" in folder else 16, folder)
     labelled = {block.label: block for block in app.blocks.values() if getattr(block, "label", None)}
     choices = lambda block: [value for _, value in block.choices] if hasattr(block, "choices") else None
     return {label: [block.visible, choices(block)] for label, block in labelled.items()}
@@ -519,6 +519,9 @@ def test_the_page_shows_what_the_model_can_and_is_served_as_the_environment_says
     folders = [tmp_path / "plain cars", tmp_path / "guided cars"]
     for pipe, folder in zip((pipeline, guided), folders, strict=True):
         pipe.save_pretrained(folder)
+    # A model of diffusers, which leaves next to nothing to set.
+    folders.append(tmp_path / "stock cars")
+    DDPMPipeline(pipeline.unet, DDPMScheduler(num_train_timesteps=1)).save_pretrained(folders[-1])
     settings = {"GRADIO_SERVER_PORT": port, "GRADIO_TEMP_DIR": str(tmp_path / "files"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", "-c", PAGES, *map(str, folders)]
     with (tmp_path / "log").open("w") as log:
@@ -529,7 +532,10 @@ def test_the_page_shows_what_the_model_can_and_is_served_as_the_environment_says
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, (tmp_path / "log").read_text()
-        plain, with_classes = json.loads(line)
+        plain, with_classes, stock = json.loads(line)
+        hidden = ("Images", "Steps", "Timestep t", "Variance of the noise that a step adds", "Class")
+        assert not any(stock[label][0] for label in hidden)
+        assert stock["Sampler"] == [True, ["DDPMScheduler", *SCHEDULERS]]
         assert plain["Variance of the noise that a step adds"] == [True, ["fixed_small", "fixed_large"]]
         assert [plain["Class"], plain["Guidance"]] == [[False, []], [False, None]]
         assert [with_classes["Class"], with_classes["Guidance"]] == [[True, [-1, -2, 0, 1]], [True, None]]

@@ -85,13 +85,20 @@ def test_the_page_works_with_the_files_of_the_space_alone(space: Path):
     assert run.returncode == 0, run.stderr
 
 
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 def imports_behind(name: str, seen: set[str]) -> set[str]:
     """Return the top-level names that a module of the package imports, and all modules of the package behind it."""
     seen.add(name)
     path = PACKAGE.joinpath(*name.split("."))
     path = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    # What is for type checkers only is not imported.
+    unread = [node for block in ast.walk(tree) if is_for_types(block) for node in ast.walk(block)]
+    for node in (node for node in ast.walk(tree) if node not in unread):
         imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             imported = [str(node.module)]

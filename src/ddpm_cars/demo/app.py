@@ -101,12 +101,11 @@ def _component(option: Option) -> Any:
     words: dict[str, Any] = {"value": option.default, "label": option.label, "info": option.info}
     if isinstance(option, Choice):
         component = gr.Dropdown(list(option.choices), visible=option.is_offered, **words)
-    elif option.maximum > _NUM_SEEDS:
-        component = gr.Number(**words)
+    elif option.minimum < option.maximum <= _NUM_SEEDS:
+        component = gr.Slider(option.minimum, option.maximum, step=option.step, visible=option.is_offered, **words)
     else:
-        # A slider with a single place cannot be moved.
-        visible = option.is_offered and option.minimum < option.maximum
-        component = gr.Slider(option.minimum, option.maximum, step=option.step, visible=visible, **words)
+        # Nobody needs to see a number that has a single value.
+        component = gr.Number(visible=option.minimum < option.maximum, **words)
     component.preprocess = lambda payload: payload
     return component
 
@@ -172,12 +171,17 @@ def _draw_tab(pipeline: DDPMCarsPipeline, options: Mapping[str, Option], samples
     # The message follows the end of the drawing, or the next frame would replace it.
     ended = stop.click(None, cancels=[drawing], **_AT_ONCE)
     ended.then(lambda at: (progress_when_stopped(*at), *idle), reached, [status, start, stop], **_AT_ONCE)
-    scheduler = controls["scheduler"]
-    scheduler.change(_fitting_controls, scheduler, [controls["variance"], controls["watched"]], **_AT_ONCE)
+    scheduler, fitting = controls["scheduler"], [controls["variance"], controls["watched"]]
+    for control, is_fitting in zip(fitting, _fits(options["scheduler"].default), strict=True):
+        control.visible = is_fitting
+    scheduler.change(
+        lambda name: [gr.update(visible=is_fitting) for is_fitting in _fits(name)], scheduler, fitting, **_AT_ONCE
+    )
 
 
-def _fitting_controls(scheduler: Any) -> tuple[Any, Any]:
-    return gr.update(visible=scheduler == OWN_SCHEDULER), gr.update(visible=scheduler in WATCHABLE)
+def _fits(scheduler: Any) -> tuple[bool, bool]:
+    """Return whether a sampler has a choice of a variance, and a guess to watch."""
+    return scheduler == OWN_SCHEDULER, scheduler in WATCHABLE
 
 
 def _draw(pipeline: DDPMCarsPipeline, options: Mapping[str, Option], *sent: Any) -> Iterator[tuple[Any, ...]]:

@@ -19,7 +19,7 @@ SCHEDULERS = {
     "UniPCMultistepScheduler": "UniPC",
 }
 # The other schedulers do not report x_0_hat.
-WATCHABLE = (OWN_SCHEDULER, "DDIMScheduler")
+WATCHABLE = (OWN_SCHEDULER, "DDPMScheduler", "DDIMScheduler")
 VARIANCE_LABELS = {
     "fixed_small": "small, β̃ (fixed_small)",
     "fixed_large": "large, β (fixed_large)",
