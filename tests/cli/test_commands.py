@@ -64,6 +64,7 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         ([*PICTURES, "--use_ema", "perhaps"], "use_ema"),
         ([*PICTURES, "--seed"], "seed"),
         ([*PICTURES, "--resolution", "4"], "resolution is 4"),
+        ([*PICTURES, "--config=nowhere.yaml", "--config"], "--config has no value; give --config FILE"),
         ([*PICTURES, "--config", "nowhere.yaml"], "--config nowhere.yaml is neither a file nor a recipe"),
         ([], "train_data_dir"),
         (["--train_data_dir", "/no/such folder"], "/no/such folder is not a folder"),
@@ -74,7 +75,7 @@ def test_a_mistake_on_the_command_line_is_one_line(
     argv: list[str], word: str, one_line_error: Callable[..., str], tmp_path: Path
 ):
     output_dir = tmp_path / "out"
-    tail = [] if argv[-1:] == ["--seed"] else ["--preset=tiny", f"--output_dir={output_dir}"]
+    tail = [] if argv[-1:] in (["--seed"], ["--config"]) else ["--preset=tiny", f"--output_dir={output_dir}"]
     if "--preset" in argv:
         tail = tail[1:]
     assert word in one_line_error(cli.train, [*argv, *tail] if tail else argv)

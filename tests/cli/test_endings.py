@@ -58,6 +58,15 @@ def test_an_interruption_while_libraries_are_imported_is_one_line(argv: list[str
     assert not [*tmp_path.iterdir()]
 
 
+def test_an_interruption_before_that_is_one_line_too(tmp_path: Path):
+    early = SLOW.replace('"torch"', '"yaml"').replace(
+        "except KeyboardInterrupt:\n                pass", "finally:\n                pass"
+    )
+    early = early.replace("ddpm_cars.cli import", "ddpm_cars.__main__ import").replace("main(sys.argv[1:])", "main()")
+    done = subprocess.run([sys.executable, "-c", early, "train"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "ddpm-cars: interrupted\n")
+
+
 def test_an_interruption_later_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -75,6 +75,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "me/cars is not a folder with a saved pipeline",
         ),
         (EvaluateConfig, {"compare": (MODEL, "photos")}, "photos holds no saved pipeline"),
+        (
+            EvaluateConfig,
+            {"pretrained_model_name_or_path": MODEL, "train_data_dir": "photos"},
+            "photos has 0 images; an evaluation needs 80 or more, half of them to compare with and half in place of ",
+        ),
         (PushConfig, {"folder": "nowhere", "repo_id": "cars"}, "nowhere is not a folder with a saved pipeline"),
         (TrainingConfig, {"train_data_dir": "photos"}, None),
         (TrainingConfig, {"dataset_name": "me/photos"}, None),

@@ -99,6 +99,8 @@ class Parser(Generic[Config]):
         return values
 
     def _as_given(self, name: str) -> str:
+        if name == "config":
+            return "--config FILE"
         return (
             noun(self.config_class, name) if name in self.by_position else f"--{name} {noun(self.config_class, name)}"
         )

@@ -4,10 +4,11 @@ Whoever reads them checks them as well.
 """
 
 import difflib
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ddpm_cars.config.commands import CalibrateConfig, PushConfig
+from ddpm_cars.config.commands import MIN_EVALUATION_IMAGES, CalibrateConfig, EvaluateConfig, PushConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.folders import refuse_file, refuse_inside
 
@@ -20,6 +21,11 @@ def check_places(config: Any) -> None:
             "is a file, not a folder; unpack it if it is an archive" if Path(images).is_file() else "is not a folder"
         )
         raise UserError(f"train_data_dir {images} {kind}{_similar(images)}")
+    if images is not None and isinstance(config, EvaluateConfig):
+        # All files are an upper bound; only the first so many are counted.
+        files = (path for path in Path(images).rglob("*") if path.is_file())
+        enough = 2 * (config.num_images or MIN_EVALUATION_IMAGES)
+        config.check_number_of_images(images, sum(1 for _ in islice(files, enough)))
     dataset = getattr(config, "dataset_name", None)
     if dataset is not None and _is_path(dataset) and not Path(dataset).exists():
         raise UserError(f"dataset_name {dataset} is not a folder{_similar(dataset)}")

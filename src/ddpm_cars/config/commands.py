@@ -222,6 +222,22 @@ class EvaluateConfig(PicturesOfRunConfig):
         for name in self.schedulers:
             _check_scheduler("schedulers has", name, kinds_of(Variance))
 
+    def check_number_of_images(self, place: str, number: int) -> None:
+        """Raise UserError if there are too few real images in a place for the generated ones."""
+        least = 2 * MIN_EVALUATION_IMAGES
+        halves = "half of them to compare with and half in place of generated ones"
+        if number < least:
+            without = "" if self.validation_split is None else f" beside those of the split {self.validation_split}"
+            raise UserError(
+                f"{place} has {number} images{without}; an evaluation needs {least} or more, {halves}: add images, or "
+                "name a larger folder of such images with train_data_dir, or look at what ddpm-cars sample draws"
+            )
+        if self.num_images is not None and number < 2 * self.num_images:
+            raise UserError(
+                f"num_images is {self.num_images}, which takes {2 * self.num_images} real images, {halves}; "
+                f"{place} has {number}: lower num_images to {number // 2} or less"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShowConfig(ImageConfig, NoiseConfig):

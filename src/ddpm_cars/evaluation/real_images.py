@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ddpm_cars.config.commands import MIN_EVALUATION_IMAGES, EvaluateConfig
+from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.data.cache import cache_folder
 from ddpm_cars.data.pictures import Pictures, load_pictures
 from ddpm_cars.diffusion.seeds import permutation
@@ -51,7 +51,7 @@ def load_real_images(
         num_channels,
         label_column=label_column,
         excluded_split=config.validation_split,
-        check_number=lambda place, n: _check_number(config, place, n),
+        check_number=config.check_number_of_images,
     )
     source, n = training.report["source"], len(training.images)
     num_images = config.num_images or min(n // 2, _MAX_UNASKED_IMAGES)
@@ -64,23 +64,6 @@ def load_real_images(
             split = config.validation_split
             raise UserError(f"validation_split {split} of {source} has 1 image; it takes 2 or more")
     return RealImages(training, held_out, permutation(n, config.seed), num_images)
-
-
-def _check_number(config: EvaluateConfig, source: str, num_real_images: int) -> None:
-    """Raise UserError if there are too few real images for the generated ones."""
-    n, least = num_real_images, 2 * MIN_EVALUATION_IMAGES
-    halves = "half of them to compare with and half in place of generated ones"
-    if n < least:
-        without = "" if config.validation_split is None else f" beside those of the split {config.validation_split}"
-        raise UserError(
-            f"{source} has {n} images{without}; an evaluation needs {least} or more, {halves}: add images, or name a "
-            "larger folder of such images with train_data_dir, or look at what ddpm-cars sample draws"
-        )
-    if config.num_images is not None and n < 2 * config.num_images:
-        raise UserError(
-            f"num_images is {config.num_images}, which takes {2 * config.num_images} real images, {halves}; "
-            f"{source} has {n}: lower num_images to {n // 2} or less"
-        )
 
 
 def features_path(extractor: Extractor, pictures_sha256: str, cache_dir: str | None) -> Path:
