@@ -445,7 +445,10 @@ def test_curves_that_lie_on_each_other_are_seen_and_dots_are_explained(unet: UNe
     drawings = [svg for _, svg in schedule_drawings(curves)]
     # Matplotlib draws letters as curves, and says in comments what they spell.
     assert all("<!-- visited by a drawing (5) -->" in svg for svg in drawings[:2])
-    assert all(f"<!-- {name} -->" in drawings[2] for name in ("β (fixed_large)", "β̃ (fixed_small)", "analytic"))
+    assert all(
+        f"<!-- {name} -->" in drawings[2]
+        for name in ("β (fixed_large)", "β̃ (fixed_small)", "analytic", "a dot is a step")
+    )
     axes = [e for e in ElementTree.fromstring(drawings[2]).iter() if re.match(r"line2d_\d+$", e.get("id", ""))]
     styles = ["".join(e.get("style", "") for e in line if e.get("d", "").count("L") == 3) for line in axes]
     widths = [float(found[1]) for style in styles if (found := re.search(r"stroke-width: ([\d.]+)", style))]
@@ -460,7 +463,7 @@ def test_an_image_is_there_before_the_first_drawing(pipeline: DDPMCarsPipeline, 
     (tmp_path / "broken.png").write_bytes(b"no image")
     image, words = first_view(pipeline, check(pipeline), tmp_path / name)
     if name == "samples.png":
-        assert words == "This model has drawn these images before (samples.png). Draw makes new ones."
+        assert words == "This model has drawn these before (samples.png)."
         np.testing.assert_array_equal(np.asarray(image), np.asarray(grid))
     else:
         assert words == "This is the noise of seeds 0 to 1. Draw turns it into images."

@@ -77,8 +77,7 @@ def first_view(pipeline: DDPMCarsPipeline, request: SamplingRequest, samples: Pa
     """
     if samples is not None:
         with suppress(OSError, ImageError):
-            words = f"This model has drawn these images before ({samples.name}). Draw makes new ones."
-            return decode_image(str(samples), "RGB"), words
+            return decode_image(str(samples), "RGB"), f"This model has drawn these before ({samples.name})."
     with closing(draw(pipeline, request)) as frames:
         noise = enlarged(next(frames).images)
     return noise, f"This is the noise of {seeds_of(request)}. Draw turns it into images."

@@ -12,9 +12,9 @@ CSS = """
 .gradio-container {width: 100%; max-width: 1180px !important; margin: 0 auto !important;}
 .headline h1 {font-size: 1.7rem; font-weight: 650; margin: 0.6rem 0 0.2rem; overflow-wrap: anywhere;}
 .headline p, .note {color: var(--body-text-color-subdued); margin: 0;}
-.headline p {margin-left: -1.2em; clip-path: inset(0 0 0 1.2em);}
+.headline p {margin-left: -0.6em; clip-path: inset(0 0 0 0.6em);}
 .headline span {display: inline-block; white-space: nowrap;}
-.headline span::before {content: "·"; display: inline-block; width: 1.2em; text-align: center;}
+.headline span::before {content: "·"; display: inline-block; width: 0.6em;}
 .pixels img {image-rendering: pixelated; object-fit: contain;}
 .caption {font-weight: 600; margin: 0.2rem 0 -0.4rem; padding: 0 !important; text-align: center;}
 .three .caption {white-space: nowrap;}
@@ -27,7 +27,7 @@ CSS = """
 .plots figcaption {font-weight: 600; margin-bottom: 0.4rem;}
 .plots svg {width: 100%; height: auto; display: block;}
 .level {font-size: 1.05rem; margin: 0; text-align: center;}
-@media (max-width: 700px) {.level {min-height: 5em;}}
+@media (max-width: 700px) {.level {min-height: 5em;} .progress {min-height: 3.4rem;}}
 footer .divider {display: none;}
 """
 

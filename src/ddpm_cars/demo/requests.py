@@ -168,8 +168,8 @@ def resolution_of(pipeline: DDPMCarsPipeline) -> int:
     height, width = (size, size) if isinstance(size, int) else (size or (None, None))
     if height is None or height != width or channels not in (1, 3):
         raise UserError(
-            f"the model draws {channels} channels of size {size}, and the page shows squares in grey or RGB; draw with "
-            "ddpm-cars sample"
+            f"the model draws {channels} channels of size {size}, and the page shows squares in grey or RGB; "
+            "draw with ddpm-cars sample"
         )
     return height
 

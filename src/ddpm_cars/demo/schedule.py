@@ -73,11 +73,12 @@ def schedule_drawings(curves: dict[str, np.ndarray]) -> list[tuple[str, str]]:
         if len(visited) > 1 and name in curves:
             axes.plot(visited[:-1], curves[name], label=label, marker="o" if has_marks else None, **style)
     if axes.lines:
-        axes.legend(frameon=False, labelcolor=INK, loc="lower right")
+        title = "a dot is a step" if has_marks else None
+        legend = axes.legend(frameon=False, labelcolor=INK, loc="lower right", title=title)
+        legend.get_title().set_color(INK)
     else:
         axes.text(0.5, 0.5, "a single step adds no noise", color=INK, ha="center", transform=axes.transAxes)
-    caption = "Variance that a step adds" + (": a dot for each step" if axes.lines and has_marks else "")
-    drawings.append((caption, figure_to_svg(figure)))
+    drawings.append(("Variance that a step adds", figure_to_svg(figure)))
     return drawings
 
 
