@@ -38,6 +38,7 @@ from ddpm_cars.demo.requests import (
     whole_number,
 )
 from ddpm_cars.demo.schedule import schedule_curves, schedule_drawings
+from ddpm_cars.demo.serving import place_model
 from ddpm_cars.errors import UserError
 from ddpm_cars.sampling.samplers import make_scheduler
 
@@ -562,3 +563,18 @@ def test_mistakes_at_the_command_line(flags: list[str], message: str, capsys: py
         cli.demo(flags)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_page_draws_in_the_precision_that_the_device_is_fast_in(
+    make_unet: Callable[..., UNet2DModel], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    plain, quick = make_pipeline(make_unet(seed=3)), make_pipeline(make_unet(seed=3))
+    place_model(plain, "no")
+    place_model(quick)
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["no", "bf16"]
+    assert (plain.unet.dtype, quick.unet.dtype) == (torch.float32, torch.bfloat16)
+    drawn = [pixels([*draw(pipe, check(pipe))][-1].images).astype(int) for pipe in (plain, quick)]
+    assert 0 < np.abs(drawn[0] - drawn[1]).max() <= 8
+    noised(quick, Image.new("RGB", (8, 8)), 5, 0)

@@ -25,7 +25,7 @@ from ddpm_cars.config.training import NoiseConfig, TrainCommandConfig
 from ddpm_cars.errors import PublishError, RunError, RunStopped, UserError, missing_packages
 from ddpm_cars.runtime import launcher
 from ddpm_cars.runtime.console import each_warning_once, is_main_process, note, warn
-from ddpm_cars.runtime.threads import ComputingThreads, bound_spinning
+from ddpm_cars.runtime.threads import bound_spinning
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 """Errors of the disk that a person can mend with space or permissions; any other is a fault of the program."""
@@ -206,17 +206,14 @@ def demo(config: DemoConfig, prog: str) -> None:
     """Serve a page that samples from a model: `ddpm-cars demo`."""
     try:
         from ddpm_cars.demo.app import build_app
-        from ddpm_cars.demo.serving import check_address, launch
+        from ddpm_cars.demo.serving import check_address, launch, place_model
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
         raise missing_packages("the page", "gradio") from error
-    from accelerate import PartialState
 
     from ddpm_cars import pretrained
     from ddpm_cars.runs.saved_pipeline import load_pipeline
-    from ddpm_cars.runtime.hardware import default_precision, describe_computing
-    from ddpm_cars.sampling.generate import move_for_inference
 
     check_address(config.server_name, config.server_port)
     path = config.pretrained_model_name_or_path
@@ -225,11 +222,7 @@ def demo(config: DemoConfig, prog: str) -> None:
     else:
         name = Path(path).resolve().name if Path(path).is_dir() else path
     pipeline = load_pipeline(path)
-    device = PartialState().device
-    precision = default_precision(device) if config.mixed_precision == AUTO else config.mixed_precision
-    note(describe_computing(device, precision))
-    ComputingThreads(device.type)
-    move_for_inference(pipeline, device, precision)
+    place_model(pipeline, None if config.mixed_precision == AUTO else config.mixed_precision)
     app = build_app(pipeline, name, config.max_images, path if Path(path).is_dir() else None)
     try:
         launch(app, server_name=config.server_name, server_port=config.server_port, share=config.share)

@@ -12,7 +12,10 @@ from ddpm_cars.demo.app import build_app
 from ddpm_cars.demo.markup import CSS
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.runtime.console import say
+from ddpm_cars.runtime.console import note, say
+from ddpm_cars.runtime.hardware import default_precision, describe_computing
+from ddpm_cars.runtime.threads import ComputingThreads
+from ddpm_cars.sampling.generate import move_for_inference
 
 _MAX_UPLOAD = "20mb"
 # Addresses that let other machines in, in the words of IPv4 and IPv6.
@@ -78,6 +81,23 @@ def launch(app: gr.Blocks, **settings: Any) -> None:
         app.close(verbose=False)
 
 
+def place_model(pipeline: DDPMCarsPipeline, mixed_precision: str | None = None) -> None:
+    """Place a model where this process draws quickest, with as many threads as cores are free, and say where.
+
+    Args:
+        pipeline: The model.
+        mixed_precision: The precision of its network, "no", "fp16" or "bf16"; None is `default_precision`.
+    """
+    from accelerate import PartialState
+
+    device = PartialState().device
+    precision = mixed_precision or default_precision(device)
+    note(describe_computing(device, precision))
+    # For as long as the process lives.
+    ComputingThreads(device.type)
+    move_for_inference(pipeline, device, precision)
+
+
 def serve_folder(folder: str | Path) -> None:
     """Serve the page of a model folder as the environment variables of gradio say, which is what a Space needs.
 
@@ -88,9 +108,8 @@ def serve_folder(folder: str | Path) -> None:
         UserError: If the page cannot show images of this model.
         OSError: If there is no model in the folder, or the port is in use.
     """
-    from accelerate import PartialState
-
-    pipeline = DDPMCarsPipeline.from_pretrained(folder).to(PartialState().device)
+    pipeline = DDPMCarsPipeline.from_pretrained(folder)
+    place_model(pipeline)
     launch(build_app(pipeline, Path(folder).resolve().name, folder=folder))
 
 

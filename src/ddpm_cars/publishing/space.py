@@ -10,6 +10,10 @@ from ddpm_cars.publishing.card import CARD, seal
 
 _APP = '''"""The demo of the model in model/; the package beside it has the page."""
 
+from ddpm_cars.runtime.threads import bound_spinning
+
+bound_spinning()  # Before torch is imported, which the page does.
+
 from ddpm_cars.demo import serve_folder
 
 serve_folder("model")
