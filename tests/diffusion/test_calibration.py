@@ -263,11 +263,11 @@ def test_modes_of_the_init_noise_are_those_of_scipy(num_modes: int):
     got = fit_init_noise(images, tutorial_scheduler(), num_modes)
     modes, m = scipy.fft.dctn(images.double().numpy(), axes=(2, 3), norm="ortho"), min(num_modes, 4)
     low = modes[:, :, :m, :m].reshape(300, -1)
-    np.testing.assert_allclose(np.ravel(got["mean"]), low.mean(0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(got["covariance"], np.cov(low.T, bias=True), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.ravel(got["mean"]), low.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got["covariance"], np.cov(low.T, bias=True), rtol=1e-4, atol=1e-5)
     rest = np.ones(SIZE, bool)
     rest[:m, :m] = False
-    np.testing.assert_allclose(got["rest_variance"], modes.var(0)[:, rest].mean(), rtol=1e-5)
+    np.testing.assert_allclose(got["rest_variance"], modes.var(0)[:, rest].mean(), rtol=1e-4)
 
 
 def test_colours_of_the_init_noise_are_correlated_as_the_data():

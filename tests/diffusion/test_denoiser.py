@@ -16,7 +16,7 @@ def test_the_target_is_what_the_equations_say(kind: str):
     x_0, eps = pixels(0), randn(1)
     got = training_target(scheduler_of(kind), x_0, eps, TIMESTEPS)
     expected = as_prediction(kind, x_0.double().numpy(), eps.double().numpy(), coefficients())
-    np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,8 +42,9 @@ def test_predictions_are_read_as_noise_and_as_pictures(kind: str, learned: bool,
         (denoiser.x_0_hat(x_t, TIMESTEPS)[0], x_0_hat),
     ):
         assert got.dtype == torch.float32
-        # Dividing by sqrt(1 - alpha_bar_0) = 0.01 or sqrt(alpha_bar_T) = 0.006 costs two digits.
-        np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5, atol=5e-5)
+        # Dividing by sqrt(1 - alpha_bar_0) = 0.01 or sqrt(alpha_bar_T) = 0.006 costs two digits there, and there only.
+        divisor = 1.0 if kind == "v_prediction" else np.minimum(c.a, c.b)
+        np.testing.assert_allclose(got.double().numpy() * divisor, expected * divisor, rtol=0, atol=1e-5)
 
 
 def test_channels_that_do_not_fit_raise():

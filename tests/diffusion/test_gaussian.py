@@ -1,5 +1,7 @@
 """The parts of the variational bound against torch.distributions, high-precision arithmetic and their own sums."""
 
+import math
+
 import mpmath
 import numpy as np
 import pytest
@@ -48,10 +50,11 @@ def test_the_kl_broadcasts_and_vanishes_between_equals_only():
 
 
 def test_a_tiny_kl_keeps_its_digits_in_float32():
-    # KL is r^2 / 4 for a small difference r of log variances.
-    got = gaussian_kl_nats(torch.zeros(1), torch.tensor([-9.0]), torch.zeros(1), torch.tensor([-9.0 + 2**-8]))
+    # KL is (r + exp(-r) - 1) / 2, about r^2 / 4, for a small difference r of log variances.
+    r = 2**-8
+    got = gaussian_kl_nats(torch.zeros(1), torch.tensor([-9.0]), torch.zeros(1), torch.tensor([-9.0 + r]))
     assert got.dtype == torch.float32
-    assert got.item() == pytest.approx(2**-16 / 4, rel=0.01)
+    assert got.item() == pytest.approx((r + math.expm1(-r)) / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("log_variance", [-16.0, -9.2, -5.0, 0.0, 6.0])
@@ -88,7 +91,8 @@ def test_float32_pixels_give_what_float64_ones_give():
     got = discretized_gaussian_nll_nats(pixels, mean, log_variance)
     assert got.dtype == torch.float32
     expected = discretized_gaussian_nll_nats(LEVELS, mean.double(), log_variance.double())
-    torch.testing.assert_close(got, expected.float(), rtol=1e-5, atol=1e-6)
+    # A standard deviation of 0.011 makes rounding of pixels a hundred times larger.
+    torch.testing.assert_close(got, expected.float(), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -209,10 +209,11 @@ def test_each_half_learns_from_its_own_loss(kind: str, dtype: torch.dtype):
     target = as_prediction(kind, x_0.double().numpy(), eps.double().numpy(), coefficients())
     error = output.detach().double().numpy()[:, :3] - target
     np.testing.assert_allclose(mse.numpy(), np.square(error).mean((1, 2, 3)), rtol=1e-4)
-    tolerance = {"rtol": 1e-4, "atol": 1e-7} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-6}
-    np.testing.assert_allclose(of_loss[:, :3].double().numpy(), 2 * error / error.size, **tolerance)
-    torch.testing.assert_close(of_loss[:, 3:], 0.01 * T * of_vlb[:, 3:], rtol=1e-2, atol=1e-7)
-    torch.testing.assert_close(loss, mse + 0.01 * T * vlb, rtol=1e-6, atol=1e-6)
+    # A gradient in bfloat16 is rounded by 4e-3 of its value.
+    rtol, atol = (1e-4, 1e-7) if dtype == torch.float32 else (5e-2, 5e-6)
+    np.testing.assert_allclose(of_loss[:, :3].double().numpy(), 2 * error / error.size, rtol=rtol, atol=atol)
+    torch.testing.assert_close(of_loss[:, 3:], 0.01 * T * of_vlb[:, 3:], rtol=rtol, atol=1e-7)
+    torch.testing.assert_close(loss, mse + 0.01 * T * vlb, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large_log"])
@@ -238,7 +239,8 @@ def test_channels_last_pictures_have_the_same_losses(kind: str):
     got, _ = diffusion_losses(
         scheduler, *(x.contiguous(memory_format=torch.channels_last) for x in tensors), TIMESTEPS, snr_gamma=5.0
     )
-    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+    # Sums over an image run in another order.
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

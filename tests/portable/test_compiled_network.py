@@ -75,7 +75,7 @@ def test_the_pictures_stay_the_same_and_one_call_undoes_it(pipe: DDPMCarsPipelin
     pipe.enable_fast_sampling()
     assert layouts(pipe.unet) == {True}
     seen = watch_shapes(pipe)
-    np.testing.assert_allclose(draw(pipe), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(draw(pipe), expected, rtol=0, atol=1e-4)
     assert seen == [(2, 2)] * 4
     pipe.disable_fast_sampling()
     assert layouts(pipe.unet) == {False}
@@ -98,7 +98,7 @@ def test_large_batches_are_run_in_parts_of_one_shape(
     expected = draw(pipe, batch_size)
     pipe.enable_fast_sampling(max_batch_size=max_batch_size)
     seen = watch_shapes(pipe)
-    np.testing.assert_allclose(draw(pipe, batch_size), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(draw(pipe, batch_size), expected, rtol=0, atol=1e-4)
     assert seen == [(n, n) for n in shapes] * 4
 
 
@@ -118,7 +118,7 @@ def test_another_network_is_compiled_anew(
     draw(pipe)
     pipe.unet = make_unet(seed=9)
     expected = draw(DDPMCarsPipeline(make_unet(seed=9), pipe.scheduler))
-    np.testing.assert_allclose(draw(pipe), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(draw(pipe), expected, rtol=0, atol=1e-4)
     assert pipe.fast_network is not None
     assert pipe.fast_network.unet is pipe.unet
     assert pipe.fast_network.max_batch_size == 5
@@ -137,7 +137,7 @@ def test_where_nothing_compiles_a_warning_says_so_once(
     monkeypatch.setattr(of_diffusers.get_logger("ddpm_cars.portable.compiled_network"), "warning", said.append)
     pipe.enable_fast_sampling()
     for _ in range(2):
-        np.testing.assert_allclose(draw(pipe), expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(draw(pipe), expected, rtol=0, atol=1e-4)
     assert said == ["The network cannot be compiled here and runs as it is: RuntimeError: no compiler at all"]
 
 
@@ -168,7 +168,7 @@ def test_a_batch_too_large_does_not_end_compiling(
         draw(pipe)
     assert pipe.fast_network.compiled is fail
     pipe.fast_network.compiled = compiled
-    np.testing.assert_allclose(draw(pipe), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(draw(pipe), expected, rtol=0, atol=1e-4)
 
 
 # Euler's scheduler calls np.array on tensors.
@@ -223,7 +223,7 @@ def test_the_real_compiler_where_there_is_one(make_unet: Callable[..., UNet2DMod
         "pipe = DDPMCarsPipeline.from_pretrained(sys.argv[1])\n"
         "pipe.enable_fast_sampling()\n"
         "images = pipe(2, torch.Generator().manual_seed(0), num_inference_steps=4, output_type='np').images\n"
-        "np.testing.assert_allclose(images, np.load(sys.argv[1] + '/images.npy'), rtol=0, atol=1e-5)\n"
+        "np.testing.assert_allclose(images, np.load(sys.argv[1] + '/images.npy'), rtol=0, atol=1e-4)\n"
     )
     run_alone(script, tmp_path)
 

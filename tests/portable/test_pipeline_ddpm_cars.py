@@ -153,7 +153,7 @@ def test_half_precision_networks_are_mixed_with_float32_noise(
             eps_hat = unet(x_t.to(dtype), t).sample.float()
             x_t = scheduler.step(eps_hat, t, x_t, generator=generator).prev_sample
     # The two float32 roundings may fall to either side of a 16-bit one, which is 4e-3 of a value near 1.
-    assert (got - x_t.clamp(-1, 1)).abs().mean() < 5e-5
+    assert (got - x_t.clamp(-1, 1)).abs().mean() < 2e-4
 
 
 @pytest.mark.parametrize("size", [(8, 16), [16, 8]])

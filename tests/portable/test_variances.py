@@ -36,7 +36,7 @@ def sampled_variance(scheduler: DDPMCarsScheduler, c: float) -> float:
         v = gain**2 * v + (noise / z) ** 2
         if i + 1 < len(chain):
             s = chain[i + 1]
-            assert v == pytest.approx(ALPHA_BAR[s] * c + 1 - ALPHA_BAR[s], rel=1e-12)
+            assert v == pytest.approx(ALPHA_BAR[s] * c + 1 - ALPHA_BAR[s], rel=1e-11)
     return v
 
 
@@ -184,7 +184,7 @@ def test_spectral_is_exact_on_gaussian_data_whose_spectrum_matches_the_bands(tim
         last = ALPHA_BAR[t]
         expected = marginal[s] if s is not None else last * c**2 / (last * c + 1 - last)
         # x_0_hat is a difference of numbers near 1 over sqrt(alpha_bar_t), and so is what float64 rounds off.
-        rounded_off_std = 16 * np.finfo(float).eps / math.sqrt(last)
+        rounded_off_std = 32 * np.finfo(float).eps / math.sqrt(last)
         np.testing.assert_allclose(np.sqrt(variance), np.sqrt(expected), rtol=1e-9, atol=rounded_off_std)
 
 
