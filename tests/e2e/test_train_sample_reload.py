@@ -69,7 +69,7 @@ def test_everything_promised_is_written(runs: Runs, trained: Path):
     assert {path.name for path in trained.iterdir()} == {
         *("model_index.json", "unet", "scheduler", "pipeline.py", "training.json"),
         *("samples.png", "samples", "loss.png", "loss.json"),
-        *("config.yaml", "checkpoints", "logs", "pictures.json", ".lock"),
+        *("config.yaml", "checkpoints", "logs", "pictures.json"),
     }
     assert json.loads((trained / "model_index.json").read_text())["_class_name"] == "DDPMPipeline"
     assert [path.name for path in (trained / "unet").glob("*.safetensors")] == ["diffusion_pytorch_model.safetensors"]

@@ -321,7 +321,7 @@ def test_a_dry_run_says_what_would_happen_and_leaves_no_model(make_config: MakeC
     assert "steps        0 done, 6 in all, 3.0 passes over the images" in plan
     assert "begins       anew" in plan
     assert re.search(r"^time         about \d+ seconds? for 6 steps at [\d.]+ s a step", plan, re.MULTILINE)
-    assert {path.name for path in folder.iterdir()} == {"pictures.json", ".lock"}
+    assert not folder.exists()
 
 
 def test_a_dry_run_on_a_run_says_where_it_would_go_on_and_changes_nothing(
@@ -357,7 +357,7 @@ def test_what_else_lies_in_the_output_folder_stays(make_config: MakeConfig):
 def written(folder: Path) -> dict[Path, tuple[int, int]]:
     """Tell the files of a run that it shows to others from others of the same names."""
     paths = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != "checkpoints")
-    shown = {path: path.stat() for path in paths if path.name not in ("config.yaml", "pictures.json", ".lock")}
+    shown = {path: path.stat() for path in paths if path.name not in ("config.yaml", "pictures.json")}
     return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in shown.items()}
 
 

@@ -73,7 +73,7 @@ def _prepare(
     # Without memory behind it, to learn at once whether the network is possible, and its channels.
     with torch.device("meta"):
         num_channels = create_network(config, None).config.in_channels
-    images = None if config.streaming else _load_training_images(config, folder, accelerator, num_channels)
+    images = None if config.streaming else _load_training_images(config, accelerator, num_channels)
     class_names: tuple[str, ...] = ()
     if config.class_conditional:
         class_names = (images or open_shards(config, str(config.split))).class_names
@@ -162,16 +162,13 @@ def make_noise_scheduler(config: TrainingConfig) -> DDPMCarsScheduler:
     )
 
 
-def _load_training_images(
-    config: TrainingConfig, folder: RunFolder, accelerator: Accelerator, num_channels: int
-) -> Pictures:
+def _load_training_images(config: TrainingConfig, accelerator: Accelerator, num_channels: int) -> Pictures:
     def load() -> Pictures:
         return load_pictures(
             config,
             num_channels,
             label_column=config.label_column if config.class_conditional else None,
             excluded_split=config.validation_split,
-            report_path=folder.image_report if accelerator.is_main_process else None,
         )
 
     return _once_per_machine(accelerator, load)

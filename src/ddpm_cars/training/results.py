@@ -19,7 +19,7 @@ from ddpm_cars.runs import saved_pipeline
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.settings import dataset_id
 from ddpm_cars.runtime import files
-from ddpm_cars.runtime.console import warn
+from ddpm_cars.runtime.console import note, warn
 from ddpm_cars.runtime.folders import delete_empty
 from ddpm_cars.runtime.hardware import versions
 from ddpm_cars.runtime.processes import on_main
@@ -58,6 +58,16 @@ def save_settings(run: Run) -> None:
     text = yaml.safe_dump({**asdict(run.config), "overwrite_output_dir": False}, sort_keys=False)
     path = run.folder.settings
     _try_write(run, path.name, lambda: files.write_text(path, text))
+
+
+def save_image_report(run: Run) -> None:
+    """Write what became of every image, and say where if some are left out or are copies."""
+    path = run.folder.image_report
+    if run.images is not None:
+        report = run.images.report
+        _try_write(run, path.name, lambda: files.write_text(path, json.dumps(report, indent=1)))
+        if any(report[key] for key in ("bad_images", "duplicates", "not_listed")) and path.exists():
+            note(f"images that are left out, and copies, are listed in {path}")
 
 
 def report_bad_images(run: Run, state: TrainState) -> None:

@@ -90,6 +90,7 @@ class Trainer:
         on_main(self.clear)
         found = self.checkpoints.resume()
         results.save_settings(run)
+        results.save_image_report(run)
         if state.step >= run.total_steps and results.is_published(run, state):
             say(f"complete at step {state.step}")
             return
