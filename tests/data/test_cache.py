@@ -245,7 +245,7 @@ def test_a_full_disk_is_one_line_that_names_the_cache_and_the_cure(
     assert stop.value.code == 2
     line = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
     refusal = f"the decoded images, 9 MiB, cannot be kept in {cache / 'ddpm_cars'} (File too large)"
-    assert line.endswith(f"error: {refusal}; make room or mend that, or choose another cache_dir")
+    assert line.endswith(f"error: {refusal}; make room or mend that, or choose another --cache_dir")
     assert [path.name for path in (cache / "ddpm_cars").iterdir()] == [".lock"]
 
 
