@@ -4,16 +4,15 @@ docs/training.md has these rules as a table.
 """
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from ddpm_cars.config.fields import AUTO
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.runtime.hardware import fast_precision
+from ddpm_cars.runtime.hardware import default_precision, fast_precision, launcher_precision
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -34,7 +33,7 @@ def left_to_the_machine(config: TrainingConfig) -> set[str]:
 def choose_for_device(config: Config, device: torch.device) -> Config:
     """Choose what can be chosen before the images are known: network, size, precision and learning rate."""
     on_cpu = device.type == "cpu"
-    config = _fill(config, resolution=32 if on_cpu else 64, mixed_precision=_precision(device))
+    config = _fill(config, resolution=32 if on_cpu else 64, mixed_precision=default_precision(device))
     config = _fill(config, preset="tiny" if on_cpu else "32" if config.resolution <= 32 else "64")
     # docs/experiments.md: at 0.001 and at 0.004, tiny is worse by ten times what chance does.
     is_tiny = config.preset == "tiny" and config.model_config is None
@@ -103,16 +102,6 @@ def choose_as_before(
     if "max_train_steps" in given and (config.num_epochs is None or has_same_passes):
         taken |= {"max_train_steps": checkpoint["total_steps"], "num_epochs": None}
     return replace(config, **taken)
-
-
-def launcher_precision() -> Literal["bf16", "fp16"] | None:
-    """Return the precision that accelerate was configured with, None if it is its default."""
-    word = os.environ.get("ACCELERATE_MIXED_PRECISION")
-    return word if word in ("bf16", "fp16") else None  # type: ignore[return-value]
-
-
-def _precision(device: torch.device) -> str:
-    return launcher_precision() or fast_precision(device)
 
 
 def _precision_to_go_on_with(checkpoint: Mapping[str, Any], device_name: str, device: torch.device) -> str:
