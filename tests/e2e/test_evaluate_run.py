@@ -182,7 +182,10 @@ def test_what_has_changed_is_measured_again_and_nothing_old_is_shown(runs: Runs)
     after = metrics_in(model / "evaluation")
     assert after["samples"][0]["metrics"] != before["samples"][0]["metrics"]
     (aside,) = model.glob("evaluation-scheduler-*")
-    assert f"was measured with other scheduler, and was moved to {aside.relative_to(runs.folder)}" in run.stderr
+    assert (
+        f"was measured with another calibration or scheduler, and was moved to {aside.relative_to(runs.folder)}"
+        in run.stderr
+    )
     assert metrics_in(aside) == before
     assert (aside / "quality.png").exists()
     assert not (model / "evaluation" / "quality.png").exists()

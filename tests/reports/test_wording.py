@@ -2,7 +2,8 @@
 
 import pytest
 
-from ddpm_cars.reports.wording import bound_label, duration_text, number_text
+from ddpm_cars.metrics.records import METRICS
+from ddpm_cars.reports.wording import bound_label, duration_text, number_text, value_text
 from tests.support.report_helpers import MINUS, bound
 
 
@@ -38,6 +39,20 @@ def test_a_bound_is_named_by_variance_and_chain(record: dict, expected: str):
 )
 def test_numbers_have_the_digits_that_their_error_leaves(value: float, error: float, expected: str):
     assert number_text(value, error) == expected.replace("-", MINUS)
+
+
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        ({}, ""),
+        ({"kernel_distance": 0.01234}, "0.012"),
+        ({"kernel_distance": -0.0001234, "kernel_distance_std": 0.0}, "-0.000123"),
+        ({"kernel_distance": 5.01554e12, "kernel_distance_std": 0.0}, "5,015,540,000,000"),
+        ({"kernel_distance": 0.01234, "kernel_distance_std": 0.001}, "0.0123 ± 0.0010"),
+    ],
+)
+def test_a_figure_has_its_error_if_there_is_one(figures: dict[str, float], expected: str):
+    assert value_text(METRICS[1], figures) == expected.replace("-", MINUS)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,17 @@ from ddpm_cars.runtime.files import atomic_path, read_file
 from ddpm_cars.runtime.folders import FolderLock
 
 _OF_MODEL = {"weights", "scheduler"}
+_IN_WORDS = {
+    "weights": "other weights",
+    "scheduler": "another calibration or scheduler",
+    "data": "other images",
+    "seed": "another seed",
+    "num_images": "another number of images",
+    "mixed_precision": "another precision",
+    "extractor": "another extractor",
+    "num_inference_steps": "another number of steps",
+    "num_likelihood_images": "another number of images for the bits per dimension",
+}
 
 
 def known_metrics(path: Path) -> dict[str, Any]:
@@ -81,14 +92,14 @@ def find_place(
             return beside
     if not known:
         return here
-    said = ", ".join(name.replace("_", " ") for name in differing)
+    said = " and ".join(_IN_WORDS[name] for name in differing)
     if is_fixed or is_standard or _OF_MODEL & {*differing}:
         aside = _free(base, known, asked, differing)
         _move(here, aside)
-        warn(f"the evaluation in {base} was measured with other {said}, and was moved to {aside.path}")
+        warn(f"the evaluation in {base} was measured with {said}, and was moved to {aside.path}")
         return here
     beside = _free(base, asked, known, differing)
-    note(f"{base} holds an evaluation with other {said}; this one is written to {beside.path}")
+    note(f"{base} holds an evaluation with {said}; this one is written to {beside.path}")
     return beside
 
 

@@ -85,11 +85,14 @@ def number_text(value: float, error: float = 0) -> str:
 
 
 def value_text(quantity: Quantity, figures: Metrics) -> str:
-    """Write a figure of a record with its error, with three decimals if it has none, or as "" if it is not there."""
+    """Write a figure of a record with its error, with three decimals if it has none, or as "" if it is not there.
+
+    An error of 0, as the kernel distance has that takes all images at once, is not written either.
+    """
     if quantity.key not in figures:
         return ""
-    value, error = figures[quantity.key], figures.get(quantity.error_key, 0)
-    return number_text(value, error) if error else f"{value:.3f}".replace("-", MINUS)
+    value, error = figures[quantity.key], figures.get(quantity.error_key)
+    return f"{value:.3f}".replace("-", MINUS) if error is None else number_text(value, error)
 
 
 def bpd_parts(bound: Metrics) -> list[str]:
