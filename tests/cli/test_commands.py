@@ -126,6 +126,8 @@ def test_what_does_not_fit_together_is_one_line_and_trains_nothing(
         (cli.sample, ["--pretrained_model_name_or_path", "/no/such/model"], "/no/such/model"),
         (cli.sample, ["--pretrained_model_name_or_path", "m", "--num_images", "0"], "num_images is 0"),
         (cli.show, ["--train_data_dir", "/no/such/folder"], "/no/such/folder"),
+        (cli.show, [], "give the images with exactly one of --train_data_dir (a folder) and --dataset_name"),
+        (cli.evaluate, [], "give exactly one of --pretrained_model_name_or_path (a model) and --compare (two models)"),
         (cli.draw_toy_cars, ["--num_train_images", "-1"], "num_train_images is -1"),
         (cli.draw_toy_cars, ["--colour", "red"], "--colour"),
     ],

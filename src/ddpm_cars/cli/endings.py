@@ -48,6 +48,8 @@ def ended_in_one_line(prog: str) -> Iterator[None]:
 
 def _nobody_reads() -> bool:
     """Return whether stdout is a pipe whose reader has gone, as after `| head`."""
+    if not hasattr(select, "poll"):
+        return True
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
@@ -66,9 +68,11 @@ def import_libraries(prog: str, module: str) -> None:
             print(f"{prog}: interrupted", file=sys.stderr, flush=True)
         os._exit(_INTERRUPTED)
 
-    if threading.current_thread() is not threading.main_thread():
+    # A shell has programs in the background ignore the signal, and others may handle it in their own way.
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         return
-    before = signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGINT, stop)
     try:
         with suppress(ModuleNotFoundError):
             import_module(module)
