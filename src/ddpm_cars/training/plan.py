@@ -1,6 +1,7 @@
 """What a run will take, said before it starts: what was chosen, the memory and the time to expect."""
 
 import math
+import textwrap
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from ddpm_cars.training.state import TrainState
 
 # A forward pass is about a third of a step.
 _FORWARD = 1 / 3
+_WIDTH = 100
 _MIN_STEPS, _MIN_SECONDS, _MAX_SECONDS = 3, 1.0, 10.0
 
 
@@ -191,9 +193,10 @@ def _chosen_lines(run: Run, continues: bool) -> list[str]:
         for reason, part in parts.items()
         if part
     ]
-    if texts:
-        texts.append(f"any of these can be given, such as --{names[0]} {_value(getattr(config, names[0]))}")
-    return [f"{'' if i else 'chosen':<13}{text}" for i, text in enumerate(texts)]
+    if texts and not continues:
+        texts.append(f"--{names[0]} and the other flags of these names decide it yourself")
+    lines = [line for text in texts for line in textwrap.wrap(text, _WIDTH, break_on_hyphens=False)]
+    return [f"{'' if i else 'chosen':<13}{line}" for i, line in enumerate(lines)]
 
 
 def _length(run: Run) -> str:
