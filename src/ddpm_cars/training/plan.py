@@ -194,7 +194,7 @@ def _chosen_lines(run: Run, continues: bool) -> list[str]:
         if part
     ]
     if texts and not continues:
-        texts.append(f"--{names[0]} and the other flags of these names decide it yourself")
+        texts.append("give a flag of the same name to change one of these")
     lines = [line for text in texts for line in textwrap.wrap(text, _WIDTH, break_on_hyphens=False)]
     return [f"{'' if i else 'chosen':<13}{line}" for i, line in enumerate(lines)]
 
