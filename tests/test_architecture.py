@@ -151,6 +151,7 @@ def test_tests_mirror_the_wings(path: Path):
 
 PRIVATE_OF_OTHERS = {
     "_asdict": "a method of named tuples, which keep names without underscores for fields",
+    "_exit": "os documents no other name for the end of a process that no library can hold up",
     "_fingerprint": "the documentation of datasets names it as what changes with the data",
     "_foreach_sub": "torch has no other name for its operations on lists of tensors",
     "_foreach_sub_": "torch has no other name for its operations on lists of tensors",
@@ -231,7 +232,7 @@ def test_nothing_is_pickled(path: Path):
             assert ast.unparse(node) not in pickling, f"{path.name}, line {node.lineno}: {ast.unparse(node)}."
 
 
-OF_LIBRARIES = {"_asdict", "_replace", "_version", "_fingerprint", "_foreach_sub", "_foreach_sub_"}
+OF_LIBRARIES = {"_asdict", "_exit", "_replace", "_version", "_fingerprint", "_foreach_sub", "_foreach_sub_"}
 """Names with an underscore that libraries give to those who use them."""
 
 
