@@ -41,6 +41,7 @@ from ddpm_cars.demo.schedule import schedule_curves, schedule_drawings
 from ddpm_cars.demo.serving import place_model
 from ddpm_cars.errors import UserError
 from ddpm_cars.sampling.samplers import make_scheduler
+from tests.support.patience import PATIENCE_SECONDS
 
 T = 20
 ALPHA_BAR = np.cumprod(1 - np.linspace(0.0001, 0.02, T))
@@ -544,11 +545,11 @@ def test_the_page_shows_what_the_model_can_and_is_served_as_the_environment_says
         assert [plain["Class"], plain["Guidance"]] == [[False, []], [False, None]]
         assert [with_classes["Class"], with_classes["Guidance"]] == [[True, [-1, -2, 0, 1]], [True, None]]
         assert f"http://127.0.0.1:{port}" in process.stdout.readline()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=30) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as response:
             assert "guided cars" in response.read().decode()
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(

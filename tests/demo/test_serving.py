@@ -13,6 +13,7 @@ import pytest
 
 from ddpm_cars.demo.serving import check_address
 from ddpm_cars.errors import UserError
+from tests.support.patience import PATIENCE_SECONDS
 
 # A foreign address would be a look into a network that was not asked for.
 DEMO = """
@@ -57,12 +58,13 @@ def test_the_command_says_where_the_page_is_and_ctrl_c_ends_it_in_a_line(tmp_pat
     log = tmp_path / "log"
     process = start(log, "--server_name", "0.0.0.0")
     try:
-        for _ in range(600):
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
             if "Ctrl-C" in log.read_text() or process.poll() is not None:
                 break
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_SECONDS)
     finally:
         process.kill()
     text = log.read_text()
@@ -78,6 +80,6 @@ def test_the_command_says_where_the_page_is_and_ctrl_c_ends_it_in_a_line(tmp_pat
 
 def test_a_port_in_use_is_said_before_a_model_is_loaded(tmp_path: Path, busy_port: int):
     process = start(tmp_path / "log", "--server_port", str(busy_port), "--pretrained_model_name_or_path", "no/folder")
-    assert process.wait(timeout=60) == 2
+    assert process.wait(timeout=PATIENCE_SECONDS) == 2
     *_, line = (tmp_path / "log").read_text().splitlines()
     assert f"error: server_port is {busy_port}, which another program uses; give another, or leave it out" in line

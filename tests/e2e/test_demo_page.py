@@ -26,10 +26,13 @@ from ddpm_cars.figures.grids import noisy_to_pil
 from ddpm_cars.sampling.generate import generate
 from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.toy_cars.painting import draw_car
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.training_helpers import SCRIPTS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 T = 1000
+PAGE_MILLISECONDS = 180_000
+expect.set_options(timeout=PAGE_MILLISECONDS)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
 
@@ -68,7 +71,8 @@ def server(folder: Path) -> Iterator[Server]:
         process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
     server.pid = process.pid
     try:
-        for _ in range(600):
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
             assert process.poll() is None, server.log.read_text()
             if f"The page is at {server.url}" in server.log.read_text():
                 break
@@ -78,7 +82,7 @@ def server(folder: Path) -> Iterator[Server]:
         assert "Traceback" not in server.log.read_text(), server.log.read_text()
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +104,7 @@ def open_page(browser: Browser, server: Server) -> Iterator[Callable[..., Page]]
 
     def open_page(width: int = 1280, height: int = 900) -> Page:
         page = browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(PAGE_MILLISECONDS)
         page.on("request", listen)
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -320,8 +324,10 @@ def test_the_slider_moves_along_one_path_into_the_noise(page: Page):
     slider.press("End")
     expect(page.locator(".level")).to_contain_text("Next to nothing of the image is left.")
     np.testing.assert_array_equal(shown(page, "Image x0"), picture)
+    noisy = page.get_by_role("img", name="Noisy xt", exact=True)
+    source = noisy.get_attribute("src")
     fill(page, "Seed of the noise", 1)
-    page.wait_for_timeout(300)
+    expect(noisy).not_to_have_attribute("src", source or "")
     assert np.abs(shown(page, "Noisy xt").astype(int) - after).mean() > 20
 
 

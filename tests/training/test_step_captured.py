@@ -56,11 +56,11 @@ def test_a_step_that_can_be_captured_is_the_step(make_config: MakeConfig, settin
     make_capturable(other)
     losses = [(plain.train_step().item(), other.train_step().item()) for _ in range(5)]
     for expected, actual in losses:
-        assert actual == pytest.approx(expected, rel=1e-6)
+        assert actual == pytest.approx(expected, rel=1e-5)
     torch.testing.assert_close(everything(other), everything(plain), rtol=1e-5, atol=1e-7)
     # What a checkpoint keeps of averages, and what the log says.
     assert other.state.num_updates == plain.state.num_updates == 5
-    assert other.log(1.0, 5) == pytest.approx(plain.log(1.0, 5), rel=1e-6)
+    assert other.log(1.0, 5) == pytest.approx(plain.log(1.0, 5), rel=1e-5)
 
 
 def test_a_run_goes_on_captured_from_a_plain_checkpoint(make_config: MakeConfig):

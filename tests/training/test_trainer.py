@@ -140,7 +140,7 @@ def test_accumulation_trains_like_the_large_batch(make_config: Callable[..., Tra
         weights.append({**trainer.state.unet.state_dict(), "loss": torch.stack(losses)})
         forget_accelerate()
     for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(weights[1][name], tensor, atol=3e-4, rtol=1e-3)
 
 
 def test_batches_depend_on_the_seed_and_the_step_alone(make_config: Callable[..., TrainingConfig]):

@@ -74,8 +74,8 @@ def test_a_stop_between_two_records_loses_nothing_of_the_next_one(make_config: M
 @pytest.mark.parametrize(
     ("changes", "rtol"),
     [
-        ({"gradient_checkpointing": True}, 1e-6),
-        ({"gradient_checkpointing": True, "dropout": 0.3}, 1e-6),
+        ({"gradient_checkpointing": True}, 1e-5),
+        ({"gradient_checkpointing": True, "dropout": 0.3}, 1e-5),
         ({"train_batch_size": 4, "gradient_accumulation_steps": 2, "dropout": 0.3}, 1e-4),
         ({"train_batch_size": 2, "gradient_accumulation_steps": 4, "timestep_sampling": "stratified"}, 1e-4),
     ],
@@ -120,9 +120,9 @@ def test_a_compiled_network_trains_the_same_and_is_compiled_once(
     other_losses += [trainer.train_step().item() for _ in range(2)]
     assert asked == [("inductor", False)]
     assert len(compiled) == num_graphs > 0
-    np.testing.assert_allclose(other_losses, losses, rtol=1e-6)
+    np.testing.assert_allclose(other_losses, losses, rtol=1e-5)
     actual = flat_weights(trainer)
-    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
     # What is measured, kept and published is the network itself.
     trainer.validate()
     assert trainer.save_checkpoint()
