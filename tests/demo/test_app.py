@@ -468,7 +468,7 @@ def test_an_image_is_there_before_the_first_drawing(pipeline: DDPMCarsPipeline, 
         assert words == "This model has drawn these before (samples.png)."
         np.testing.assert_array_equal(np.asarray(image), np.asarray(grid))
     else:
-        assert words == "This is the noise of seeds 0 to 1. Draw turns it into images."
+        assert words == "This is the noise that Draw begins with (seeds 0 to 1)."
         noise = next(draw(pipeline, check(pipeline))).images
         np.testing.assert_array_equal(np.asarray(image), np.asarray(enlarged(noise)))
 
@@ -508,7 +508,7 @@ def test_progress_is_told_in_words(pipeline: DDPMCarsPipeline):
     assert "Step 5 of 20, 6 s left" in half
     assert "width: 25%" in half
     assert "Seeds 4 to 6, 20 steps in 8.0 s" in progress_of(request, 20, 8.0)
-    assert "Seed 4, " in progress_of(check(pipeline, seed=4, num_images=1), 5, 1.0)
+    assert "Seed 4, 1 step in 1.0 s" in progress_of(check(pipeline, seed=4, num_images=1, steps=1), 1, 1.0)
     stopped = progress_when_stopped(37, 100)
     assert "Stopped at step 37 of 100." in stopped
     assert "width: 37%" in stopped

@@ -77,6 +77,8 @@ def server(folder: Path) -> Iterator[Server]:
             if f"The page is at {server.url}" in server.log.read_text():
                 break
             time.sleep(0.1)
+        else:
+            pytest.fail(f"The page has not started: {server.log.read_text()}")
         yield server
         # Mistakes of visitors are no errors of the server.
         assert "Traceback" not in server.log.read_text(), server.log.read_text()
@@ -192,7 +194,7 @@ def test_the_die_rolls_a_seed(page: Page):
 def test_a_visitor_sees_images_and_draw_first_and_the_rest_below(open_page: Callable[..., Page], folder: Path):
     page = open_page(390, 844)
     # The model has no samples.png, so that its noise is shown.
-    expect(page.get_by_text("This is the noise of seeds 0 to 3. Draw turns it into images.")).to_be_visible()
+    expect(page.get_by_text("This is the noise that Draw begins with (seeds 0 to 3).")).to_be_visible()
     pipeline = DDPMCarsPipeline.from_pretrained(folder)
     state = next(pipeline.denoise(4, [torch.Generator().manual_seed(i) for i in range(4)], 100))
     np.testing.assert_array_equal(shown(page, "Images"), np.asarray(enlarged(noisy_to_pil(state.sample))))

@@ -80,7 +80,7 @@ def first_view(pipeline: DDPMCarsPipeline, request: SamplingRequest, samples: Pa
             return decode_image(str(samples), "RGB"), f"This model has drawn these before ({samples.name})."
     with closing(draw(pipeline, request)) as frames:
         noise = enlarged(next(frames).images)
-    return noise, f"This is the noise of {seeds_of(request)}. Draw turns it into images."
+    return noise, f"This is the noise that Draw begins with ({seeds_of(request)})."
 
 
 def seeds_of(request: SamplingRequest) -> str:

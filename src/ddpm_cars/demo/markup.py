@@ -73,7 +73,7 @@ def progress_of(request: SamplingRequest, step: int, seconds: float) -> str:
     elif step < steps:
         text = f"Step {step} of {steps}, {seconds / step * (steps - step):.0f} s left"
     else:
-        text = f"{seeds.capitalize()}, {steps} steps in {seconds:.1f} s"
+        text = f"{seeds.capitalize()}, {steps} step{'s' if steps > 1 else ''} in {seconds:.1f} s"
     return progress(step / steps, text)
 
 

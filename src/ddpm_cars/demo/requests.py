@@ -128,8 +128,7 @@ def draw_options(pipeline: DDPMCarsPipeline, max_images: int) -> dict[str, Optio
         "label": _class_option(pipeline),
         "guidance": Number(
             "the guidance", "Guidance",
-            "How far images are pushed towards their class: 1 is the class alone, and more makes them clearer and "
-            "more alike.",
+            "1 follows the class alone; more makes images clearer and more alike.",
             0, MAX_GUIDANCE, 1, step=0.1, field="guidance_scale", is_offered=pipeline.null_class is not None,
         ),
         "watched": Choice(
