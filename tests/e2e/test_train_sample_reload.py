@@ -48,9 +48,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_unet_config: dict) -> Ru
 def trained(runs: Runs) -> Path:
     """Twelve steps without a break, by `accelerate launch -m ddpm_cars train`."""
     run = runs.train_apart("trained", *LAUNCH, script="-m ddpm_cars train", **SETTINGS, logger="tensorboard")
-    assert run.stdout.splitlines()[-3:] == [
+    assert run.stdout.splitlines()[-4:] == [
         "model: trained",
         "samples: trained/samples.png",
+        "denoising: trained/denoising.png",
         "loss: trained/loss.png",
     ]
     # One thread is what the launcher gives where nothing else is said.
@@ -68,7 +69,7 @@ def pixels(path: Path) -> np.ndarray:
 def test_everything_promised_is_written(runs: Runs, trained: Path):
     assert {path.name for path in trained.iterdir()} == {
         *("model_index.json", "unet", "scheduler", "pipeline.py", "training.json"),
-        *("samples.png", "samples", "loss.png", "loss.json"),
+        *("samples.png", "denoising.png", "samples", "loss.png", "loss.json"),
         *("config.yaml", "checkpoints", "logs", "pictures.json"),
     }
     assert json.loads((trained / "model_index.json").read_text())["_class_name"] == "DDPMPipeline"

@@ -21,6 +21,7 @@ def test_names_stay(tmp_path: Path):
         "loss_plot": "loss.png",
         "validation": "validation.json",
         "samples": "samples.png",
+        "denoising": "denoising.png",
         "progress": "samples",
         "checkpoints": "checkpoints",
         "best": "best",

@@ -108,7 +108,10 @@ def train(config: TrainCommandConfig, prog: str) -> None:
     if config.dry_run:
         return
     run = RunFolder(folder)
-    PartialState().print(f"model: {folder}\nsamples: {run.samples}\nloss: {run.loss_plot}")
+    written = {"samples": run.samples, "denoising": run.denoising, "loss": run.loss_plot}
+    # A run that an earlier version has completed has no strip.
+    lines = [f"model: {folder}", *(f"{name}: {path}" for name, path in written.items() if path.exists())]
+    PartialState().print("\n".join(lines))
     if config.push_to_hub and PartialState().is_main_process:
         push_config = PushConfig(folder=str(folder), repo_id=hub_model_id, private=config.hub_private_repo)
         push_to_hub.run(push_config, "ddpm-cars push")

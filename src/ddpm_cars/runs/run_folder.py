@@ -5,6 +5,9 @@ from typing import Any
 
 from ddpm_cars.runtime.files import read_file
 
+DENOISING = "denoising.png"
+"""The name of a strip of denoising, beside a grid of samples."""
+
 
 class EvaluationFolder:
     """Paths in a folder that an evaluation, or a comparison of two, writes."""
@@ -46,6 +49,7 @@ class RunFolder:
         loss_plot: The curve of the training loss, PNG.
         validation: The losses on held-out images, JSON.
         samples: A grid of sampled images, PNG.
+        denoising: How the first images of that grid come out of noise, PNG.
         progress: Folder of the grids that a run samples while it trains.
         checkpoints: Folder of the checkpoints.
         best: Folder of the pipeline with the lowest loss on held-out images so far.
@@ -66,6 +70,7 @@ class RunFolder:
         self.loss_plot = path / "loss.png"
         self.validation = path / "validation.json"
         self.samples = path / "samples.png"
+        self.denoising = path / DENOISING
         self.progress = path / "samples"
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"

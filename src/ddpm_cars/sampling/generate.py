@@ -1,7 +1,7 @@
 """Many images from one pipeline, and strips of how images come out of noise and go into it."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from PIL import Image
 
 from ddpm_cars.diffusion.seeds import seeded_generator
 from ddpm_cars.figures.grids import make_grid, noisy_to_pil, to_pil
-from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, DenoisingState
 from ddpm_cars.runtime.hardware import keep_freed_memory
 from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
@@ -85,10 +85,17 @@ def denoising_strip(
     """
     images = range(min(num_rows, request.num_images))
     states = pipeline.denoise(**request.arguments(images))
-    frames = [
-        ("x_0" if state.timestep is None else f"t = {int(state.timestep)}", noisy_to_pil(state.sample))
-        for state in itertools.islice(states, 1, None)
-    ]
+    return make_strip([frame_of(state) for state in itertools.islice(states, 1, None)], num_frames)
+
+
+def frame_of(state: DenoisingState, num_rows: int = 4) -> tuple[str, list[Image.Image]]:
+    """Return a column of a strip, its label and the first images of a state of denoising."""
+    label = "x_0" if state.timestep is None else f"t = {int(state.timestep)}"
+    return label, noisy_to_pil(state.sample[:num_rows])
+
+
+def make_strip(frames: Sequence[tuple[str, list[Image.Image]]], num_frames: int = 10) -> Image.Image:
+    """Set at most `num_frames` columns side by side, evenly chosen, the first and the last among them."""
     chosen = sorted(set(np.linspace(0, len(frames) - 1, num_frames).round().astype(int).tolist()))
-    tiles = [frames[i][1][row] for row in images for i in chosen]
+    tiles = [frames[i][1][row] for row in range(len(frames[0][1])) for i in chosen]
     return make_grid(tiles, len(chosen), labels=[frames[i][0] for i in chosen])

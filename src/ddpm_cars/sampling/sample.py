@@ -21,7 +21,7 @@ from ddpm_cars.config.commands import SampleConfig
 from ddpm_cars.config.fields import AUTO
 from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, save_png
-from ddpm_cars.runs.run_folder import RunFolder
+from ddpm_cars.runs.run_folder import DENOISING, RunFolder
 from ddpm_cars.runs.saved_pipeline import identity, load_pipeline
 from ddpm_cars.runtime.console import note, progress, progress_style
 from ddpm_cars.runtime.files import write_text
@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 _NUM_GRID_IMAGES = 64
 _SETTINGS = "sampling.json"
 GRID_NAME = "grid.png"
-STRIP_NAME = "denoising.png"
 # The settings of folders of earlier versions, which do not name them.
 _UNSAID = {f.name: f.default for f in fields(SamplingRequest) if f.default is not MISSING} | {"mixed_precision": "no"}
 _PICTURE = re.compile(r"(\d{5}|[1-9]\d{5,})\.png")
@@ -103,7 +102,7 @@ def open_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False)
     pictures = {name for name in names if _PICTURE.fullmatch(name)}
     if overwrite and path.exists():
         # The settings come last: until then they are true of the images that are left.
-        for name in (*pictures, GRID_NAME, STRIP_NAME, _SETTINGS):
+        for name in (*pictures, GRID_NAME, DENOISING, _SETTINGS):
             (folder / name).unlink(missing_ok=True)
         pictures = set()
     elif path.exists():
@@ -230,7 +229,7 @@ class Sampling:
             # The strip has a batch size of its own, for which the network would be compiled again.
             self.pipeline.disable_fast_sampling()
             strip = denoising_strip(self.pipeline, self.request)
-            lines.append(f"denoising: {save_png(strip, self.folder / STRIP_NAME)}")
+            lines.append(f"denoising: {save_png(strip, self.folder / DENOISING)}")
         return lines
 
 

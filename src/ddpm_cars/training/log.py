@@ -3,10 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.figures.curves import plot_loss
@@ -14,6 +17,7 @@ from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime import files
 
 _NUM_QUARTERS = 4
+_IMAGE_LAYOUT = {"tensorboard": {"dataformats": "NHWC"}}
 
 
 def quarter_sums(mse: torch.Tensor, t: torch.Tensor, num_train_timesteps: int) -> torch.Tensor:
@@ -77,6 +81,20 @@ class Log:
             files.write_text(folder.validation, json.dumps(self.validation, indent=1))
         if self.history:
             plot_loss(self.history, folder.loss_plot, self.validation)
+
+
+def track_image(accelerator: Accelerator, name: str, path: Path, step: int) -> None:
+    """Give an image to the tracker, if there is one, on the main process."""
+    for tracker in accelerator.trackers:
+        if tracker.name == "trackio":
+            # Accelerate passes numbers only to this one.
+            import trackio
+
+            tracker.log({name: trackio.Image(path)}, step=step)
+            continue
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))[None]
+        tracker.log_images({name: pixels}, step=step, **_IMAGE_LAYOUT.get(tracker.name, {}))
 
 
 def start_tracker(accelerator: Accelerator, config: TrainingConfig, run_id: str, step: int) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate.utils import gather_object
+from PIL import Image
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import RunError
@@ -23,9 +24,11 @@ from ddpm_cars.runtime.console import note, warn
 from ddpm_cars.runtime.folders import delete_empty
 from ddpm_cars.runtime.hardware import versions
 from ddpm_cars.runtime.processes import on_main
+from ddpm_cars.sampling.generate import frame_of, make_strip
 from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.training.averages import RAW
 from ddpm_cars.training.checkpoints import last_safe
+from ddpm_cars.training.log import track_image
 from ddpm_cars.training.run import Run
 from ddpm_cars.training.state import TrainState
 
@@ -89,9 +92,13 @@ def save_progress(run: Run, state: TrainState, stopped: Callable[[], Any]) -> No
     """Write a sample grid and the log. Every process has to call this."""
     weights = state.weights(state.chosen_average())
     path = run.folder.progress / f"step-{state.step:08d}.png"
-    _try_write(
-        run, "a sample grid", lambda: _save_grid(_make_pipeline(run, state, weights), run.config, path, stopped)
-    )
+
+    def draw() -> None:
+        with suppress(_Stopped):
+            grid, _ = _draw(_make_pipeline(run, state, weights), run.config, stopped)
+            track_image(run.accelerator, "samples", save_png(grid, path), state.step)
+
+    _try_write(run, "a sample grid", draw)
     _try_write(run, "the log", lambda: state.log.save(run.folder))
 
 
@@ -106,7 +113,9 @@ def publish(run: Run, state: TrainState) -> None:
     def write() -> None:
         try:
             pipeline = _save_pipeline(run, state, weights, folder.path)
-            _save_grid(pipeline, run.config, folder.samples)
+            grid, strip = _draw(pipeline, run.config)
+            for name, path, image in (("samples", folder.samples, grid), ("denoising", folder.denoising, strip)):
+                track_image(run.accelerator, name, save_png(image, path), state.step)
             state.log.save(folder)
             files.write_text(folder.facts, json.dumps(_training_facts(run, state, average), indent=1))
         except OSError as error:
@@ -190,12 +199,16 @@ def _save_pipeline(run: Run, state: TrainState, weights: Weights, folder: Path) 
     return pipeline
 
 
-def _save_grid(
-    pipeline: DDPMCarsPipeline, config: TrainingConfig, path: Path, stopped: Callable[[], Any] = lambda: None
-) -> None:
-    """Sample a grid of images, from the same noise every time so that grids can be compared.
+class _Stopped(Exception):
+    """Somebody has sent a signal to stop, and does not wait for images."""
 
-    `stopped` is asked after every step whether to give up: who has sent a signal to stop does not wait for images.
+
+def _draw(
+    pipeline: DDPMCarsPipeline, config: TrainingConfig, stopped: Callable[[], Any] = lambda: None
+) -> tuple[Image.Image, Image.Image]:
+    """Sample a grid of images, from the same noise every time so that grids can be compared, and a strip of them.
+
+    `stopped` is asked after every step whether to give up; then _Stopped is raised.
     """
     labels = None if pipeline.config.get("id2label") is None else list(range(len(pipeline.config.id2label)))
     request = SamplingRequest(
@@ -204,9 +217,11 @@ def _save_grid(
         num_inference_steps=config.num_inference_steps or config.num_train_timesteps,
         class_labels=labels,
     )
+    frames = []
     with closing(pipeline.denoise(**request.arguments(range(request.num_images)))) as states:
         for state in states:
             if stopped():
-                return
+                raise _Stopped
+            frames.append(frame_of(state))
             sample = state.sample
-    save_png(make_grid(as_images(sample)), path)
+    return make_grid(as_images(sample)), make_strip(frames[1:])

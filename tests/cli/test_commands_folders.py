@@ -1,6 +1,7 @@
-"""A start that is refused, and one that only says what would happen, leave nothing behind."""
+"""What commands leave behind: nothing if they are refused or only say what would happen, else what they print."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def place(
         (folder / name).mkdir()
     (folder / "damaged" / "a.png").write_bytes(b"no image")
     (folder / "file").write_text("")
+    write_toy_cars(folder / "partly", 4, 0, 8)
+    (folder / "partly" / "train" / "damaged.png").write_bytes(b"no image")
     return folder
 
 
@@ -102,3 +105,26 @@ def test_a_dry_run_leaves_nothing_behind(line: str, here: Path, tmp_path: Path):
     before = listing(here)
     assert run(line, tmp_path) == 0
     assert listing(here) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{TRAIN} --train_data_dir cars --output_dir some/run --max_train_steps 2 --num_inference_steps 2",
+        f"{TRAIN} --train_data_dir partly --output_dir part --max_train_steps 2 --max_bad_images_fraction 0.9",
+        f"{TRAIN} --train_data_dir cars --output_dir trained --max_train_steps 2",
+        "show --resolution 8 --train_data_dir cars --output_dir some/shown",
+        f"sample {MODEL} --output_dir some/sampled --num_images 2 --strip",
+        "calibrate --pretrained_model_name_or_path trained --num_images 4",
+        "toy-cars --output_dir some/cars --num_train_images 1 --num_test_images 1",
+    ],
+)
+def test_paths_that_are_printed_exist(line: str, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(line, tmp_path) == 0
+    printed = "".join(capsys.readouterr())
+    words = {word.strip(".,:;()") for word in printed.split()}
+    paths = {
+        word for word in words if re.search(r"^\.?[\w-]*/|\.(png|json|yaml|html)$", word) and "images/s" not in word
+    }
+    assert paths
+    assert [path for path in sorted(paths) if not Path(path).exists()] == []
