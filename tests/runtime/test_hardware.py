@@ -2,11 +2,14 @@
 
 import os
 import platform
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 import torch
 
+import ddpm_cars
+from ddpm_cars.runtime import hardware
 from ddpm_cars.runtime.hardware import cpu_warnings, device_name, fast_precision
 from tests.support.fresh_process import run_alone
 
@@ -104,3 +107,15 @@ faults()
 assert faults() < usual / 100
 """
     run_alone(code, tmp_path)
+
+
+def test_a_copy_of_the_package_that_is_not_installed_has_a_version_too(monkeypatch: pytest.MonkeyPatch):
+    def version_of_others(name: str) -> str:
+        if name == "ddpm-cars":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(hardware, "version", version_of_others)
+    found = hardware.versions()
+    assert list(found) == ["python", "ddpm-cars", "torch", "diffusers", "numpy"]
+    assert found["ddpm-cars"] == ddpm_cars.__version__

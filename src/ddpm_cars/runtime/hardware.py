@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+import ddpm_cars
 from ddpm_cars.runtime.threads import num_cores
 
 _CPUINFO, _CGROUP = Path("/proc/cpuinfo"), Path("/sys/fs/cgroup")
@@ -19,8 +20,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that compute."""
-    packages = ("ddpm-cars", "torch", "diffusers", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    # A copy of this package that is not installed, such as a checkout on the path, has no metadata.
+    own = {"python": platform.python_version(), "ddpm-cars": ddpm_cars.__version__}
+    return own | {name: version(name) for name in ("torch", "diffusers", "numpy")}
 
 
 def device_name(device: torch.device) -> str:
