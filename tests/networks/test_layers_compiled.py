@@ -44,7 +44,7 @@ def test_outputs_and_gradients_are_those_of_the_operator(shape: tuple[int, ...],
     expected = results(reference, x.detach().double().requires_grad_(), weights.double())
     actual = results(traced(norm), x, weights)
     for got, wanted in zip(actual, expected, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-3 if mean else 1e-5)
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-2 if mean else 1e-4)
 
 
 def test_bfloat16_stays_bfloat16_with_float32_inside():
@@ -53,7 +53,8 @@ def test_bfloat16_stays_bfloat16_with_float32_inside():
     expected = torch.nn.functional.group_norm(x.bfloat16().float(), 4, norm.weight.float(), norm.bias.float())
     actual = traced(norm)(x.bfloat16())
     assert actual.dtype == torch.bfloat16
-    torch.testing.assert_close(actual.float(), expected, rtol=1e-2, atol=1e-2)
+    # One rounding to bfloat16 is 4e-3; means in bfloat16 would be off by 0.25 of a value.
+    torch.testing.assert_close(actual.float(), expected, rtol=5e-2, atol=5e-2)
 
 
 def test_not_compiled_it_is_the_operator_itself():
