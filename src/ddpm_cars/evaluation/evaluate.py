@@ -101,7 +101,6 @@ class Evaluation:
 
         def take() -> EvaluationFolder:
             place = find_place(base.path, self.described, is_fixed=is_fixed, is_standard=is_standard)
-            prepare_folder(place.path)
             self._lock = FolderLock(place.path)
             self._lock.acquire()
             return place
