@@ -122,7 +122,7 @@ def test_a_dry_run_lists_the_files_and_asks_nobody(
     files = collected(run)
     assert f"{sum(map(len, files.values())):,}  bytes in {len(files)} files" in printed
     assert describe({"a": b"12", "b/c": b"3"}).splitlines()[-1].split() == ["3", "bytes", "in", "2", "files"]
-    assert "to me/cars, a public model if it is new, without a licence, which --model_license names\n" in printed
+    assert "to me/cars, a public model if it is new, without a licence; --model_license names one\n" in printed
     cli.push_to_hub([str(run), "me/cars", "--dry_run", "--space", "--private", "--model_license", "mit"])
     assert "to me/cars, a private Space if it is new, under the licence mit\n" in capsys.readouterr().out
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def test_a_process_of_the_same_launcher_is_told_that_they_do_not_know_each_other
         for child in children:
             child.kill()
             child.communicate()
+
+
+def test_a_process_that_has_not_said_its_name_yet_is_waited_for(tmp_path: Path):
+    first, second = FolderLock(tmp_path), FolderLock(tmp_path)
+    first.acquire()
+    first.owner.write_text("")
+    late = threading.Timer(0.2, lambda: first.owner.write_text("process 7 on a machine"))
+    late.start()
+    with pytest.raises(UserError, match=r"in use by another run \(process 7 on a machine\)"):
+        second.acquire()
+    late.join()
+    first.release()
 
 
 def test_a_released_folder_can_be_taken_again(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 import ddpm_cars
-from ddpm_cars.runtime import hardware
-from ddpm_cars.runtime.hardware import cpu_warnings, device_name, fast_precision
+from ddpm_cars.runtime import hardware, threads
+from ddpm_cars.runtime.hardware import cpu_warnings, device_name, fast_precision, free_memory
 from tests.support.fresh_process import run_alone
 
 CPU = torch.device("cpu")
@@ -84,6 +85,20 @@ def test_the_file_of_linux_gives_the_same_precision_as_torch(monkeypatch: pytest
     of_torch = fast_precision(CPU)
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert fast_precision(CPU) == of_torch
+
+
+@pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="only Linux has control groups")
+def test_a_container_may_have_less_memory_than_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path)
+    whole = free_memory(CPU)
+    assert whole is not None
+    groups = re.findall(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+    for folder in (tmp_path, *(tmp_path / group for group in groups)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text("max\n")
+    assert free_memory(CPU) == pytest.approx(whole, rel=0.5)
+    (folder / "memory.max").write_text("4096\n")
+    assert not groups or free_memory(CPU) == 4096
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries manage memory in other ways")

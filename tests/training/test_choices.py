@@ -9,6 +9,7 @@ import torch
 
 from ddpm_cars.config.fields import AUTO
 from ddpm_cars.config.training import TrainCommandConfig, TrainingConfig
+from ddpm_cars.runtime.hardware import device_name
 from ddpm_cars.training.choices import (
     choose_as_before,
     choose_for_device,
@@ -24,6 +25,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def float32_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute on a processor without bf16, started without a launcher, whatever runs this test."""
     set_bf16(monkeypatch, False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
 
 
@@ -166,7 +168,9 @@ def test_all_that_is_left_to_the_machine_is_known():
     assert left_to_the_machine(TrainCommandConfig(train_data_dir="x")) == expected
 
 
-def checkpoint(config: TrainingConfig, batch: int = 8, device: str = "CPU", **changes: Any) -> dict[str, Any]:
+def checkpoint(
+    config: TrainingConfig, batch: int = 8, device: str = device_name(CPU), **changes: Any
+) -> dict[str, Any]:
     """Return what a checkpoint of a run with these settings says, some of which an earlier version had otherwise."""
     settings = {**asdict(config), "ema_half_life_steps": list(config.ema_half_life_steps), **changes}
     facts = {"global batch size": batch}
@@ -180,31 +184,31 @@ def checkpoint(config: TrainingConfig, batch: int = 8, device: str = "CPU", **ch
 
 def test_a_run_goes_on_as_it_was_chosen_on_another_device():
     before, bare = chosen(CPU, 300), TrainingConfig(train_data_dir="x")
-    again = choose_as_before(bare, checkpoint(before), "CPU", GPU, 1)
+    again = choose_as_before(bare, checkpoint(before), GPU, 1)
     again = choose_for_length(choose_for_device(again, GPU), GPU, 300)
     assert again == before
-    longer = choose_as_before(replace(bare, max_train_steps=9_000), checkpoint(before), "CPU", CPU, 1)
+    longer = choose_as_before(replace(bare, max_train_steps=9_000), checkpoint(before), CPU, 1)
     assert longer == replace(before, max_train_steps=9_000)
-    passes = choose_as_before(replace(bare, num_epochs=2), checkpoint(before), "CPU", CPU, 1)
+    passes = choose_as_before(replace(bare, num_epochs=2), checkpoint(before), CPU, 1)
     assert choose_for_length(passes, CPU, 300).max_train_steps == 75
 
 
 @pytest.mark.parametrize(("num_processes", "size"), [(1, 16), (2, 8), (4, 4), (3, 5)])
 def test_images_per_process_follow_the_number_of_processes(num_processes: int, size: int):
     before = checkpoint(chosen(GPU, 300), batch=16)
-    again = choose_as_before(TrainingConfig(train_data_dir="x"), before, "CPU", CPU, num_processes)
+    again = choose_as_before(TrainingConfig(train_data_dir="x"), before, CPU, num_processes)
     assert again.train_batch_size == size
 
 
 @pytest.mark.parametrize(
     ("before", "device", "has_bf16", "expected"),
     [
-        ("no", "CPU", True, "no"),
-        ("bf16", "CPU", False, "bf16"),
+        ("no", device_name(CPU), True, "no"),
+        ("bf16", device_name(CPU), False, "bf16"),
         ("no", "another CPU", True, "bf16"),
         ("bf16", "another CPU", False, "no"),
         ("fp16", "a GPU", False, "no"),
-        (None, "CPU", True, "no"),
+        (None, device_name(CPU), True, "no"),
     ],
 )
 def test_precision_changes_where_the_processor_does(
@@ -213,9 +217,9 @@ def test_precision_changes_where_the_processor_does(
     set_bf16(monkeypatch, has_bf16)
     saved = checkpoint(chosen(CPU, mixed_precision="no"), device=device, mixed_precision=before)
     bare = TrainingConfig(train_data_dir="x")
-    assert choose_as_before(bare, saved, "CPU", CPU, 1).mixed_precision == expected
+    assert choose_as_before(bare, saved, CPU, 1).mixed_precision == expected
     given = replace(bare, mixed_precision="bf16")
-    assert choose_as_before(given, saved, "CPU", CPU, 1).mixed_precision == "bf16"
+    assert choose_as_before(given, saved, CPU, 1).mixed_precision == "bf16"
 
 
 def test_a_run_of_an_earlier_version_goes_on_to_the_same_step():
@@ -224,10 +228,10 @@ def test_a_run_of_an_earlier_version_goes_on_to_the_same_step():
     saved = checkpoint(old, 64, num_epochs=100, max_train_steps=None, mixed_precision=None, num_inference_steps=None)
     saved |= {"total_steps": 400, "hardware": []}
     for given in ({}, {"num_epochs": 100}):
-        again = choose_as_before(TrainingConfig(train_data_dir="x", **given), saved, "CPU", CPU, 1)
+        again = choose_as_before(TrainingConfig(train_data_dir="x", **given), saved, CPU, 1)
         assert (again.max_train_steps, again.lr_warmup_steps, again.ema_half_life_steps) == (400, 500, (7_000,))
         assert (again.mixed_precision, again.num_inference_steps, again.resolution) == ("no", None, 64)
-    more = choose_as_before(TrainingConfig(train_data_dir="x", num_epochs=200), saved, "CPU", CPU, 1)
+    more = choose_as_before(TrainingConfig(train_data_dir="x", num_epochs=200), saved, CPU, 1)
     assert choose_for_length(more, CPU, 300).max_train_steps == 938
 
 

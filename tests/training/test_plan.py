@@ -1,7 +1,6 @@
 """The plan of a run: what was chosen, how long it will take, and what a run that continues keeps of it."""
 
 import json
-import math
 import re
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -92,15 +91,19 @@ def test_a_change_of_precision_is_said_and_recorded(make_config: MakeConfig, cap
     assert parts[0]["num_threads"] == torch.get_num_threads()
 
 
-def test_a_run_says_when_it_will_be_done(make_config: MakeConfig, capsys: pytest.CaptureFixture):
-    train(make_config(max_train_steps=400, logging_steps=100, checkpointing_steps=None, save_images_steps=None))
+def test_a_run_says_when_it_will_be_done(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    # Enough seconds for a fair mean would be hundreds of steps of this network.
+    monkeypatch.setattr(plan, "_MIN_SECONDS", 0.0)
+    train(make_config(max_train_steps=10, checkpointing_steps=None, save_images_steps=None))
     out = capsys.readouterr().out
     [line] = re.findall(r"^time .*$", out, re.MULTILINE)
     found = re.fullmatch(r"time +about (\d+) (second|minute)s? for (\d+) steps? at [\d.]+ s a step(.*)", line)
     assert found is not None
     assert "; done at about " in found[4]
-    # Three steps after the first one are enough where they take long.
-    assert 0 < int(found[3]) <= 396
+    # The first step is not timed, and three after it are enough.
+    assert int(found[3]) == 6
 
 
 def test_a_plan_says_what_was_chosen_and_what_memory_is_short_of(make_bare: MakeConfig):
@@ -133,11 +136,6 @@ def test_times_are_said_in_the_unit_that_fits(seconds: float, words: str):
     assert plan.duration(seconds) == words
 
 
-def test_numbers_have_nouns_that_fit():
-    words = [plan.count(1, "image"), plan.count(2_000, "image"), plan.count(2, "pass")]
-    assert words == ["1 image", "2,000 images", "2 passes"]
-
-
 def test_the_time_to_expect_is_that_of_all_that_is_left(make_config: MakeConfig):
     settings = {
         "max_train_steps": 10_000,
@@ -158,12 +156,11 @@ def test_the_time_to_expect_is_that_of_all_that_is_left(make_config: MakeConfig)
 def test_the_first_step_and_other_work_do_not_count(monkeypatch: pytest.MonkeyPatch):
     clock, state = iter([100.0, 102.0, 108.0, 109.0, 109.0]), SimpleNamespace(step=5)
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    stopwatch: Any = plan.Stopwatch(SimpleNamespace(device=torch.device("cpu")), state)  # type: ignore[arg-type]
+    stopwatch = plan.Stopwatch(SimpleNamespace(device=torch.device("cpu")), state)  # type: ignore[arg-type]
     known = []
     for step in (5, 6, 7, 8, 9, 10):
         state.step = step
         if step == 8:
             stopwatch.leave_out(5.0)
         known.append(stopwatch.look())
-    assert known == [False, False, False, False, True, False]
-    assert math.isclose(stopwatch.seconds_per_step, (109.0 - 100.0 - 5.0) / 3)
+    assert known == [None, None, None, None, pytest.approx((109.0 - 100.0 - 5.0) / 3), None]

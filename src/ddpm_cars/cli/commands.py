@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ddpm_cars.cli.endings import end, ended_in_one_line, import_libraries
+from ddpm_cars.cli.endings import INTERRUPTED, end, ended_in_one_line, import_libraries
 from ddpm_cars.cli.parser import Parser, parse
 from ddpm_cars.cli.places import check_places
 from ddpm_cars.config.commands import (
@@ -104,7 +104,7 @@ def train(config: TrainCommandConfig, prog: str) -> None:
         # The exit code is what a shell reports of a process that a signal has ended.
         end(prog, 128 + stop.signum, str(stop))
     except KeyboardInterrupt:
-        end(prog, 130, "interrupted; the same command continues")
+        end(prog, INTERRUPTED, "interrupted; the same command continues")
     if config.dry_run:
         return
     run = RunFolder(folder)
@@ -126,7 +126,7 @@ def sample(config: SampleConfig, prog: str) -> None:
         lines = sample(config)
     except KeyboardInterrupt:
         without = " without --overwrite_output_dir" if config.overwrite_output_dir else ""
-        end(prog, 130, f"interrupted; the same command{without} continues with the images that are missing")
+        end(prog, INTERRUPTED, f"interrupted; the same command{without} continues with the images that are missing")
     for line in lines:
         print(line)
 
@@ -167,7 +167,7 @@ def evaluate(config: EvaluateConfig, prog: str) -> None:
     try:
         page, summary = evaluate(config)
     except KeyboardInterrupt:
-        end(prog, 130, "interrupted; the same command continues with what is not measured yet")
+        end(prog, INTERRUPTED, "interrupted; the same command continues with what is not measured yet")
     PartialState().print(f"{summary}\nreport: {page}")
 
 
@@ -181,10 +181,10 @@ def push_to_hub(config: PushConfig, prog: str) -> None:
     if config.dry_run:
         folder = open_model_folder(config.folder)
         print(describe(collect(config, folder, config.repo_id)))
-        kind, audience = "Space" if config.space else "model", "private" if config.private else "public"
+        kind = f"{'private' if config.private else 'public'} {'Space' if config.space else 'model'}"
         licence = config.model_license or (folder.settings or {}).get("model_license")
-        named = f"under the licence {licence}" if licence else "without a licence, which --model_license names"
-        print(f"to {config.repo_id}, a {audience} {kind} if it is new, {named}")
+        named = f"under the licence {licence}" if licence else "without a licence; --model_license names one"
+        print(f"to {config.repo_id}, a {kind} if it is new, {named}")
         metrics_path, stale_metrics = folder.metrics_path, folder.stale_metrics
     else:
         published = push(config)

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 from ddpm_cars.runtime.console import is_main_process
 from ddpm_cars.runtime.launcher import let_first_speak
 
-# Exit codes are what a shell reports of a process that a signal has ended.
-_INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit code is what a shell reports of a process that the signal has ended."""
 _BROKEN_PIPE = 128 + 13
 
 
@@ -36,7 +36,7 @@ def ended_in_one_line(prog: str) -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        end(prog, _INTERRUPTED, "interrupted")
+        end(prog, INTERRUPTED, "interrupted")
     except BrokenPipeError:
         if not _nobody_reads():
             raise
@@ -66,7 +66,7 @@ def import_libraries(prog: str, module: str) -> None:
         # written so far.
         if is_main_process():
             print(f"{prog}: interrupted", file=sys.stderr, flush=True)
-        os._exit(_INTERRUPTED)
+        os._exit(INTERRUPTED)
 
     # A shell has programs in the background ignore the signal, and others may handle it in their own way.
     before = signal.getsignal(signal.SIGINT)

@@ -5,14 +5,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, fields
 from functools import partial
 from types import NoneType
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import yaml
 
 from ddpm_cars.config.descriptions import descriptions
 from ddpm_cars.config.fields import AUTO, Settings, grouped
 from ddpm_cars.config.recipes import recipe_names
-from ddpm_cars.config.values import kinds_of, members
+from ddpm_cars.config.values import is_list, kinds_of, members
 
 _WIDTH_OF_FLAGS = 28
 
@@ -33,6 +33,12 @@ def noun(config_class: type[Settings], name: str) -> str:
     return descriptions(config_class)[name].split()[0].strip(".,").upper() if str in kinds_of(kind) else "NUMBER"
 
 
+def as_given(config_class: type[Settings], name: str, by_position: Collection[str]) -> str:
+    """Return how a command line gives a setting: REPOSITORY by position, --seed NUMBER by a flag."""
+    value = noun(config_class, name)
+    return value if name in by_position else f"--{name} {value}"
+
+
 def add_settings(
     parser: argparse.ArgumentParser, config_class: type[Settings], by_position: Collection[str] = ()
 ) -> dict[str, argparse.Action]:
@@ -45,10 +51,9 @@ def add_settings(
     for title, members_of_group in grouped(config_class).items():
         group = parser.add_argument_group(title)
         for f in members_of_group:
-            is_list = any(get_origin(kind) is tuple for kind in members(kinds[f.name]))
             actions[f.name] = group.add_argument(
                 f.name if f.name in by_position else f"--{f.name}",
-                nargs="?" if bool in kinds_of(kinds[f.name]) else "*" if is_list else None,
+                nargs="?" if bool in kinds_of(kinds[f.name]) else "*" if is_list(kinds[f.name]) else None,
                 metavar=noun(config_class, f.name),
                 choices=choices_of(kinds[f.name], f.default) or None,
                 help=f"{about[f.name]}{_default(f)}".replace("%", "%%"),
@@ -69,13 +74,11 @@ def format_help(config_class: type[Settings], prog: str, by_position: Collection
     needed = [f.name for f in settings if f.default is MISSING]
     if not needed:
         needed = [f.name for f in settings if f.name == "train_data_dir" and config_class.takes_recipes]
-    given = [noun(config_class, n) if n in by_position else f"--{n} {noun(config_class, n)}" for n in needed]
+    given = [as_given(config_class, name, by_position) for name in needed]
     kinds = list(get_type_hints(config_class).values())
     hints = {
         "A switch may stand alone; it means true.": any(bool in kinds_of(kind) for kind in kinds),
-        "A list takes several words, one after the other.": any(
-            get_origin(member) is tuple for kind in kinds for member in members(kind)
-        ),
+        "A list takes several words, one after the other.": any(map(is_list, kinds)),
         "null means that a setting is unset.": any(NoneType in members(kind) for kind in kinds),
     }
     parser = argparse.ArgumentParser(

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar, get_origin, get_type_hints
+from typing import Any, Generic, NoReturn, TypeVar, get_type_hints
 
 from ddpm_cars.cli.endings import end
-from ddpm_cars.cli.help import format_help, format_settings, noun
+from ddpm_cars.cli.help import as_given, format_help, format_settings
 from ddpm_cars.config.fields import Settings
 from ddpm_cars.config.hints import cure
 from ddpm_cars.config.recipes import find_settings, recipe_names
-from ddpm_cars.config.values import SWITCHES, Written, members
+from ddpm_cars.config.values import SWITCHES, Written, is_list, members
 from ddpm_cars.config.yaml_files import read_list
 from ddpm_cars.errors import UserError
 
@@ -50,7 +50,7 @@ class Parser(Generic[Config]):
         self.needed = [name for name, f in self.fields.items() if f.default is MISSING]
         self.by_position = self.needed if positional else []
         self.flags = [name for name in self.fields if name not in self.by_position]
-        self._kinds = {name: members(kind) for name, kind in get_type_hints(config_class).items()}
+        self._kinds = get_type_hints(config_class)
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with 2. Settings that it tells to give are written as the flags that they are."""
@@ -102,9 +102,7 @@ class Parser(Generic[Config]):
     def _as_given(self, name: str) -> str:
         if name == "config":
             return "--config FILE"
-        return (
-            noun(self.config_class, name) if name in self.by_position else f"--{name} {noun(self.config_class, name)}"
-        )
+        return as_given(self.config_class, name, self.by_position)
 
     def _split(self, words: list[str]) -> _Line:
         line, strays = _Line(), []
@@ -112,7 +110,6 @@ class Parser(Generic[Config]):
             word = words.pop(0)
             flag, equals, value = word.partition("=")
             name = flag.removeprefix("--")
-            given = [value] if equals else []
             if word in ("-h", "--help"):
                 line.wants_help = True
             elif flag == "--print_config":
@@ -120,10 +117,9 @@ class Parser(Generic[Config]):
             elif not _is_flag(word):
                 strays.append(word)
             elif flag.startswith("--") and name in (*self.flags, "config"):
-                given += self._words_of(name, words, bool(equals))
-                self._put(line, name, given)
+                self._put(line, name, [value] if equals else [], words)
             else:
-                given += _until_flag(words)
+                _until_flag(words)
                 hint = cure(name.removeprefix("-"), self.config_class, self.by_position)
                 line.problems.append(f"there is no {flag}" + (f"; {hint}" if hint else ""))
         if strays == ["help"]:
@@ -134,30 +130,24 @@ class Parser(Generic[Config]):
         line.problems += self._about_strays(strays, line)
         return line
 
-    def _words_of(self, name: str, words: list[str], has_value: bool) -> list[str]:
-        """Take the words off a command line that belong to a flag, which may have a value after = already."""
-        kinds = self._kinds.get(name, ())
-        if any(get_origin(kind) is tuple for kind in kinds):
-            return _until_flag(words)
-        if has_value or not words or _is_flag(words[0]):
-            return []
+    def _put(self, line: _Line, name: str, given: list[str], words: list[str]) -> None:
+        """Put a setting into a line: `given` is what its flag has after =, and more is taken off the next words."""
+        kind = self._kinds.get(name)
+        is_switch = bool in members(kind)
+        if is_list(kind):
+            given = given + _until_flag(words)
         # A switch leaves alone what is given by position.
-        if bool in kinds and self.by_position and words[0].lower() not in SWITCHES:
-            return []
-        return [words.pop(0)]
-
-    def _put(self, line: _Line, name: str, given: list[str]) -> None:
-        kinds = self._kinds.get(name, ())
-        if not given and bool in kinds:
+        may_be_other = is_switch and self.by_position and words and words[0].lower() not in SWITCHES
+        if not given and words and not _is_flag(words[0]) and not may_be_other:
+            given = [words.pop(0)]
+        if not given and is_switch:
             given = ["true"]
         if not given:
             line.problems.append(f"--{name} has no value; give {self._as_given(name)}")
         elif name == "config":
             line.files += given
-        elif any(get_origin(kind) is tuple for kind in kinds):
-            line.settings[name] = _as_list(given)
         else:
-            line.settings[name] = Written(given[0])
+            line.settings[name] = _as_list(given) if is_list(kind) else Written(given[0])
 
     def _about_strays(self, strays: list[str], line: _Line) -> list[str]:
         """Return what to say of words that are no value of a flag."""

@@ -25,6 +25,6 @@ def descriptions(config_class: type) -> dict[str, str]:
     found: dict[str, str] = {}
     for owner in reversed(config_class.__mro__):
         path = getattr(sys.modules.get(owner.__module__), "__file__", None)
-        if path is not None and owner.__module__ != "builtins":
+        if path is not None:
             found |= _docstrings(path).get(owner.__name__, {})
     return found

@@ -96,7 +96,7 @@ class Settings:
         kinds = get_type_hints(type(self))
         for f in fields(self):  # type: ignore[arg-type]
             # Only this function may write into a frozen config.
-            object.__setattr__(self, f.name, fit_setting(f, kinds[f.name], getattr(self, f.name)))
+            object.__setattr__(self, f.name, _fit_setting(f, kinds[f.name], getattr(self, f.name)))
 
     @classmethod
     def from_yaml(cls: type[Config], name_or_path: str | os.PathLike[str], **changes: Any) -> Config:
@@ -139,7 +139,7 @@ class Settings:
         for owner in (cls, *cls.__subclasses__()):
             if (about := {f.name: f for f in fields(owner)}.get(name)) is not None:  # type: ignore[arg-type]
                 kind = get_type_hints(owner)[name]
-                value = fit_setting(about, kind, written.value(kind), written.text)
+                value = _fit_setting(about, kind, written.value(kind), written.text)
                 if owner is cls:
                     return {name: find_network(value) if name == "model_config" and value is not None else value}
                 if value == about.default:
@@ -149,7 +149,7 @@ class Settings:
         raise UserError(f"there is no setting {name}" + (f"; {hint.replace('--', '')}" if hint else ""))
 
 
-def fit_setting(about: Field, kind: Any, value: Any, said: str | None = None) -> Any:
+def _fit_setting(about: Field, kind: Any, value: Any, said: str | None = None) -> Any:
     """Return the value of a setting, converted to its type.
 
     Args:

@@ -73,6 +73,11 @@ def members(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
+def is_list(kind: Any) -> bool:
+    """Return whether a type is a list, or a union with one."""
+    return any(get_origin(member) is tuple for member in members(kind))
+
+
 def kinds_of(kind: Any) -> list[Any]:
     """Return the types that a value, or an item of a list, may have, and the choices."""
     if get_origin(kind) is tuple:

@@ -80,9 +80,7 @@ def load_pictures(
     """
     image_mode(num_channels)
     source = find_pictures(config, label_column, excluded_split)
-    _check_number(source.size, source.place)
-    if check_number is not None:
-        check_number(source.place, source.size)
+    _check_number(source.place, source.size, check_number)
     settings = [config.resolution, config.resize, config.background, config.split, label_column, excluded_split]
     key = json.dumps([DECODER_VERSION, source.fingerprint, source.size, num_channels, *settings])
     path = cache_folder(config.cache_dir) / hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -91,9 +89,7 @@ def load_pictures(
     if report_path is not None:
         write_text(report_path, json.dumps(report, indent=1))
     _check_bad(report, config.max_bad_images_fraction, report_path)
-    _check_number(len(decoded.images), source.place)
-    if check_number is not None:
-        check_number(source.place, len(decoded.images))
+    _check_number(source.place, len(decoded.images), check_number)
     labels = None if source.labels is None else source.labels[decoded.good_rows()]
     return Pictures(decoded.images, labels, source.class_names, decoded.digests, decoded.sha256, report)
 
@@ -116,9 +112,11 @@ def _make_report(source: Source, decoded: Decoded) -> dict[str, Any]:
     }
 
 
-def _check_number(num_images: int, place: str) -> None:
+def _check_number(place: str, num_images: int, check_number: Callable[[str, int], None] | None) -> None:
     if num_images == 0:
         raise UserError(f"{place} holds no images")
+    if check_number is not None:
+        check_number(place, num_images)
 
 
 def _check_bad(report: dict[str, Any], limit: float, report_path: Path | None) -> None:

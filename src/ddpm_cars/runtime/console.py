@@ -37,6 +37,11 @@ def warn(text: str) -> None:
     note(f"warning: {text}")
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 image", "2,000 images"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def progress(iterable: Iterable[Any] | None = None, **settings: Any) -> tqdm:
     """Return a progress bar, of which a log file or a pipe gets a line every 30 seconds instead.
 

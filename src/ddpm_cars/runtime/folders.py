@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import note
 
 _LOCK = ".lock"
+_NUM_LOOKS, _SECONDS_BETWEEN_LOOKS = 40, 0.05
 
 
 class FolderLock:
@@ -40,11 +42,20 @@ class FolderLock:
                 self._lock.release()
                 self._lock.acquire()
         except Timeout as error:
-            owner = self.owner.read_text(encoding="utf-8") if self.owner.exists() else "another process"
+            owner = self._owner_of_lock()
             raise UserError(
                 f"output_dir {self.folder} is in use by another run ({owner}); {_wait_or_connect(owner)}"
             ) from error
-        self.owner.write_text(_this_process(), encoding="utf-8")
+        self.owner.write_text(f"process {os.getpid()} on {_parent()}", encoding="utf-8")
+
+    def _owner_of_lock(self) -> str:
+        # Whoever has taken the folder just now says so a moment later.
+        for _ in range(_NUM_LOOKS):
+            with suppress(FileNotFoundError):
+                if owner := self.owner.read_text(encoding="utf-8"):
+                    return owner
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        return "another process"
 
     def release(self) -> None:
         """Give the folder back, and delete it if it was made for nothing."""
@@ -53,10 +64,6 @@ class FolderLock:
                 path.unlink(missing_ok=True)
             self._lock.release()
             delete_empty(self._made)
-
-
-def _this_process() -> str:
-    return f"process {os.getpid()} on {_parent()}"
 
 
 def _parent() -> str:

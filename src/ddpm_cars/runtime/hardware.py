@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 
 import ddpm_cars
-from ddpm_cars.runtime.threads import num_cores
+from ddpm_cars.runtime.threads import CGROUPS, group_limits, num_cores
 
-_CPUINFO, _CGROUP = Path("/proc/cpuinfo"), Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
 # The numbers of two options in malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -115,6 +115,6 @@ def free_memory(device: torch.device) -> int | None:
         return None
     free = 1024 * int(found[1])
     # A container may have less, by one of two versions of Linux. What it uses includes files that can be forgotten.
-    limits = (_CGROUP / "memory.max", _CGROUP / "memory" / "memory.limit_in_bytes")
-    texts = [path.read_text().strip() for path in limits if path.exists()]
-    return min([free, *(int(text) for text in texts if text.isdecimal())])
+    first = CGROUPS / "memory" / "memory.limit_in_bytes"
+    limits = [*group_limits("memory.max"), *([first.read_text()] if first.exists() else [])]
+    return min([free, *(int(limit) for limit in limits if limit.strip().isdecimal())])

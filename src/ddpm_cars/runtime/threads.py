@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
-from ddpm_cars.runtime.console import note
+from ddpm_cars.runtime.console import count, note
 
 BOUNDED_SPINNING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
 """For GNU's OpenMP a number of looks at a flag, a tenth of a millisecond; for LLVM's and Intel's, milliseconds."""
 _OWN_SPINNING = (*BOUNDED_SPINNING, "OMP_WAIT_POLICY", "KMP_LIBRARY")
 _OWN_NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where Linux shows the limits of containers."""
 
 # A core that is free for three quarters is worth a thread. On an idle machine a little less than all is measured.
 _SPARE_CORE = 0.25
@@ -42,18 +43,23 @@ def num_cores() -> int:
     return max(1, math.ceil(min(cores, _quota())))
 
 
+def group_limits(name: str) -> list[str]:
+    """Return what the file `name` says in the control group of this process and in those around it.
+
+    It is one of version 2 of Linux' control groups; there is none elsewhere.
+    """
+    cgroup = Path("/proc/self/cgroup")
+    lines = cgroup.read_text(encoding="utf-8").splitlines() if cgroup.exists() else []
+    # The line of version 2 begins with 0 and names no controllers. A limit of a group holds for those within it.
+    groups = [CGROUPS / line[3:].strip("/") for line in lines if line.startswith("0::")]
+    files = [folder / name for group in groups for folder in (group, *group.parents)]
+    return [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+
+
 def _quota() -> float:
     """Return the cores that control groups of Linux allow, infinity where there is no limit."""
-    allowed, cgroup = math.inf, Path("/proc/self/cgroup")
-    # The line of version 2 begins with 0 and names no controllers. A limit of a group holds for those within it.
-    for line in cgroup.read_text(encoding="utf-8").splitlines() if cgroup.exists() else ():
-        if line.startswith("0::"):
-            group = _CGROUPS / line[3:].strip("/")
-            for folder in (group, *group.parents):
-                if (limit := folder / "cpu.max").is_file():
-                    quota, period = limit.read_text(encoding="utf-8").split()
-                    allowed = min(allowed, math.inf if quota == "max" else int(quota) / int(period))
-    return allowed
+    limits = [text.split() for text in group_limits("cpu.max")]
+    return min((int(quota) / int(period) for quota, period in limits if quota != "max"), default=math.inf)
 
 
 def free_cores(num_threads: int, seconds: float = _LOOK_SECONDS) -> float:
@@ -135,17 +141,17 @@ class ComputingThreads:
         import torch
 
         self._torch, self._before = torch, torch.get_num_threads()
-        self._is_idle, self._is_fixed = device_type != "cpu", has_own_number()
+        self._is_on_cpu, self._is_fixed = device_type == "cpu", has_own_number()
         self._has_complained = False
         self.num_threads = self.max_threads = self._before
-        if not (self._is_idle or self._is_fixed):
+        if self._is_on_cpu and not self._is_fixed:
             self.max_threads = min(self._before, num_cores())
             free = free_cores(self.max_threads) if self.max_threads > 1 else 1.0
             self._compute_with(_threads_for(free))
         if self.is_lowered:
             note(
-                f"computing with {_threads(self.num_threads)} and not {self.max_threads}, because other programs use "
-                f"the processor; OMP_NUM_THREADS={self.max_threads} computes with all"
+                f"computing with {count(self.num_threads, 'thread')} and not {self.max_threads}, because other "
+                f"programs use the processor; OMP_NUM_THREADS={self.max_threads} computes with all"
             )
         self._watch = SlownessWatch(has_looked=self.is_lowered)
 
@@ -164,21 +170,22 @@ class ComputingThreads:
 
         Where this process cannot have as many, or somebody has set another number, it says so.
         """
-        if self._is_idle or max_threads == self.max_threads:
+        if not self._is_on_cpu or max_threads == self.max_threads:
             return
+        began_with = count(max_threads, "thread")
         if self._is_fixed or max_threads > self.max_threads:
             note(
-                f"the run began with {_threads(max_threads)} and goes on with {self.max_threads}, so its weights will "
-                "differ by rounding from those of a run without a break"
+                f"the run began with {began_with} and goes on with {self.max_threads}, so its weights will differ by "
+                "rounding from those of a run without a break"
             )
             return
-        note(f"going on with {_threads(max_threads)}, as the run began; OMP_NUM_THREADS={self.max_threads} uses more")
+        note(f"going on with {began_with}, as the run began; OMP_NUM_THREADS={self.max_threads} uses more")
         self.max_threads = max_threads
         self._compute_with(min(self.num_threads, max_threads))
 
     def after_step(self, seconds: float) -> None:
         """Follow the seconds of steps, and change the number of threads where other programs have come or gone."""
-        factor = None if self._is_idle else self._watch.after_step(seconds, self.is_lowered)
+        factor = self._watch.after_step(seconds, self.is_lowered) if self._is_on_cpu else None
         if factor is not None:
             self._adapt(factor, free_cores(self.max_threads))
 
@@ -186,17 +193,17 @@ class ComputingThreads:
         best, slower = _threads_for(free), f"steps have become {factor:.0f} times slower"
         if best < self.num_threads and self._is_fixed:
             self._complain(
-                f"{slower}: other programs use the processor; {_threads(best)} would be quicker than the "
+                f"{slower}: other programs use the processor; {count(best, 'thread')} would be quicker than the "
                 f"{self.num_threads} of OMP_NUM_THREADS"
             )
         elif best < self.num_threads:
             why = f"{slower}: other programs use the processor" if factor >= SLOWER else "fewer cores are free"
-            note(f"{why}; going on with {_threads(best)}")
+            note(f"{why}; going on with {count(best, 'thread')}")
             self._compute_with(best)
             # Programs that come and go would make the number change every minute.
             self._watch.seconds_between_looks = min(2 * self._watch.seconds_between_looks, _MAX_SECONDS_BETWEEN_LOOKS)
         elif best > self.num_threads and best >= min(self.max_threads, 1.5 * self.num_threads):
-            note(f"cores are free again; going on with {_threads(best)}")
+            note(f"cores are free again; going on with {count(best, 'thread')}")
             self._compute_with(best)
         elif factor >= SLOWER and free < 1 - _SPARE_CORE:
             self._complain(f"{slower}: other programs leave it {free:.1f} of a core; stop them, or wait for their end")
@@ -222,7 +229,3 @@ class ComputingThreads:
 
 def _threads_for(free: float) -> int:
     return max(1, math.floor(free + _SPARE_CORE))
-
-
-def _threads(number: int) -> str:
-    return f"{number} thread" + ("s" if number > 1 else "")

@@ -12,7 +12,7 @@ import torch
 
 from ddpm_cars.config.fields import AUTO
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.runtime.hardware import default_precision, fast_precision, launcher_precision
+from ddpm_cars.runtime.hardware import default_precision, device_name, fast_precision, launcher_precision
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -20,8 +20,6 @@ Config = TypeVar("Config", bound=TrainingConfig)
 _CPU_STEPS, _OTHER_STEPS, _NUM_PASSES = (2_000, 8_000), (10_000, 100_000), 100
 BY_DEVICE = ("preset", "resolution", "mixed_precision", "train_batch_size", "learning_rate")
 """The settings that follow the device; the others follow the length of the run."""
-# Settings in which None means off.
-_MAY_BE_OFF = {"checkpointing_steps", "save_images_steps", "validation_steps", "num_inference_steps"}
 
 
 def left_to_the_machine(config: TrainingConfig) -> set[str]:
@@ -73,7 +71,7 @@ def choose_for_length(config: Config, device: torch.device, num_images: int | No
 
 
 def choose_as_before(
-    config: Config, checkpoint: Mapping[str, Any], device_name: str, device: torch.device, num_processes: int
+    config: Config, checkpoint: Mapping[str, Any], device: torch.device, num_processes: int
 ) -> Config:
     """Choose what the run chose whose checkpoint is continued, so that the same command goes on anywhere.
 
@@ -82,21 +80,17 @@ def choose_as_before(
     Args:
         config: The settings that are given now.
         checkpoint: The values of the checkpoint, as `TrainState.values` returns them.
-        device_name: What the run computes on now.
-        device: The same.
+        device: What the run computes on now.
         num_processes: How many processes take part in a step now.
     """
     before, given = checkpoint["config"], left_to_the_machine(config)
-    taken = {name: value for name, value in before.items() if name in given and value is not None}
-    # None was a choice in these, and had another meaning in the next.
-    taken |= {name: before[name] for name in _MAY_BE_OFF & given & before.keys()}
+    taken = {name: before[name] for name in (given & before.keys()) - {"max_train_steps"}}
     if "mixed_precision" in given:
-        taken["mixed_precision"] = _precision_to_go_on_with(checkpoint, device_name, device)
+        taken["mixed_precision"] = _precision_to_go_on_with(checkpoint, device)
     if "train_batch_size" in given:
         size = checkpoint["facts"]["global batch size"] / (config.gradient_accumulation_steps * num_processes)
         # Where it cannot be split evenly, the check of the checkpoint says so.
         taken["train_batch_size"] = max(1, int(size))
-    taken.pop("max_train_steps", None)
     # Earlier versions recorded the passes alone, and counted each without its last, partial batch.
     has_same_passes = before.get("max_train_steps") is None and config.num_epochs == before.get("num_epochs")
     if "max_train_steps" in given and (config.num_epochs is None or has_same_passes):
@@ -104,10 +98,10 @@ def choose_as_before(
     return replace(config, **taken)
 
 
-def _precision_to_go_on_with(checkpoint: Mapping[str, Any], device_name: str, device: torch.device) -> str:
+def _precision_to_go_on_with(checkpoint: Mapping[str, Any], device: torch.device) -> str:
     # Runs of earlier versions without a precision of their own had float32.
     before, parts = checkpoint["config"].get("mixed_precision") or "no", checkpoint.get("hardware", [])
-    has_moved = parts and parts[-1]["device"] != device_name
+    has_moved = parts and parts[-1]["device"] != device_name(device)
     return launcher_precision() or (fast_precision(device) if has_moved else before)
 
 

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from ddpm_cars.data.row_decoding import measure
 from ddpm_cars.data.stream import ShardStream
+from ddpm_cars.runtime.console import count
 from ddpm_cars.runtime.hardware import free_memory
 from ddpm_cars.training.choices import BY_DEVICE
 from ddpm_cars.training.network import activation_bytes_per_image, place_network
@@ -49,12 +50,6 @@ def describe(run: Run, state: TrainState, found: Path | None) -> list[str]:
     ]
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 image", "2,000 images"."""
-    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{ending}"
-
-
 def duration(seconds: float) -> str:
     """Return a time in the unit that people would use: "40 seconds", "12 minutes", "3.5 hours"."""
     if seconds < 90:
@@ -75,23 +70,22 @@ class Stopwatch:
     def __init__(self, run: Run, state: TrainState):
         self.run = run
         self.state = state
-        self.seconds_per_step: float | None = None  # None until it is known
         self._first = state.step + 1
         self._since = math.inf
+        self._is_done = False
 
-    def look(self) -> bool:
-        """Look at the clock after a step, and return whether `seconds_per_step` has become known by that."""
+    def look(self) -> float | None:
+        """Look at the clock after a step, and return the seconds of a step, once: when they have become known."""
         num_steps = self.state.step - self._first
-        if num_steps < 0 or self.seconds_per_step is not None:
-            return False
         if num_steps == 0:
             self._since = self._now()
-            return False
+        if num_steps <= 0 or self._is_done:
+            return None
         passed = time.perf_counter() - self._since
         if passed < _MAX_SECONDS and (num_steps < _MIN_STEPS or passed < _MIN_SECONDS):
-            return False
-        self.seconds_per_step = (self._now() - self._since) / num_steps
-        return True
+            return None
+        self._is_done = True
+        return (self._now() - self._since) / num_steps
 
     def leave_out(self, seconds: float) -> None:
         """Do not count time in which no steps were taken."""
@@ -200,8 +194,9 @@ def _chosen_lines(run: Run, continues: bool) -> list[str]:
 
 
 def _length(run: Run) -> str:
-    of_images = run.images is not None and "max_train_steps" in run.chosen
-    return count(len(run.images.images), "image") if of_images and run.images else count(run.total_steps, "step")
+    if run.images is not None and "max_train_steps" in run.chosen:
+        return count(len(run.images.images), "image")
+    return count(run.total_steps, "step")
 
 
 def _value(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -41,17 +40,17 @@ def prepare(config: TrainingConfig) -> Run:
     Raises UserError if images, network and settings do not fit together, or the output folder cannot be used.
     """
     refuse_inside(config.output_dir, config.train_data_dir)
-    given, folder = config, RunFolder(config.output_dir)
-    warnings, config = config.warnings(), _choose_before_images(config, folder)
-    accelerator = make_accelerator(config)
+    folder = RunFolder(config.output_dir)
+    chosen = _choose_before_images(config, folder)
+    accelerator = make_accelerator(chosen)
     keep_freed_memory(accelerator.device)
     slow = cpu_warnings(accelerator.device, accelerator.num_processes, accelerator.mixed_precision)
-    for warning in (*warnings, *slow):
+    for warning in (*config.warnings(), *slow):
         warn(warning)
     lock = FolderLock(folder.path)
     on_main(lock.acquire)
     try:
-        return _prepare(given, config, folder, accelerator, lock)
+        return _prepare(config, chosen, folder, accelerator, lock)
     except BaseException:
         lock.release()
         raise
@@ -59,11 +58,11 @@ def prepare(config: TrainingConfig) -> Run:
 
 def _choose_before_images(config: TrainingConfig, folder: RunFolder) -> TrainingConfig:
     """Choose what does not depend on the images, as before where a run is continued."""
-    processes, before = connect(), None if config.overwrite_output_dir else newest_values(folder.checkpoints)
-    device = processes.device
+    processes = connect()
+    before = None if config.overwrite_output_dir else newest_values(folder.checkpoints)
     if before is not None:
-        config = choose_as_before(config, before, device_name(device), device, processes.num_processes)
-    return choose_for_device(config, device)
+        config = choose_as_before(config, before, processes.device, processes.num_processes)
+    return choose_for_device(config, processes.device)
 
 
 def _prepare(
@@ -97,7 +96,11 @@ def _prepare(
         folder=folder,
         lock=lock,
         accelerator=accelerator,
-        hardware=_hardware(accelerator),
+        hardware={
+            "device": device_name(device),
+            "num_processes": num_processes,
+            "mixed_precision": accelerator.mixed_precision,
+        },
         memory_format=torch.channels_last if channels_last else torch.contiguous_format,
         num_channels=num_channels,
         images=images,
@@ -112,15 +115,6 @@ def _prepare(
     # A CPU's memory is seldom what is short, and a batch of its size is small.
     may_be_large = given.train_batch_size == AUTO and device.type != "cpu"
     return split_until_it_fits(run) if config.auto_find_batch_size or may_be_large else run
-
-
-def _hardware(accelerator: Accelerator) -> dict[str, Any]:
-    """Return what the next steps are computed on, and how."""
-    return {
-        "device": device_name(accelerator.device),
-        "num_processes": accelerator.num_processes,
-        "mixed_precision": accelerator.mixed_precision,
-    }
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:

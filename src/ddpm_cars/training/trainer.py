@@ -80,10 +80,9 @@ class Trainer:
         stopwatch = plan.Stopwatch(run, state)
         state.model.train()
         # Every step is taken together, so all have to know whether there is another.
-        while not on_main(stopwatch.look):
+        while (seconds := on_main(stopwatch.look)) is None:
             self.train_step()
-        if stopwatch.seconds_per_step is not None:
-            say(plan.time_line(run, step, stopwatch.seconds_per_step))
+        say(plan.time_line(run, step, seconds))
 
     def _run(self) -> None:
         run, state = self.prepared, self.state
@@ -131,8 +130,8 @@ class Trainer:
                 self.threads.after_step(time.perf_counter() - began)
                 steps_since += 1
                 bar.update()
-                if stopwatch.look() and stopwatch.seconds_per_step is not None:
-                    say(plan.time_line(run, state.step, stopwatch.seconds_per_step, datetime.now()))
+                if (seconds := stopwatch.look()) is not None:
+                    say(plan.time_line(run, state.step, seconds, datetime.now()))
                 last = state.step == run.total_steps
                 if last or state.step % self.config.logging_steps == 0:
                     record = self.log(time.perf_counter() - since, steps_since)
