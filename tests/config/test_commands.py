@@ -126,7 +126,9 @@ def test_averages_that_nothing_can_choose_from_are_warned_of(
         ("ddim", "DDIMScheduler"),
         ("DPMSolverMultistep", "DPMSolverMultistepScheduler"),
         ("dpm++", "DPMSolverMultistepScheduler"),
+        ("dpmsolver++", "DPMSolverMultistepScheduler"),
         ("euler", "EulerDiscreteScheduler"),
+        ("euler_a", "EulerAncestralDiscreteScheduler"),
         ("ddpm", "DDPMCarsScheduler"),
     ],
 )

@@ -38,7 +38,7 @@ def test_a_process_knows_its_place(monkeypatch: pytest.MonkeyPatch, environment:
 
 
 def test_a_process_that_finds_a_mistake_first_lets_the_first_one_speak():
-    code = "from ddpm_cars.cli.parser import end; print('ready', flush=True); end('train', 2, 'error: nowhere')"
+    code = "from ddpm_cars.cli.endings import end; print('ready', flush=True); end('train', 2, 'error: nowhere')"
     second = subprocess.Popen(
         [sys.executable, "-c", code],
         env={"RANK": "1", "PYTHONPATH": ":".join(sys.path)},

@@ -47,16 +47,16 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(
     capsys: pytest.CaptureFixture,
 ):
     """Sums are rounded by threads, so that a run would not be the same to the bit after a break."""
-    config = make_config(max_train_steps=3, checkpointing_steps=3)
+    config = make_config(max_train_steps=1, checkpointing_steps=1)
     with_threads(config, 1, set_by_user=True)
-    longer = replace(config, max_train_steps=6)
+    longer = replace(config, max_train_steps=2)
     with_threads(longer, 2, set_by_user=False)
     assert "going on with 1 thread, as the run began; OMP_NUM_THREADS=2 uses more" in capsys.readouterr().err
-    assert parts_of(longer) == [(1, 6)]
+    assert parts_of(longer) == [(1, 2)]
     whole = replace(longer, output_dir=str(tmp_path / "whole"))
     with_threads(whole, 1, set_by_user=True)
     weights, other = (
-        load_file(Path(c.output_dir) / "checkpoints" / "step-00000006" / "unet.safetensors") for c in (longer, whole)
+        load_file(Path(c.output_dir) / "checkpoints" / "step-00000002" / "unet.safetensors") for c in (longer, whole)
     )
     assert all(torch.equal(weights[name], other[name]) for name in weights)
 
@@ -64,11 +64,11 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(
 def test_a_run_says_that_it_goes_on_with_fewer_threads(
     make_config: Callable[..., TrainingConfig], with_threads: Callable[..., None], capsys: pytest.CaptureFixture
 ):
-    config = make_config(max_train_steps=3, checkpointing_steps=3)
+    config = make_config(max_train_steps=1, checkpointing_steps=1)
     with_threads(config, 2, set_by_user=True)
-    longer = replace(config, max_train_steps=6)
+    longer = replace(config, max_train_steps=2)
     with_threads(longer, 1, set_by_user=False)
     assert "the run began with 2 threads and goes on with 1, so its weights will differ" in capsys.readouterr().err
-    assert parts_of(longer) == [(2, 3), (1, 3)]
-    with_threads(replace(longer, max_train_steps=9), 1, set_by_user=True)
+    assert parts_of(longer) == [(2, 1), (1, 1)]
+    with_threads(replace(longer, max_train_steps=3), 1, set_by_user=True)
     assert "threads" not in capsys.readouterr().err

@@ -15,6 +15,7 @@ from ddpm_cars.runtime.launcher import let_first_speak
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit code is what a shell reports of a process that the signal has ended."""
+# With the number of SIGPIPE, which Windows does not have.
 _BROKEN_PIPE = 128 + 13
 
 

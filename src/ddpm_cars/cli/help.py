@@ -48,9 +48,9 @@ def add_settings(
     """
     actions: dict[str, argparse.Action] = {}
     about, kinds = descriptions(config_class), get_type_hints(config_class)
-    for title, members_of_group in grouped(config_class).items():
+    for title, fields_of_group in grouped(config_class).items():
         group = parser.add_argument_group(title)
-        for f in members_of_group:
+        for f in fields_of_group:
             actions[f.name] = group.add_argument(
                 f.name if f.name in by_position else f"--{f.name}",
                 nargs="?" if bool in kinds_of(kinds[f.name]) else "*" if is_list(kinds[f.name]) else None,
@@ -96,16 +96,17 @@ def format_help(config_class: type[Settings], prog: str, by_position: Collection
 def format_settings(config_class: type[Settings], values: Mapping[str, Any]) -> str:
     """Return a YAML file with all settings of a config, some with other values than their defaults."""
     about = descriptions(config_class)
-    lines: list[str | None] = []
-    for title, members_of_group in grouped(config_class).items():
-        lines += ["" if lines else None, f"# --- {title} ---"]
-        for f in members_of_group:
+    groups = []
+    for title, fields_of_group in grouped(config_class).items():
+        text = f"# --- {title} ---\n"
+        for f in fields_of_group:
             value = values.get(f.name, f.default)
             entry = {f.name: list(value) if isinstance(value, tuple) else value}
             is_missing = value is MISSING
-            text = f"# {f.name}:" if is_missing else yaml.safe_dump(entry, allow_unicode=True, width=1000).rstrip()
-            lines += [f"# {about[f.name]}", text]
-    return "\n".join(line for line in lines if line is not None) + "\n"
+            text += f"# {about[f.name]}\n"
+            text += f"# {f.name}:\n" if is_missing else yaml.safe_dump(entry, allow_unicode=True, width=1000)
+        groups.append(text)
+    return "\n".join(groups)
 
 
 def _default(about: Field) -> str:

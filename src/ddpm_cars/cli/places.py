@@ -17,10 +17,9 @@ def check_places(config: Any) -> None:
     """Raise UserError if a config names a file or folder that cannot be what the setting says."""
     images, output_dir = getattr(config, "train_data_dir", None), getattr(config, "output_dir", None)
     if images is not None and not Path(images).is_dir():
-        kind = (
-            "is a file, not a folder; unpack it if it is an archive" if Path(images).is_file() else "is not a folder"
-        )
-        raise UserError(f"train_data_dir {images} {kind}{_similar(images)}")
+        is_file = "a file, not a folder; unpack it if it is an archive"
+        kind = is_file if Path(images).is_file() else "not a folder"
+        raise UserError(f"train_data_dir {images} is {kind}{_similar(images)}")
     if images is not None and isinstance(config, EvaluateConfig):
         # All files are an upper bound; only the first so many are counted.
         files = (path for path in Path(images).rglob("*") if path.is_file())
@@ -35,9 +34,10 @@ def check_places(config: Any) -> None:
     if output_dir is not None:
         refuse_file(Path(output_dir))
         refuse_inside(output_dir, images)
-    name = getattr(config, "pretrained_model_name_or_path", None) or getattr(config, "folder", None)
-    for model in (*(getattr(config, "compare", None) or ()), *([] if name is None else [name])):
-        _check_model(model, may_be_on_hub=not isinstance(config, CalibrateConfig | PushConfig))
+    one = [getattr(config, name, None) for name in ("pretrained_model_name_or_path", "folder")]
+    for model in (*one, *(getattr(config, "compare", None) or ())):
+        if model is not None:
+            _check_model(model, may_be_on_hub=not isinstance(config, CalibrateConfig | PushConfig))
 
 
 def _check_model(name: str, may_be_on_hub: bool) -> None:

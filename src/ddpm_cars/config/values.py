@@ -84,13 +84,15 @@ def kinds_of(kind: Any) -> list[Any]:
         return kinds_of(get_args(kind)[0])
     if get_origin(kind) is Literal:
         return list(get_args(kind))
-    return [kind] if members(kind) == (kind,) else [inner for member in members(kind) for inner in kinds_of(member)]
+    if len(members(kind)) > 1:
+        return [inner for member in members(kind) for inner in kinds_of(member)]
+    return [kind]
 
 
 def fit(value: Any, kind: Any) -> Any:
     """Return a value converted to the type of a field, or MISFIT."""
-    if get_origin(kind) in (Union, types.UnionType):
-        fitting = (fit(value, member) for member in get_args(kind))
+    if len(members(kind)) > 1:
+        fitting = (fit(value, member) for member in members(kind))
         return next((v for v in fitting if v is not MISFIT), MISFIT)
     if get_origin(kind) is tuple:
         values = value if isinstance(value, list | tuple | range) else (value,)
@@ -125,8 +127,8 @@ def either(words: Sequence[str]) -> str:
 
 def options(kind: Any, in_python: bool = True) -> list[str]:
     """Return what values a type has: "adam", "adamw"; `in_python` says how true, false and null are spelled."""
-    if get_origin(kind) in (Union, types.UnionType):
-        return [option for member in get_args(kind) for option in options(member, in_python)]
+    if len(members(kind)) > 1:
+        return [option for member in members(kind) for option in options(member, in_python)]
     if get_origin(kind) is tuple:
         return [f"a list in which every item is {either(options(get_args(kind)[0], in_python))}"]
     if get_origin(kind) is Literal:

@@ -170,12 +170,9 @@ def _batch(run: Run) -> str:
 
 def _chosen_lines(run: Run, continues: bool) -> list[str]:
     """Return what was chosen because the user did not, by what, and what changes it."""
-    config, chosen = run.config, run.chosen
-    names = [name for name in vars(config) if name in chosen]
-    if config.model_config is not None and "preset" in names:
-        names.remove("preset")
-    if run.held_out is None and "validation_steps" in names:
-        names.remove("validation_steps")
+    config = run.config
+    without_effect = {"preset": config.model_config is not None, "validation_steps": run.held_out is None}
+    names = [name for name in vars(config) if name in run.chosen and not without_effect.get(name)]
     if continues:
         parts = {"as before": names}
     else:
