@@ -17,7 +17,7 @@ from diffusers import DDPMPipeline
 from tqdm import tqdm
 
 from benchmarks.stock_loops import StockTraining
-from ddpm_cars.cli.parser import parse
+from ddpm_cars.cli.parser import Parser
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.files import write_text
@@ -26,7 +26,8 @@ from ddpm_cars.training.choices import choose_for_device, choose_for_length
 
 def main() -> None:
     """Train for --max_train_steps and save."""
-    config, parser = parse(TrainingConfig, prog="python -m studies.train_stock")
+    parser = Parser(TrainingConfig, prog="python -m studies.train_stock")
+    config = parser.parse()
     num_steps = config.max_train_steps
     if num_steps is None:
         parser.error("max_train_steps is unset; say how many steps to train")

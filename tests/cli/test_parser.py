@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ddpm_cars.cli.parser import parse
+from ddpm_cars.cli.parser import Parser
 from ddpm_cars.config.commands import (
     CalibrateConfig,
     SampleConfig,
@@ -29,7 +29,7 @@ CONFIGS = {
 
 def test_flags_set_their_fields_and_the_rest_keep_their_defaults():
     argv = [*PICTURES, "--learning_rate", "3e-5", "--preset=tiny", "--max_train_steps", "7", "--max_grad_norm=null"]
-    config, _ = parse(TrainingConfig, argv)
+    config = Parser(TrainingConfig).parse(argv)
     expected = TrainingConfig(
         train_data_dir="pictures", learning_rate=3e-5, preset="tiny", max_train_steps=7, max_grad_norm=None
     )
@@ -42,8 +42,8 @@ def test_flags_win_over_files_wherever_they_stand_and_later_files_over_earlier_o
     first.write_text("train_data_dir: here\nseed: 1\nlearning_rate: 1e-3\nuse_ema: false\nlogger: null\n")
     second.write_text("seed: 2\nresize: pad\n")
     flags, files = ["--learning_rate", "0.5", "--logger", "wandb"], ["--config", str(first), "--config", str(second)]
-    config, _ = parse(TrainingConfig, [*files, *flags])
-    assert parse(TrainingConfig, [*flags, *files])[0] == config
+    config = Parser(TrainingConfig).parse([*files, *flags])
+    assert Parser(TrainingConfig).parse([*flags, *files]) == config
     assert config == TrainingConfig(
         train_data_dir="here", seed=2, learning_rate=0.5, use_ema=False, resize="pad", logger="wandb"
     )
@@ -63,16 +63,16 @@ def test_flags_win_over_files_wherever_they_stand_and_later_files_over_earlier_o
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_switches_work_alone_and_with_a_value(argv: list[str], use_ema: bool, random_flip: bool):
-    config, _ = parse(TrainingConfig, [*PICTURES, *argv])
+    config = Parser(TrainingConfig).parse([*PICTURES, *argv])
     assert (config.use_ema, config.random_flip) == (use_ema, random_flip)
 
 
 def test_a_switch_alone_turns_on_what_is_off_by_default(tmp_path: Path):
-    assert parse(SampleConfig, ["--pretrained_model_name_or_path", "model", "--strip"])[0].strip is True
+    assert Parser(SampleConfig).parse(["--pretrained_model_name_or_path", "model", "--strip"]).strip is True
     (tmp_path / "c.yaml").write_text("use_ema: false\n")
     argv = [*PICTURES, "--config", str(tmp_path / "c.yaml")]
-    assert parse(TrainingConfig, argv)[0].use_ema is False
-    assert parse(TrainingConfig, [*argv, "--use_ema"])[0].use_ema is True
+    assert Parser(TrainingConfig).parse(argv).use_ema is False
+    assert Parser(TrainingConfig).parse([*argv, "--use_ema"]).use_ema is True
 
 
 @pytest.mark.parametrize("config_class", CONFIGS)
@@ -81,12 +81,12 @@ def test_printed_settings_load_back(config_class: type, tmp_path: Path):
     argv = [*CONFIGS[config_class], "--seed", "5", f"--{text}", "a b: ü"]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
-        parse(config_class, [*argv, "--print_config"])
+        Parser(config_class).parse([*argv, "--print_config"])
     assert stop.value.code == 0
     path = tmp_path / "printed.yaml"
     path.write_text(printed.getvalue(), encoding="utf-8")
-    config, _ = parse(config_class, argv)
-    assert parse(config_class, ["--config", str(path)])[0] == config
+    config = Parser(config_class).parse(argv)
+    assert Parser(config_class).parse(["--config", str(path)]) == config
     assert yaml.safe_load(printed.getvalue())[text] == "a b: ü"
     assert set(yaml.safe_load(printed.getvalue())) == set(asdict(config))
 
@@ -95,7 +95,7 @@ def test_printed_settings_load_back(config_class: type, tmp_path: Path):
 def test_no_is_a_precision_in_a_file_too(text: str, tmp_path: Path):
     path = tmp_path / "run.yaml"
     path.write_text(f"mixed_precision: {text}\nuse_ema: no\n")
-    config, _ = parse(TrainingConfig, [*PICTURES, "--config", str(path)])
+    config = Parser(TrainingConfig).parse([*PICTURES, "--config", str(path)])
     assert (config.mixed_precision, config.use_ema) == ("no", False)
 
 
@@ -111,6 +111,6 @@ def test_no_is_a_precision_in_a_file_too(text: str, tmp_path: Path):
 )
 def test_what_a_setting_can_be_is_said_in_words(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit, match="2"):
-        parse(TrainingConfig, [*PICTURES, *argv])
+        Parser(TrainingConfig).parse([*PICTURES, *argv])
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line

@@ -8,7 +8,7 @@ import yaml
 
 import ddpm_cars
 from ddpm_cars.cli import main
-from ddpm_cars.cli.parser import parse
+from ddpm_cars.cli.parser import Parser
 from ddpm_cars.config.recipes import recipe_names
 from ddpm_cars.config.training import TrainCommandConfig
 
@@ -24,7 +24,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read(*argv: str) -> TrainCommandConfig:
-    return parse(TrainCommandConfig, [*PICTURES, *argv])[0]
+    return Parser(TrainCommandConfig).parse([*PICTURES, *argv])
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import __main__ as benchmarks
 from ddpm_cars.cli.commands import COMMANDS
-from ddpm_cars.cli.parser import parse
+from ddpm_cars.cli.parser import Parser
 from ddpm_cars.config import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
@@ -59,14 +59,14 @@ def test_commands_are_understood(block: str, monkeypatch: pytest.MonkeyPatch):
         if place == "benchmarks":
             benchmarks.read_arguments(rest)
         elif place == "studies.train_stock":
-            parse(TrainingConfig, rest)
+            Parser(TrainingConfig).parse(rest)
         elif place.startswith("studies."):
             study = importlib.import_module(place)
             assert study.read_arguments(rest)
         elif not rest[0].startswith("--"):
             command = COMMANDS[rest[0]]
             if "--help" not in rest:
-                parse(command.config_class, rest[1:], command.positional)
+                Parser(command.config_class, command.positional).parse(rest[1:])
 
 
 @pytest.mark.parametrize("block", shown("python"))

@@ -11,7 +11,7 @@ import yaml
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
-from ddpm_cars.cli.parser import parse
+from ddpm_cars.cli.parser import Parser
 from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.config.training import TrainingConfig
@@ -88,12 +88,12 @@ def test_the_runs_of_a_study_can_be_trained_and_measured(path: Path, monkeypatch
     assert len(set(names)) == len(names)
     for run in spec["runs"]:
         argv = f"{spec['arguments']} {run.get('arguments', '')} --train_data_dir cars32".split()
-        config, _ = parse(TrainingConfig, argv)
+        config = Parser(TrainingConfig).parse(argv)
         create_unet(config.preset, config.resolution, config.model_config)
         assert run.get("train", "-m studies.train_stock") == "-m studies.train_stock"
         assert run.get("steps_of", names[0]) in names
     if "evaluate" in spec:
-        parse(EvaluateConfig, ["--pretrained_model_name_or_path", "model", *spec["evaluate"].split()])
+        Parser(EvaluateConfig).parse(["--pretrained_model_name_or_path", "model", *spec["evaluate"].split()])
 
 
 def test_time_is_what_the_log_says(equal_time: ModuleType):

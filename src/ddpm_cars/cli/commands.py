@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_cars.cli.endings import INTERRUPTED, end, ended_in_one_line, import_libraries
-from ddpm_cars.cli.parser import Parser, parse
+from ddpm_cars.cli.parser import Parser
 from ddpm_cars.cli.places import check_places
 from ddpm_cars.config.commands import (
     CalibrateConfig,
@@ -55,7 +55,8 @@ class Command:
         """
         with ended_in_one_line(Path(sys.argv[0]).name if prog is None else prog):
             bound_spinning()
-            config, parser = parse(self.config_class, argv, self.positional, prog)
+            parser = Parser(self.config_class, self.positional, prog)
+            config = parser.parse(argv)
             if not self.is_shared and launcher.num_launched() > 1:
                 if not is_main_process():
                     return

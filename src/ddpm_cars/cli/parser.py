@@ -62,9 +62,12 @@ class Parser(Generic[Config]):
             mend = re.sub(rf"(?<![\w/.-])({flags})(?![\w/.])", r"--\1", mend)
         end(self.prog, 2, f"error: {wrong}{mark}{mend}")
 
-    def parse(self, argv: Sequence[str]) -> Config:
-        """Return the config that a command line asks for; ends the process with one line if there is none."""
-        line = self._split(list(argv))
+    def parse(self, argv: Sequence[str] | None = None) -> Config:
+        """Return the config that a command line asks for; ends the process with one line if there is none.
+
+        If `argv` is None, it is the command line of the process.
+        """
+        line = self._split(list(sys.argv[1:] if argv is None else argv))
         if line.wants_help:
             print(format_help(self.config_class, self.prog, self.by_position))
             sys.exit(0)
@@ -181,15 +184,3 @@ def _as_list(given: list[str]) -> Written:
     if len(given) == 1:
         return read_list(given[0]) if given[0].startswith("[") else Written(given[0])
     return Written(" ".join(given), tuple(map(Written, given)))
-
-
-def parse(
-    config_class: type[Config], argv: Sequence[str] | None = None, positional: bool = False, prog: str | None = None
-) -> tuple[Config, Parser[Config]]:
-    """Build a config from `--config` files and flags, which win over the files.
-
-    `positional` says whether settings without a default are given by position; `argv` and `prog` are those of the
-    process if they are None. The parser is returned too, whose `error` reports what is found later.
-    """
-    parser = Parser(config_class, positional, prog)
-    return parser.parse(sys.argv[1:] if argv is None else argv), parser
