@@ -292,7 +292,7 @@ def test_a_mistake_is_one_line(runs: Runs, name: str):
 def test_models_of_other_sizes_are_not_compared(runs: Runs):
     runs.train("large", validation_split="test", max_train_steps=1, resolution=16)
     last = refused(runs, compare="good large")
-    assert "good generates 8 pixels with 3 channels and large 16 pixels" in last
+    assert "good generates 8 pixels with 3 channels and large generates 16 pixels" in last
 
 
 def test_a_model_without_a_run_behind_it_needs_to_be_told_the_images(runs: Runs):

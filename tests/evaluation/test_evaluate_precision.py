@@ -12,6 +12,8 @@ from ddpm_cars.evaluation.evaluate import with_precision
 from ddpm_cars.runs.run_folder import EvaluationFolder
 from tests.support.trainer_helpers import forget_accelerate
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(autouse=True)
 def cpu_with_bf16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -51,12 +53,12 @@ def test_figures_that_are_there_keep_their_precision_and_others_get_that_of_the_
     tmp_path: Path, known: list[dict | None], precision: str
 ):
     there = folders(tmp_path, *known)
-    assert with_precision(EvaluateConfig(pretrained_model_name_or_path="m"), there).mixed_precision == precision
+    assert with_precision(EvaluateConfig(pretrained_model_name_or_path="m"), there, CPU).mixed_precision == precision
     given = EvaluateConfig(pretrained_model_name_or_path="m", mixed_precision="no")
-    assert with_precision(given, there) == given
+    assert with_precision(given, there, CPU) == given
 
 
 def test_the_launcher_decides_before_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     config = EvaluateConfig(pretrained_model_name_or_path="m")
-    assert with_precision(config, folders(tmp_path, None)).mixed_precision == "fp16"
+    assert with_precision(config, folders(tmp_path, None), CPU).mixed_precision == "fp16"

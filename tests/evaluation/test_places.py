@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.errors import UserError
-from ddpm_cars.evaluation.places import differences, find_place
+from ddpm_cars.evaluation.places import comparison_folder, differences, find_place, is_standard
 from ddpm_cars.runs.run_folder import EvaluationFolder
 from ddpm_cars.runtime.folders import FolderLock
 
@@ -154,10 +155,11 @@ def test_a_folder_that_the_user_names_is_the_only_one(
     asked = changed(("seed",), 5)
     assert find_place(base, asked, is_fixed=True).path == base
     assert metrics_in(tmp_path / "evaluation-seed-0") == ASKED
+    # A path such as "." has no name of its own.
     monkeypatch.chdir(base)
     (base / "metrics.json").write_text(json.dumps(asked))
     assert find_place(Path("."), ASKED, is_fixed=True).path == Path(".")
-    assert metrics_in(base / "evaluation-seed-5") == asked
+    assert metrics_in(tmp_path / "evaluation-seed-5-2") == asked
 
 
 def test_what_an_earlier_version_did_not_write_fits_everything():
@@ -193,3 +195,19 @@ def test_folders_without_an_evaluation_are_not_beside(tmp_path: Path, write: Cal
     names = [folder.path.name for folder in EvaluationFolder(tmp_path / "evaluation").beside()]
     assert names == ["evaluation-a", "evaluation-b"]
     assert EvaluationFolder(tmp_path / "nowhere" / "evaluation").beside() == []
+
+
+@pytest.mark.parametrize("changes", [{}, {"batch_size": 8, "steps": (10,)}, {"seed": 1}, {"mixed_precision": "no"}])
+def test_what_changes_no_figure_leaves_the_settings_the_default_ones(changes: dict[str, Any]):
+    config = EvaluateConfig(pretrained_model_name_or_path="model", **changes)
+    assert is_standard(config) == (not changes.keys() & {"seed", "mixed_precision"})
+
+
+def test_a_comparison_of_two_others_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert comparison_folder(None, ["a", "me/b"]).path == Path("comparison")
+    Path("comparison").mkdir()
+    Path("comparison/comparison.json").write_text(json.dumps({"models": [{"name": "a"}, {"name": "me/b"}]}))
+    assert comparison_folder(None, ["a", "me/b"]).path == Path("comparison")
+    assert comparison_folder(None, ["me/b", "a"]).path == Path("comparison-me--b-and-a")
+    assert comparison_folder("comparison", ["me/b", "a"]).path == Path("comparison")

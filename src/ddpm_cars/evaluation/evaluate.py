@@ -5,15 +5,15 @@ Every measurement goes to metrics.json as soon as it is made, and the same comma
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from ddpm_cars.config.commands import EvaluateConfig
@@ -24,7 +24,7 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.features import load_extractor
 from ddpm_cars.evaluation.likelihood import bounds_to_measure, key_of, measure_bounds
 from ddpm_cars.evaluation.metrics_file import MetricsFile, describe
-from ddpm_cars.evaluation.places import find_place, known_metrics
+from ddpm_cars.evaluation.places import comparison_folder, find_place, folder_of, is_standard, known_metrics
 from ddpm_cars.evaluation.real_images import compared_pixels, features_path, load_real_images, mirrored
 from ddpm_cars.metrics.neighbours import look_for_copies
 from ddpm_cars.metrics.records import Comparison, Reference, measure
@@ -34,7 +34,7 @@ from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder
 from ddpm_cars.runs.saved_pipeline import load_pipeline
 from ddpm_cars.runs.settings import check_held_out, with_pictures_of_run
 from ddpm_cars.runtime.console import note, progress, warn
-from ddpm_cars.runtime.files import atomic_path, read_file, rounded
+from ddpm_cars.runtime.files import atomic_path, rounded
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder
 from ddpm_cars.runtime.hardware import cpu_warnings, default_precision, describe_computing
 from ddpm_cars.runtime.processes import connect, gathered, on_main
@@ -54,8 +54,8 @@ class Evaluation:
     if `config` names none. Raises UserError if model, images, extractor and settings do not fit together.
 
     Attributes:
-        folder: Where the evaluation is written, after `open`.
-        metrics: What is known of it, after `open`.
+        folder: Where the evaluation is written, in a block of `opened`.
+        metrics: What is known of it, in such a block.
     """
 
     folder: EvaluationFolder
@@ -93,26 +93,30 @@ class Evaluation:
             if name not in CALIBRATED_VARIANCES:
                 sampler_from_config(name, self.saved_config)
 
-    def open(self, base: EvaluationFolder, *, is_fixed: bool = False, is_standard: bool = False) -> None:
-        """Take the folder that `find_place` chooses, and write a metrics.json there, so that others see it is taken.
+    @contextmanager
+    def opened(self, base: EvaluationFolder, *, is_fixed: bool, is_standard: bool) -> Iterator[None]:
+        """Keep the folder that `find_place` chooses for the block, with a metrics.json that shows it is taken.
 
         Raises UserError if it cannot be written to, or another evaluation is writing to it. A collective call.
         """
+        with ExitStack() as stack:
 
-        def take() -> EvaluationFolder:
-            place = find_place(base.path, self.described, is_fixed=is_fixed, is_standard=is_standard)
-            self._lock = FolderLock(place.path)
-            self._lock.acquire()
-            return place
+            def take() -> EvaluationFolder:
+                place = find_place(base.path, self.described, is_fixed=is_fixed, is_standard=is_standard)
+                lock = FolderLock(place.path)
+                lock.acquire()
+                stack.callback(lock.release)
+                return place
 
-        self.folder = on_main(take)
-        self.metrics = MetricsFile(self.folder.metrics, self.described)
-        self.metrics.save()
+            self.folder = on_main(take)
+            self.metrics = MetricsFile(self.folder.metrics, self.described)
+            self.metrics.save()
+            yield
 
     def run(self) -> dict[str, Any]:
         """Measure what metrics.json does not hold yet, write the report, and return what metrics.json holds.
 
-        Raises UserError if a scheduler does not work with this model. A collective call, after `open`.
+        Raises UserError if a scheduler does not work with this model. A collective call in a block of `opened`.
         """
         config = self.config
         held_out = self.real.held_out
@@ -127,7 +131,6 @@ class Evaluation:
                     scheduler_config = self.calibrated_config if name in CALIBRATED_VARIANCES else self.saved_config
                     self._measure_sampler(name, sampler_from_config(name, scheduler_config), steps)
         on_main(lambda: save_report(self.metrics.values, RunFolder(self.name), self.folder))
-        on_main(lambda: self._lock.release())
         return self.metrics.values
 
     @cached_property
@@ -156,9 +159,9 @@ class Evaluation:
                 unet, held_out, calibrated, missing, num_images, config.batch_size, config.seed
             )
         known |= {key_of(bound): bound for bound in bounds}
-        lengths = sorted({steps for _, chain, steps in known if chain != "all"})
-        order = bounds_to_measure(self.saved_config, lengths)
-        self.metrics.values["likelihood"] = [known[key] for key in dict.fromkeys((*order, *known)) if key in known]
+        kinds = list(dict.fromkeys(kind for kind, _, _ in known))
+        ordered = sorted(known.values(), key=lambda bound: kinds.index(bound["variance_type"]))
+        self.metrics.values["likelihood"] = ordered
         self.metrics.save()
 
     def _features(self, images: np.ndarray, sha256: str) -> torch.Tensor:
@@ -300,12 +303,6 @@ class Evaluation:
         return {"num_training_images": len(training.images), **found}, neighbours
 
 
-def _folder_of(name: str) -> EvaluationFolder:
-    """Return where an evaluation of a model writes unless it is told otherwise."""
-    is_folder = Path(name).is_dir()
-    return RunFolder(name).evaluation if is_folder else EvaluationFolder(Path("evaluation") / name.replace("/", "--"))
-
-
 def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
     """Measure a model, or two with the same seeds and images, and write metrics.json, plots and report.html.
 
@@ -318,85 +315,54 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
     Raises:
         UserError: If models, images, extractor and settings do not fit together.
     """
-    connect()
-    name = str(config.pretrained_model_name_or_path)
-    if config.compare is not None:
-        folders = [_folder_of(name) for name in config.compare]
-    else:
-        folders = [EvaluationFolder(Path(config.output_dir)) if config.output_dir else _folder_of(name)]
-    config = with_precision(config, folders)
+    device = connect().device
+    names = config.compare or (str(config.pretrained_model_name_or_path),)
+    given = config.output_dir if config.compare is None else None
+    folders = [folder_of(name) if given is None else EvaluationFolder(Path(given)) for name in names]
+    if len({folder.path.resolve() for folder in folders}) < len(names):
+        raise UserError(f"compare names {names[0]} twice; give two models")
+    standard, config = is_standard(config), with_precision(config, folders, device)
     try:
         accelerator = Accelerator(mixed_precision=config.mixed_precision)
     except ValueError as error:
         raise UserError(f"mixed_precision is {config.mixed_precision}: {error}") from error
-    for warning in cpu_warnings(accelerator.device, accelerator.num_processes, config.mixed_precision):
+    for warning in cpu_warnings(device, accelerator.num_processes, config.mixed_precision):
         warn(warning)
+    evaluations = [Evaluation(accelerator, config, name, run=names[0]) for name in names]
+    models = [evaluation.described["model"] for evaluation in evaluations]
+    sizes = [f"{model['resolution']} pixels with {model['num_channels']} channels" for model in models]
+    if sizes[0] != sizes[-1]:
+        said = " and ".join(f"{name} generates {size}" for name, size in zip(names, sizes, strict=True))
+        raise UserError(f"{said}; compare takes two models of one size")
+    compared = None
     if config.compare is not None:
-        return _compare(accelerator, config, *config.compare)
-    evaluation = Evaluation(accelerator, config, name, run=name)
-    evaluation.open(folders[0], is_fixed=config.output_dir is not None, is_standard=_is_standard(config))
-    with _said_computing(accelerator):
-        metrics = evaluation.run()
-    return evaluation.folder.report, summary(metrics)
+        compared = on_main(lambda: comparison_folder(config.output_dir, [model["name"] for model in models]))
+        on_main(lambda: prepare_folder(compared.path))
+    with ExitStack() as stack:
+        for evaluation, folder in zip(evaluations, folders, strict=True):
+            stack.enter_context(
+                evaluation.opened(folder, is_fixed=given is not None, is_standard=standard and compared is None)
+            )
+        note(describe_computing(device, accelerator.mixed_precision))
+        stack.enter_context(ComputingThreads(device.type))
+        metrics = [evaluation.run() for evaluation in evaluations]
+        measured = [evaluation.folder for evaluation in evaluations]
+        if compared is not None:
+            on_main(lambda: save_comparison(metrics, measured, compared))
+    return (compared or measured[0]).report, "\n\n".join(map(summary, metrics))
 
 
-def _is_standard(config: EvaluateConfig) -> bool:
-    """Return whether everything that figures depend on is left to its default, but for the precision."""
-    defaults = {field.name: field.default for field in fields(EvaluateConfig)}
-    images = ("train_data_dir", "dataset_name", "split", "validation_split", "resize", "background")
-    numbers = ("seed", "num_images", "num_inference_steps", "num_likelihood_images")
-    names = (*images, *numbers, "extractor", "extractor_weights")
-    return all(getattr(config, name) == defaults[name] for name in names)
-
-
-@contextmanager
-def _said_computing(accelerator: Accelerator) -> Iterator[None]:
-    note(describe_computing(accelerator.device, accelerator.mixed_precision))
-    with ComputingThreads(accelerator.device.type):
-        yield
-
-
-def with_precision(config: EvaluateConfig, folders: Sequence[EvaluationFolder]) -> EvaluateConfig:
+def with_precision(
+    config: EvaluateConfig, folders: Sequence[EvaluationFolder], device: torch.device
+) -> EvaluateConfig:
     """Return the settings with the precision of the figures in the folders where it is left open, else the device's.
 
     Figures of different precision do not belong side by side, so all folders get that of the first one that has some.
     A collective call.
     """
-    if config.mixed_precision != AUTO:
-        return config
-    device = PartialState().device
 
     def choose() -> str:
         known = [values for folder in folders if (values := known_metrics(folder.metrics))]
         return known[0].get("mixed_precision", "no") if known else default_precision(device)
 
-    return replace(config, mixed_precision=on_main(choose))
-
-
-def _compare(accelerator: Accelerator, config: EvaluateConfig, first: str, second: str) -> tuple[Path, str]:
-    """Measure two models, each into its own folder, and set them side by side."""
-    folders = [_folder_of(name) for name in (first, second)]
-    if folders[0].path.resolve() == folders[1].path.resolve():
-        raise UserError(f"compare names {first} twice; give two models")
-    evaluations = [Evaluation(accelerator, config, name, run=first) for name in (first, second)]
-    sizes = [(e.pipeline.unet.config.sample_size, e.pipeline.unet.config.in_channels) for e in evaluations]
-    if sizes[0] != sizes[1]:
-        a, b = (f"{size} pixels with {channels} channels" for size, channels in sizes)
-        raise UserError(f"{first} generates {a} and {second} {b}; compare takes two models of one size")
-    output_folder = EvaluationFolder(Path(config.output_dir or _comparison_folder(evaluations)))
-    on_main(lambda: prepare_folder(output_folder.path))
-    for evaluation, folder in zip(evaluations, folders, strict=True):
-        evaluation.open(folder)
-    with _said_computing(accelerator):
-        metrics = [evaluation.run() for evaluation in evaluations]
-    on_main(lambda: save_comparison(metrics, [evaluation.folder for evaluation in evaluations], output_folder))
-    return output_folder.report, "\n\n".join(map(summary, metrics))
-
-
-def _comparison_folder(evaluations: Sequence[Evaluation]) -> str:
-    """Return where two models are compared: comparison/, unless it holds the comparison of two others."""
-    names = [evaluation.described["model"]["name"] for evaluation in evaluations]
-    known = on_main(lambda: read_file(EvaluationFolder(Path("comparison")).comparison))
-    if known is None or [model["name"] for model in known["models"]] == names:
-        return "comparison"
-    return "comparison-" + "-and-".join(name.replace("/", "--") for name in names)
+    return replace(config, mixed_precision=on_main(choose)) if config.mixed_precision == AUTO else config

@@ -13,7 +13,7 @@ from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.evaluation.features import Extractor
 from ddpm_cars.evaluation.places import known_metrics
 from ddpm_cars.evaluation.real_images import RealImages
-from ddpm_cars.metrics.records import too_few_images
+from ddpm_cars.metrics.records import METRICS
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.reports.wording import sampler_label
 from ddpm_cars.runs.run_folder import RunFolder
@@ -32,6 +32,7 @@ def describe(
     unet, saved, held_out, others = pipeline.unet, pipeline.scheduler.config, {}, ""
     facts, T = read_file(RunFolder(name).facts), pipeline.scheduler.config.num_train_timesteps
     num_steps, num_likelihood = min(config.num_inference_steps or T, T), {}
+    too_few = [metric for metric in METRICS if metric.min_images > real.num_floor_images]
     if real.held_out is not None:
         others = f", without {config.validation_split}"
         if config.num_likelihood_images is not None:
@@ -66,7 +67,7 @@ def describe(
         },
         "seed": config.seed,
         "num_images": real.num_floor_images,
-        "not_measured": too_few_images(real.num_floor_images),
+        "not_measured": {m.key: f"it takes {m.min_images} images or more" for m in too_few},
         "num_inference_steps": num_steps,
         **num_likelihood,
         "mixed_precision": config.mixed_precision,

@@ -1,30 +1,59 @@
 """Where an evaluation is written: one that fits is continued, and one that does not is never overwritten."""
 
+import itertools
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.reports.write import IMAGE_NAMES
-from ddpm_cars.runs.run_folder import EvaluationFolder
+from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder
 from ddpm_cars.runtime.console import note, warn
 from ddpm_cars.runtime.files import atomic_path, read_file
 from ddpm_cars.runtime.folders import FolderLock
 
 _OF_MODEL = {"weights", "scheduler"}
-_IN_WORDS = {
-    "weights": "other weights",
-    "scheduler": "another calibration or scheduler",
-    "data": "other images",
-    "seed": "another seed",
-    "num_images": "another number of images",
-    "mixed_precision": "another precision",
-    "extractor": "another extractor",
-    "num_inference_steps": "another number of steps",
-    "num_likelihood_images": "another number of images for the bits per dimension",
+# What two evaluations may differ in: how it is said, and what it is in the name of a folder where that is its value.
+_CONDITIONS = {
+    "weights": ("other weights", ""),
+    "scheduler": ("another calibration or scheduler", "scheduler-{:.8}"),
+    "data": ("other images", ""),
+    "seed": ("another seed", "seed-{}"),
+    "num_images": ("another number of images", "{}-images"),
+    "mixed_precision": ("another precision", "precision-{}"),
+    "extractor": ("another extractor", ""),
+    "num_inference_steps": ("another number of steps", "{}-steps"),
+    "num_likelihood_images": ("another number of images for the bits per dimension", "{}-likelihood-images"),
 }
+# The settings that figures depend on.
+_SETTINGS = (
+    *("train_data_dir", "dataset_name", "split", "validation_split", "resize", "background"),
+    *("seed", "num_images", "num_inference_steps", "num_likelihood_images"),
+    *("extractor", "extractor_weights", "mixed_precision"),
+)
+
+
+def folder_of(name: str) -> EvaluationFolder:
+    """Return where an evaluation of a model writes unless it is told otherwise."""
+    is_folder = Path(name).is_dir()
+    return RunFolder(name).evaluation if is_folder else EvaluationFolder(Path("evaluation") / name.replace("/", "--"))
+
+
+def comparison_folder(output_dir: str | None, models: Sequence[str]) -> EvaluationFolder:
+    """Return where two models are compared: where the user says, else comparison/ unless two others are there."""
+    folder = EvaluationFolder(Path(output_dir or "comparison"))
+    known = None if output_dir else read_file(folder.comparison)
+    if known is None or [model["name"] for model in known["models"]] == list(models):
+        return folder
+    return EvaluationFolder(folder.sibling("-and-".join(name.replace("/", "--") for name in models)))
+
+
+def is_standard(config: EvaluateConfig) -> bool:
+    """Return whether everything that figures depend on is left to its default."""
+    return all(getattr(config, name) == getattr(EvaluateConfig, name) for name in _SETTINGS)
 
 
 def known_metrics(path: Path) -> dict[str, Any]:
@@ -92,7 +121,7 @@ def find_place(
             return beside
     if not known:
         return here
-    said = " and ".join(_IN_WORDS[name] for name in differing)
+    said = " and ".join(_CONDITIONS[name][0] for name in differing)
     if is_fixed or is_standard or _OF_MODEL & {*differing}:
         aside = _free(base, known, asked, differing)
         _move(here, aside)
@@ -105,13 +134,10 @@ def find_place(
 
 def _free(base: Path, metrics: Mapping[str, Any], other: Mapping[str, Any], differing: list[str]) -> EvaluationFolder:
     """Return a folder that does not exist, named by the conditions in which an evaluation differs from another."""
-    words = "-".join(_word(name, metrics, other) for name in differing)
-    # A path such as "." has no name of its own.
-    path = base.parent / f"{base.name or base.resolve().name}-{words[:100]}"
-    number = 1
-    while (free := path if number == 1 else path.with_name(f"{path.name}-{number}")).exists():
-        number += 1
-    return EvaluationFolder(free)
+    words = "-".join(_word(name, metrics, other) for name in differing)[:100]
+    names = itertools.chain([words], (f"{words}-{number}" for number in itertools.count(2)))
+    paths = map(EvaluationFolder(base).sibling, names)
+    return EvaluationFolder(next(path for path in paths if not path.exists()))
 
 
 def _word(name: str, metrics: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -126,15 +152,7 @@ def _word(name: str, metrics: Mapping[str, Any], other: Mapping[str, Any]) -> st
         return _slug(" ".join(map(str, changed))) or f"data-{value['pictures_sha256'][:8]}"
     if name == "extractor":
         return _slug(value[0] if value[0] != conditions(other)[name][0] else f"extractor {value[1][:8]}")
-    form = {
-        "scheduler": "scheduler-{:.8}",
-        "seed": "seed-{}",
-        "num_images": "{}-images",
-        "mixed_precision": "precision-{}",
-        "num_inference_steps": "{}-steps",
-        "num_likelihood_images": "{}-likelihood-images",
-    }[name]
-    return form.format(value)
+    return _CONDITIONS[name][1].format(value)
 
 
 def _slug(text: str) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ddpm_cars.metrics.records import FRECHET_DISTANCE, METRICS, Metric, Quantity, too_few_images
+from ddpm_cars.metrics.records import FRECHET_DISTANCE, METRICS, Metric, Quantity
 
 # What metrics.json holds, or a record of it.
 Metrics = Mapping[str, Any]
@@ -33,7 +33,7 @@ def name_of(quantity: Quantity, metrics: Metrics) -> str:
 
 def shown_metrics(*several: Metrics) -> list[Metric]:
     """Return the metrics that all of some evaluations have images enough for; earlier versions measured the others."""
-    return [m for m in METRICS if not any(m.key in too_few_images(metrics["num_images"]) for metrics in several)]
+    return [m for m in METRICS if all(metrics["num_images"] >= m.min_images for metrics in several)]
 
 
 def left_out(*several: Metrics) -> str:

@@ -19,12 +19,16 @@ class EvaluationFolder:
         self.card = path / "card.md"  # The section of a model card.
         self.comparison = path / "comparison.json"  # The metrics of two evaluations side by side.
 
+    def sibling(self, words: str) -> Path:
+        """Return the path of a folder beside this one, named by its name and some words."""
+        path = self.path.resolve() if self.path.name in ("", "..") else self.path
+        return path.with_name(f"{path.name}-{words}")
+
     def beside(self) -> list["EvaluationFolder"]:
         """Return the evaluations with other settings, in folders beside this one whose names begin with its name."""
-        name = f"{self.path.name or self.path.resolve().name}-"
-        parent = self.path.parent
-        paths = [path for path in parent.iterdir() if path.name.startswith(name)] if parent.is_dir() else []
-        folders = (EvaluationFolder(path) for path in sorted(paths))
+        beginning = self.sibling("")
+        places = beginning.parent.iterdir() if beginning.parent.is_dir() else ()
+        folders = [EvaluationFolder(path) for path in sorted(places) if path.name.startswith(beginning.name)]
         return [folder for folder in folders if folder.metrics.is_file()]
 
     def image(self, name: str) -> Path:
