@@ -28,14 +28,13 @@ from ddpm_cars.demo.requests import (
     MAX_SEED,
     NO_CLASS,
     SCHEDULERS,
+    Choice,
+    Number,
     check_request,
-    class_choices,
     draw_options,
     noise_options,
     schedule_steps,
-    scheduler_choices,
     variance_choices,
-    whole_number,
 )
 from ddpm_cars.demo.schedule import schedule_curves, schedule_drawings
 from ddpm_cars.demo.serving import place_model
@@ -45,6 +44,7 @@ from tests.support.patience import PATIENCE_SECONDS
 
 T = 20
 ALPHA_BAR = np.cumprod(1 - np.linspace(0.0001, 0.02, T))
+NUMBER = Number("the number", "Number", "A number.", 1, 20, 5)
 ASKED: dict[str, Any] = {"steps": 5, "num_images": 2, "variance": "fixed_small"}
 
 # Of diffusers' own schedulers.
@@ -93,6 +93,12 @@ def check(pipeline: DDPMCarsPipeline, max_images: int = 16, **changes: Any):
     return check_request(pipeline, draw_options(pipeline, max_images), {**ASKED, **changes})
 
 
+def choices_of(pipeline: DDPMCarsPipeline, name: str) -> tuple[tuple[str, Any], ...]:
+    option = draw_options(pipeline, 16)[name]
+    assert isinstance(option, Choice)
+    return option.choices
+
+
 def pixels(images: list[Image.Image]) -> np.ndarray:
     return np.stack([np.asarray(image) for image in images])
 
@@ -103,7 +109,7 @@ def as_pixels(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("value", "number"), [(1, 1), (7.0, 7), (20, 20)])
 def test_whole_numbers_are_taken(value: object, number: int):
-    checked = whole_number(value, "the number", 1, 20)
+    checked = NUMBER.check(value)
     assert (checked, type(checked)) == (number, int)
 
 
@@ -126,7 +132,7 @@ def test_whole_numbers_are_taken(value: object, number: int):
 )
 def test_everything_else_is_told_what_would_be_right(value: object, shown: str):
     with pytest.raises(UserError) as caught:
-        whole_number(value, "the number", 1, 20)
+        NUMBER.check(value)
     message = str(caught.value)
     assert message.startswith(f"the number is {shown}")
     assert message.endswith("; choose a whole number from 1 to 20")
@@ -167,7 +173,7 @@ def test_a_request_says_what_the_model_can_do(pipeline: DDPMCarsPipeline):
     ("choice", "labels"), [(NO_CLASS, None), (EVERY_CLASS, (0, 1)), (1, (1,)), (2, ()), (True, ()), ("vans", ())]
 )
 def test_classes(guided: DDPMCarsPipeline, choice: object, labels: tuple[int, ...] | None):
-    assert class_choices(guided) == [("any", -1), ("each in turn", -2), ("red cars", 0), ("vans", 1)]
+    assert choices_of(guided, "label") == (("any", -1), ("each in turn", -2), ("red cars", 0), ("vans", 1))
     if labels == ():
         with pytest.raises(UserError, match=r"choose one of -1 \(any\), -2 \(each in turn\), 0 \(red cars\)"):
             check(guided, label=choice)
@@ -179,7 +185,7 @@ def test_classes(guided: DDPMCarsPipeline, choice: object, labels: tuple[int, ..
 
 def test_a_model_that_needs_a_class_offers_no_way_around(make_unet: Callable[..., UNet2DModel]):
     pipeline = make_pipeline(make_unet(num_class_embeds=2), {0: "red cars", 1: "vans"})
-    assert class_choices(pipeline) == [("each in turn", -2), ("red cars", 0), ("vans", 1)]
+    assert choices_of(pipeline, "label") == (("each in turn", -2), ("red cars", 0), ("vans", 1))
     with pytest.raises(UserError, match="has not learned to draw without a class"):
         check(pipeline, label=0, guidance=2)
 
@@ -203,9 +209,14 @@ def test_variances_that_a_model_can_be_drawn_with(make_unet: Callable[..., UNet2
 
 
 def test_the_saved_scheduler_comes_first(pipeline: DDPMCarsPipeline):
-    assert list(scheduler_choices(pipeline)) == list(SCHEDULERS)
-    pipeline.scheduler = SCHEDULER = make_scheduler("EulerDiscreteScheduler", pipeline.scheduler.config)
-    assert list(scheduler_choices(pipeline))[:2] == [type(SCHEDULER).__name__, "DDPMCarsScheduler"]
+    assert choices_of(pipeline, "scheduler") == tuple((label, name) for name, label in SCHEDULERS.items())
+    pipeline.scheduler = make_scheduler("EulerDiscreteScheduler", pipeline.scheduler.config)
+    names = [name for _, name in choices_of(pipeline, "scheduler")]
+    assert names == ["EulerDiscreteScheduler", *SCHEDULERS]
+    pipeline.scheduler = make_scheduler("DDIMScheduler", pipeline.scheduler.config)
+    first, *others = choices_of(pipeline, "scheduler")
+    assert first == ("DDIM", "DDIMScheduler")
+    assert len(others) == len(SCHEDULERS) - 1
 
 
 def test_a_model_is_described_in_words(pipeline: DDPMCarsPipeline, make_unet: Callable[..., UNet2DModel]):

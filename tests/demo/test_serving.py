@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ddpm_cars.cli import commands as cli
 from ddpm_cars.demo.serving import check_address
 from ddpm_cars.errors import UserError
 from tests.support.patience import PATIENCE_SECONDS
@@ -47,16 +48,12 @@ def test_a_busy_port_and_a_foreign_address_are_told_apart(busy_port: int):
             check_address(name, None)
 
 
-def start(log: Path, *flags: str) -> subprocess.Popen:
-    settings = {"OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(log.parent / "files")}
-    command = [sys.executable, "-c", DEMO, "demo", *flags]
-    with log.open("w") as file:
-        return subprocess.Popen(command, env={**os.environ, **settings}, stdout=file, stderr=file)
-
-
-def test_the_command_says_where_the_page_is_and_ctrl_c_ends_it_in_a_line(tmp_path: Path, busy_port: int):
+def test_the_command_says_where_the_page_is_and_ctrl_c_ends_it_in_a_line(tmp_path: Path):
     log = tmp_path / "log"
-    process = start(log, "--server_name", "0.0.0.0")
+    settings = {"OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(tmp_path / "files")}
+    command = [sys.executable, "-c", DEMO, "demo", "--server_name", "0.0.0.0"]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=file, stderr=file)
     try:
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
@@ -78,8 +75,9 @@ def test_the_command_says_where_the_page_is_and_ctrl_c_ends_it_in_a_line(tmp_pat
     assert last.endswith("demo: interrupted")
 
 
-def test_a_port_in_use_is_said_before_a_model_is_loaded(tmp_path: Path, busy_port: int):
-    process = start(tmp_path / "log", "--server_port", str(busy_port), "--pretrained_model_name_or_path", "no/folder")
-    assert process.wait(timeout=PATIENCE_SECONDS) == 2
-    *_, line = (tmp_path / "log").read_text().splitlines()
-    assert f"error: server_port is {busy_port}, which another program uses; give another, or leave it out" in line
+def test_a_port_in_use_is_said_before_a_model_is_loaded(busy_port: int, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as caught:
+        cli.demo(["--server_port", str(busy_port), "--pretrained_model_name_or_path", "no/folder"])
+    assert caught.value.code == 2
+    line = f"error: server_port is {busy_port}, which another program uses; give another, or leave it out"
+    assert line in capsys.readouterr().err

@@ -33,7 +33,7 @@ NOISY, GUESS = "the noisy image", "the network's guess"
 NO_CLASS, EVERY_CLASS = -1, -2
 # Every browser and every generator of random numbers can hold numbers up to this.
 MAX_SEED = 2**32 - 1
-MAX_GUIDANCE = 20.0
+MAX_GUIDANCE = 20
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,12 @@ class Number:
 
     def check(self, value: Any) -> Any:
         """Return a value that anybody may have sent. Raises UserError if it is none that the page offers."""
-        if self.step == 1:
-            return whole_number(value, self.name, int(self.minimum), int(self.maximum))
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not self.minimum <= value <= self.maximum:
-            limits = f"{self.minimum:g} to {self.maximum:g}"
-            raise UserError(f"{self.name} is {reprlib.repr(value)}; choose a number from {limits}")
-        return float(value)
+        is_whole, is_number = self.step == 1, isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not self.minimum <= value <= self.maximum or (is_whole and value != int(value)):
+            shown = "empty" if value is None else reprlib.repr(value)
+            kind = "a whole number" if is_whole else "a number"
+            raise UserError(f"{self.name} is {shown}; choose {kind} from {self.minimum} to {self.maximum}")
+        return int(value) if is_whole else float(value)
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ def draw_options(pipeline: DDPMCarsPipeline, max_images: int) -> dict[str, Optio
 
     Raises UserError if the classes of the model lack names.
     """
-    T = pipeline.scheduler.config.num_train_timesteps
+    T, saved = pipeline.scheduler.config.num_train_timesteps, type(pipeline.scheduler).__name__
+    schedulers = {saved: saved, **SCHEDULERS}
     return {
         "steps": Number(
             "the number of steps", "Steps",
@@ -118,7 +118,7 @@ def draw_options(pipeline: DDPMCarsPipeline, max_images: int) -> dict[str, Optio
         ),
         "scheduler": Choice(
             "the scheduler", "Sampler", "The rule of a step. DDIM, DPM-Solver++ and UniPC are made for few steps.",
-            tuple((label, name) for name, label in scheduler_choices(pipeline).items()), field="scheduler",
+            tuple((label, name) for name, label in schedulers.items()), field="scheduler",
         ),
         "variance": Choice(
             "the variance", "Variance of the noise that a step adds",
@@ -158,7 +158,11 @@ def schedule_steps(pipeline: DDPMCarsPipeline) -> Number:
 
 
 def _class_option(pipeline: DDPMCarsPipeline) -> Choice:
-    return Choice("the class", "Class", "What the images show.", tuple(class_choices(pipeline)), field="class_labels")
+    names = class_names_of(pipeline)
+    choices = [("any", NO_CLASS)] if names and pipeline.null_class is not None else []
+    if names:
+        choices += [("each in turn", EVERY_CLASS), *((name, i) for i, name in enumerate(names))]
+    return Choice("the class", "Class", "What the images show.", tuple(choices))
 
 
 def resolution_of(pipeline: DDPMCarsPipeline) -> int:
@@ -171,12 +175,6 @@ def resolution_of(pipeline: DDPMCarsPipeline) -> int:
             "draw with ddpm-cars sample"
         )
     return height
-
-
-def scheduler_choices(pipeline: DDPMCarsPipeline) -> dict[str, str]:
-    """Return the labels of schedulers by class name: the saved one first, then those of the page."""
-    saved = type(pipeline.scheduler).__name__
-    return {saved: SCHEDULERS.get(saved, saved), **SCHEDULERS}
 
 
 def variance_choices(pipeline: DDPMCarsPipeline) -> list[str]:
@@ -193,24 +191,6 @@ def variance_choices(pipeline: DDPMCarsPipeline) -> list[str]:
         # Only the training knows which of the two the second half of the channels means.
         choices.append(saved if saved in LEARNED_VARIANCES else "learned_range")
     return sorted(choices, key=lambda name: name != saved)
-
-
-def class_choices(pipeline: DDPMCarsPipeline) -> list[tuple[str, int]]:
-    """Return labels and values of the list of classes, if any. Raises UserError if classes of the model lack names."""
-    names = class_names_of(pipeline)
-    if not names:
-        return []
-    choices = [("any", NO_CLASS)] if pipeline.null_class is not None else []
-    return [*choices, ("each in turn", EVERY_CLASS), *((name, i) for i, name in enumerate(names))]
-
-
-def whole_number(value: Any, name: str, minimum: int, maximum: int) -> int:
-    """Return a number that anybody may have sent. Raises UserError if it is not whole or out of its range."""
-    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if not is_whole or isinstance(value, bool) or not minimum <= value <= maximum:
-        shown = "empty" if value is None else reprlib.repr(value)
-        raise UserError(f"{name} is {shown}; choose a whole number from {minimum} to {maximum}")
-    return int(value)
 
 
 def class_labels_of(pipeline: DDPMCarsPipeline, choice: Any) -> tuple[int, ...] | None:
@@ -242,11 +222,10 @@ def check_request(
             variance.
     """
     sent = {name: values.get(name, option.default) for name, option in options.items()}
-    labels = class_labels_of(pipeline, sent.pop("label"))
-    if options["scheduler"].check(sent["scheduler"]) != OWN_SCHEDULER:
+    labels = class_labels_of(pipeline, sent["label"])
+    if sent["scheduler"] != OWN_SCHEDULER:
         del sent["variance"]
-    checked = {options[name].field: options[name].check(value) for name, value in sent.items()}
-    checked.pop("")
+    checked = {options[name].field: options[name].check(value) for name, value in sent.items() if options[name].field}
     guidance = checked["guidance_scale"]
     if guidance != 1 and labels is None:
         raise UserError(f"the guidance is {guidance:g}, but towards no class; choose a class, or guidance 1")

@@ -33,9 +33,8 @@ def check_address(server_name: str, server_port: int | None) -> None:
         UserError: If this machine does not have the address, or the port is in use or reserved.
     """
     try:
-        family, kind, *_, address = socket.getaddrinfo(server_name.strip("[]"), server_port, type=socket.SOCK_STREAM)[
-            0
-        ]
+        found = socket.getaddrinfo(server_name.strip("[]"), server_port, type=socket.SOCK_STREAM)
+        family, kind, *_, address = found[0]
         with socket.socket(family, kind) as probe:
             # A port is free although connections of an earlier page are still closing.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
