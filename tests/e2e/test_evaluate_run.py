@@ -218,9 +218,6 @@ def test_evaluations_with_other_settings_live_beside_each_other(runs: Runs):
     assert after["samples"] == first["samples"]
     assert [bound for bound in after["likelihood"] if bound["num_inference_steps"] != 4] == first["likelihood"]
     assert len(after["likelihood"]) == len(first["likelihood"]) + 6
-    # Another comparison does not replace this one.
-    evaluate(runs, compare="b a", **others)
-    assert (runs.folder / "comparison-b-and-a" / "report.html").exists()
 
 
 def test_two_models_are_set_side_by_side(runs: Runs, monkeypatch: pytest.MonkeyPatch):
