@@ -22,6 +22,7 @@ from ddpm_cars.reports.wording import (
     copies,
     left_out,
     metric_headings,
+    metrics_of_tables,
     name_of,
     number_text,
     percent_text,
@@ -241,22 +242,21 @@ def card_section(metrics: Metrics) -> str:
     """
     floor = {"label": "real images", "num_inference_steps": "", "metrics": metrics["floor"]["metrics"]}
     saved = metrics["samples"][0]["metrics"]
-    shown = shown_metrics(metrics)
-    quality, neighbours = (
+    quality, *neighbours = (
         markdown_table(
             [
                 ["Sampler", "Steps", *metric_headings(metrics, part)],
                 *(sampler_row(sample, part) for sample in (*metrics["samples"], floor)),
             ]
         )
-        for part in ([m for m in shown if not m.min_images], [m for m in shown if m.min_images])
+        for part in metrics_of_tables(metrics)
     )
     bounds = [[bound_label(bound), value_text(BITS_PER_DIMENSION, bound)] for bound in metrics.get("likelihood", ())]
     return render(
         "card.md.jinja",
         metrics=metrics,
         quality=quality,
-        neighbours="" if left_out(metrics) else neighbours,
+        neighbours="".join(neighbours),
         distance=f"{name_of(FRECHET_DISTANCE, metrics)} {value_text(FRECHET_DISTANCE, saved)}",
         floor=value_text(FRECHET_DISTANCE, floor["metrics"]),
         bits=markdown_table([["Variance and timesteps", "Bits ↓"], *bounds]),

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
-from ddpm_cars.metrics.records import BITS_PER_DIMENSION, Metric
+from ddpm_cars.metrics.records import BITS_PER_DIMENSION
 from ddpm_cars.reports.wording import (
     DIRECTIONS,
     Metrics,
@@ -12,6 +12,7 @@ from ddpm_cars.reports.wording import (
     comparability,
     copies,
     left_out,
+    metrics_of_tables,
     number_text,
     percent_text,
     sampler_row,
@@ -37,8 +38,7 @@ def summary(metrics: Metrics) -> str:
         f"{comparability(metrics)}. The last row is real images in place of generated ones. "
         f"{directions[0].upper()}{directions[1:]}. {left_out(metrics)}"
     )
-    tables = _sampler_tables(metrics, [m for m in shown if not m.min_images], [m for m in shown if m.min_images])
-    parts = [textwrap.fill(intro, _WIDTH), *tables]
+    parts = [textwrap.fill(intro, _WIDTH), *_sampler_tables(metrics)]
     if bounds := metrics.get("likelihood"):
         lines = [[bound_label(bound), value_text(BITS_PER_DIMENSION, bound), *bpd_parts(bound)] for bound in bounds]
         parts.append(f"Bits per dimension at most, of {bounds[0]['num_images']:,} images; lower is better.")
@@ -51,10 +51,10 @@ def summary(metrics: Metrics) -> str:
     return "\n\n".join([*parts, *(["\n".join(found)] if found else [])])
 
 
-def _sampler_tables(metrics: Metrics, *parts: Sequence[Metric]) -> list[str]:
-    """Return a table for each part of the metrics that has any: samplers, and real images last."""
+def _sampler_tables(metrics: Metrics) -> list[str]:
+    """Return the tables of the metrics: samplers, and real images last."""
     tables: list[str] = []
-    for shown in filter(None, parts):
+    for shown in metrics_of_tables(metrics):
         rows = [["sampler", "steps", *(metric.short_name for metric in shown)]]
         rows += [sampler_row(sample, shown) for sample in metrics["samples"]]
         rows.append(["real images", "", *(value_text(metric, metrics["floor"]["metrics"]) for metric in shown)])

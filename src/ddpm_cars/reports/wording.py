@@ -36,6 +36,12 @@ def shown_metrics(*several: Metrics) -> list[Metric]:
     return [m for m in METRICS if all(metrics["num_images"] >= m.min_images for metrics in several)]
 
 
+def metrics_of_tables(metrics: Metrics) -> list[list[Metric]]:
+    """Return the metrics that are shown, by table: those that few images make unstable, if any, are in the second."""
+    shown = shown_metrics(metrics)
+    return [part for part in ([m for m in shown if not m.min_images], [m for m in shown if m.min_images]) if part]
+
+
 def left_out(*several: Metrics) -> str:
     """Say in a sentence which metrics are not shown because there are too few images; "" if all are shown."""
     shown = shown_metrics(*several)
