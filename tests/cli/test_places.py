@@ -7,7 +7,7 @@ import pytest
 
 import ddpm_cars
 from ddpm_cars.cli.places import check_places
-from ddpm_cars.config.commands import CalibrateConfig, DemoConfig, EvaluateConfig, PushConfig, SampleConfig
+from ddpm_cars.config.commands import CalibrateConfig, DemoConfig, EvaluateConfig, PushConfig, SampleConfig, ShowConfig
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
 
@@ -19,11 +19,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in a folder with a folder and a file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").touch()
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
     (tmp_path / "photos.zip").touch()
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "cars").symlink_to(MODEL)
-    (tmp_path / "unfinished").mkdir()
-    (tmp_path / "unfinished" / "config.yaml").touch()
+    (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
     return tmp_path
 
 
@@ -38,6 +39,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "train_data_dir photos.zip is a file, not a folder; unpack it if it is an archive; did you mean photos?",
         ),
         (TrainingConfig, {"dataset_name": "./phots"}, "dataset_name ./phots is not a folder; did you mean photos?"),
+        (
+            TrainingConfig,
+            {"train_data_dir": "photos/1.jpg"},
+            "train_data_dir photos/1.jpg is a file, not a folder; did you mean its folder, photos?",
+        ),
+        (ShowConfig, {"train_data_dir": "empty"}, "empty holds no images"),
         (
             TrainingConfig,
             {"train_data_dir": "photos", "model_config": "unet.json"},
@@ -78,13 +85,23 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (
             EvaluateConfig,
             {"pretrained_model_name_or_path": MODEL, "train_data_dir": "photos"},
-            "photos has 0 images; an evaluation needs 80 or more, half of them to compare with and half in place of ",
+            "photos has 1 images; an evaluation needs 80 or more, half of them to compare with and half in place of ",
         ),
         (PushConfig, {"folder": "nowhere", "repo_id": "cars"}, "nowhere is not a folder with a saved pipeline"),
         (TrainingConfig, {"train_data_dir": "photos"}, None),
         (TrainingConfig, {"dataset_name": "me/photos"}, None),
         (SampleConfig, {"pretrained_model_name_or_path": MODEL}, None),
-        (SampleConfig, {"pretrained_model_name_or_path": "unfinished"}, None),
+        (
+            SampleConfig,
+            {"pretrained_model_name_or_path": "unfinished"},
+            "unfinished is a run that has not finished",
+        ),
+        (
+            SampleConfig,
+            {"pretrained_model_name_or_path": "unfinish"},
+            "unfinish is not a folder with a saved",
+        ),
+        (EvaluateConfig, {"compare": (MODEL, "unfinished")}, "unfinished is a run that has not finished"),
         (SampleConfig, {"pretrained_model_name_or_path": "cars"}, None),
         (DemoConfig, {}, None),
         (PushConfig, {"folder": MODEL, "repo_id": "cars"}, None),

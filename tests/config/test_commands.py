@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import diffusers
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from ddpm_cars.config import commands as command_configs
-from ddpm_cars.config.commands import EvaluateConfig, PushConfig, SampleConfig
+from ddpm_cars.config.commands import SCHEDULERS, EvaluateConfig, PushConfig, SampleConfig
 from ddpm_cars.config.training import TrainCommandConfig, TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.training.prepare import prepare
@@ -130,6 +133,8 @@ def test_averages_that_nothing_can_choose_from_are_warned_of(
         ("euler", "EulerDiscreteScheduler"),
         ("euler_a", "EulerAncestralDiscreteScheduler"),
         ("ddpm", "DDPMCarsScheduler"),
+        ("DPM++ 2M", "DPMSolverMultistepScheduler"),
+        ("DDIMSchedular", "DDIMScheduler"),
     ],
 )
 def test_a_scheduler_that_is_no_class_is_answered_with_one(name: str, meant: str):
@@ -138,7 +143,52 @@ def test_a_scheduler_that_is_no_class_is_answered_with_one(name: str, meant: str
         make(SampleConfig, scheduler=name)
     with pytest.raises(UserError, match=f"^schedulers has {words}"):
         make(EvaluateConfig, schedulers=("fixed_small", name))
-    assert hasattr(diffusers, meant) or meant == "DDPMCarsScheduler"
+
+
+@pytest.mark.parametrize("name", ["Foo", "FooScheduler", "VQDiffusionScheduler", "UNet2DModel", ""])
+def test_a_scheduler_like_no_other_is_answered_with_all(name: str):
+    with pytest.raises(UserError, match=f"^scheduler is {name}, which is no .*; choose one of DDPMCars.*, DDIMS"):
+        make(SampleConfig, scheduler=name)
+
+
+def test_the_schedulers_are_those_of_diffusers_that_fit():
+    fitting = {member.name for member in diffusers.schedulers.KarrasDiffusionSchedulers}
+    assert set(SCHEDULERS) == {"DDPMCarsScheduler"} | fitting
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "cars",
+            "me/cars",
+            "me/my cars",
+            "me/ü",
+            "a/b/c",
+            "me/",
+            "/me",
+            "me/a--b",
+            "me/a..b",
+            "me/cars.git",
+            "-a",
+            "a.",
+        ),
+        *("me/_a", "", "n" * 96, "n" * 97, "me/" + "n" * 96, "me/" + "n" * 97),
+    ],
+)
+def test_a_repository_has_a_name_that_the_hub_takes(name: str):
+    try:
+        # Letters with accents pass its client, and the Hub refuses them.
+        validate_repo_id(name.replace("ü", "!"))
+        is_valid = True
+    except HFValidationError:
+        is_valid = False
+    for config_class, settings in (
+        (PushConfig, {"folder": "run", "repo_id": name}),
+        (TrainCommandConfig, {"train_data_dir": "cars", "push_to_hub": True, "hub_model_id": name or "!"}),
+    ):
+        with nullcontext() if is_valid else pytest.raises(UserError, match=r"cannot be the name of a repository"):
+            config_class(**settings)
 
 
 def test_a_misspelt_variance_is_answered_with_one():

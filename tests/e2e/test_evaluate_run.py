@@ -265,7 +265,10 @@ MISTAKES = {
     ),
     "a file in the place of the results": ({"output_dir": "cars/train/00000.png"}, "is a file; choose another"),
     "two models at once": ({"compare": "good poor"}, "exactly one of"),
-    "one model to compare": ({"pretrained_model_name_or_path": None, "compare": "good"}, "compare has 1"),
+    "one model to compare": (
+        {"pretrained_model_name_or_path": None, "compare": "good"},
+        "compare is good; it takes",
+    ),
     "the same twice": ({"pretrained_model_name_or_path": None, "compare": "good ./good"}, "twice"),
 }
 

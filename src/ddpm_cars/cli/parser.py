@@ -55,7 +55,7 @@ class Parser(Generic[Config]):
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with 2. Settings that it tells to give are written as the flags that they are."""
         # A name of one word is a word of the sentence too, unless an explanation follows it.
-        flags = "|".join(name if "_" in name else rf"{name}(?= \()" for name in self.flags)
+        flags = "|".join(name if "_" in name else rf"{name}(?= [(\"])" for name in self.flags)
         # What comes before says what is wrong, in the words of a file of settings too.
         wrong, mark, mend = ("", "", message) if message.startswith("give ") else message.partition(";")
         if flags:

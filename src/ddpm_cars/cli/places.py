@@ -10,21 +10,30 @@ from typing import Any
 
 from ddpm_cars.config.commands import MIN_EVALUATION_IMAGES, CalibrateConfig, EvaluateConfig, PushConfig
 from ddpm_cars.errors import UserError
+from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.folders import refuse_file, refuse_inside
+
+_ARCHIVES = {".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
 
 
 def check_places(config: Any) -> None:
     """Raise UserError if a config names a file or folder that cannot be what the setting says."""
     images, output_dir = getattr(config, "train_data_dir", None), getattr(config, "output_dir", None)
     if images is not None and not Path(images).is_dir():
-        is_file = "a file, not a folder; unpack it if it is an archive"
-        kind = is_file if Path(images).is_file() else "not a folder"
-        raise UserError(f"train_data_dir {images} is {kind}{_similar(images)}")
+        if Path(images).suffix.lower() in _ARCHIVES or not Path(images).is_file():
+            is_file = "a file, not a folder; unpack it if it is an archive"
+            kind = is_file if Path(images).is_file() else "not a folder"
+            raise UserError(f"train_data_dir {images} is {kind}{_similar(images)}")
+        raise UserError(
+            f"train_data_dir {images} is a file, not a folder; did you mean its folder, {Path(images).parent}?"
+        )
     if images is not None and isinstance(config, EvaluateConfig):
         # All files are an upper bound; only the first so many are counted.
         files = (path for path in Path(images).rglob("*") if path.is_file())
         enough = 2 * (config.num_images or MIN_EVALUATION_IMAGES)
         config.check_number_of_images(images, sum(1 for _ in islice(files, enough)))
+    if images is not None and not any(path.is_file() for path in Path(images).rglob("*")):
+        raise UserError(f"{images} holds no images")
     dataset = getattr(config, "dataset_name", None)
     if dataset is not None and _is_path(dataset) and not Path(dataset).exists():
         raise UserError(f"dataset_name {dataset} is not a folder{_similar(dataset)}")
@@ -43,15 +52,16 @@ def check_places(config: Any) -> None:
 def _check_model(name: str, may_be_on_hub: bool) -> None:
     folder = Path(name)
     if not folder.is_dir():
-        if not may_be_on_hub or folder.exists() or _is_path(name):
+        # No model on the Hub that this package samples from has an id without an owner that is spelled like a folder.
+        is_typo = "/" not in name and bool(_similar(name))
+        if not may_be_on_hub or folder.exists() or _is_path(name) or is_typo:
             raise UserError(f"{name} is not a folder with a saved pipeline{_similar(name)}")
-    elif not any(folder.glob("*_index.json")):
+    elif not RunFolder(name).model_index.is_file():
         inside = sorted(path.parent for path in folder.glob("*/*_index.json"))
         if inside:
             raise UserError(f"{name} holds no saved pipeline itself; did you mean {inside[0]}?")
-        # A run that has not finished is told so when it is opened.
-        if not (any(folder.glob("*.yaml")) or any(folder.glob("checkpoint*"))):
-            raise UserError(f"{name} holds no saved pipeline")
+        if (problem := RunFolder(name).why_no_pipeline()) is not None:
+            raise UserError(problem)
 
 
 def _is_path(name: str) -> bool:

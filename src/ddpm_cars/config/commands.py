@@ -1,24 +1,48 @@
 """Settings of the commands other than training."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from ddpm_cars.config.fields import AUTO, Settings, setting
 from ddpm_cars.config.pictures import ImageConfig, PicturesOfRunConfig
 from ddpm_cars.config.training import NoiseConfig, Variance
-from ddpm_cars.config.values import kinds_of
+from ddpm_cars.config.values import check_repo_id, kinds_of
 from ddpm_cars.errors import UserError
 
 MIN_EVALUATION_IMAGES = 40
 """The error of a Fréchet distance is estimated from 20 groups of images, each of two or more."""
-_SCHEDULERS = {
+SCHEDULERS = (
+    "DDPMCarsScheduler",
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EDMEulerScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+)
+"""The schedulers that sample from these models: that of this package, and those classes of diffusers that fit."""
+_SCHEDULERS = {name.removesuffix("Scheduler").lower(): name for name in SCHEDULERS} | {
     "ddpm": "DDPMCarsScheduler",
     "ancestral": "DDPMCarsScheduler",
     "dpm": "DPMSolverMultistepScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
+    "dpm++2m": "DPMSolverMultistepScheduler",
+    "dpm++sde": "DPMSolverSDEScheduler",
     "dpmpp": "DPMSolverMultistepScheduler",
+    "dpmpp2m": "DPMSolverMultistepScheduler",
     "dpmsolver": "DPMSolverMultistepScheduler",
     "dpmsolver++": "DPMSolverMultistepScheduler",
     "euler": "EulerDiscreteScheduler",
@@ -26,19 +50,23 @@ _SCHEDULERS = {
     "eulerancestral": "EulerAncestralDiscreteScheduler",
     "heun": "HeunDiscreteScheduler",
     "lms": "LMSDiscreteScheduler",
+    "plms": "PNDMScheduler",
     "unipc": "UniPCMultistepScheduler",
     "deis": "DEISMultistepScheduler",
 }
-"""What people call schedulers whose class is not this name and Scheduler."""
+"""What people call schedulers, in small letters."""
 
 
-def _check_scheduler(wrong: str, name: str, others: Sequence[str] = ()) -> None:
-    """Raise UserError, which begins with `wrong`, if a name cannot be that of a class: diffusers' all end alike."""
-    if not name.endswith("Scheduler") and name not in others:
-        plain = name.lower().replace("_", "").replace("-", "")
-        similar = difflib.get_close_matches(name, others, n=1)
-        named = _SCHEDULERS.get(plain, f"{name.upper() if len(name) <= 5 else name}Scheduler")
-        raise UserError(f"{wrong} {name}, which is no scheduler; did you mean {[*similar, named][0]}?")
+def check_scheduler(wrong: str, name: str, others: Sequence[str] = ()) -> None:
+    """Raise UserError, which begins with `wrong`, if a name is none of SCHEDULERS or `others`."""
+    if name in (*SCHEDULERS, *others):
+        return
+    known = _SCHEDULERS | {other: other for other in others}
+    plain = re.sub(r"[^a-z0-9+]|sch[a-z]*$", "", name.lower())
+    similar = difflib.get_close_matches(name, others, n=1) or difflib.get_close_matches(plain, known, n=1, cutoff=0.7)
+    if similar:
+        raise UserError(f"{wrong} {name}, which is no scheduler; did you mean {known[similar[0]]}?")
+    raise UserError(f"{wrong} {name}, which is no scheduler; choose one of {', '.join((*others, *SCHEDULERS))}")
 
 
 @dataclass(frozen=True)
@@ -70,6 +98,10 @@ class PushConfig(Settings):
     dry_run: bool = False
     """List what would be published and stop, without contacting the Hub."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_repo_id("repo_id", self.repo_id)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Settings):
@@ -98,8 +130,9 @@ class SampleConfig(Settings):
     num_inference_steps: int | None = setting(None, minimum=1, group="sampler")
     """Denoising steps. If unset, every timestep of the training."""
     scheduler: str | None = setting(None, group="sampler")
-    """Scheduler to sample with, built from the config of the saved one: a class of diffusers, or DDPMCarsScheduler. If
-    unset, the saved one."""
+    """Scheduler to sample with, built from the config of the saved one: the name of a class of diffusers, such as
+    DDIMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler, or DDPMCarsScheduler. If unset, the saved
+    one."""
     variance_type: Variance | None = setting(None, group="sampler")
     """Variance of the steps of DDPMCarsScheduler. If unset, that of the saved scheduler."""
     class_labels: tuple[str | int, ...] | None = None
@@ -113,7 +146,7 @@ class SampleConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scheduler is not None:
-            _check_scheduler("scheduler is", self.scheduler)
+            check_scheduler("scheduler is", self.scheduler)
         if self.variance_type is not None and self.scheduler not in (None, "DDPMCarsScheduler"):
             raise UserError(
                 f"variance_type is {self.variance_type} and scheduler is {self.scheduler}; "
@@ -178,8 +211,9 @@ class EvaluateConfig(PicturesOfRunConfig):
     label_column: str = setting("label", group="images")
     """Column of the dataset that holds the classes, for models with classes."""
     num_images: int | None = setting(None, minimum=MIN_EVALUATION_IMAGES, group="most used")
-    """Images that are sampled for every measurement, and real images that take their place to find the floor. If
-    unset, half of the real images, but 2000 at most."""
+    """Images that are sampled for every measurement, 40 or more, and real images that take their place to find the
+    floor, so that at least twice as many real images are needed. If unset, half of the real images, but 2000 at
+    most."""
     batch_size: int = setting(64, minimum=1, group="machine")
     """Images that a process handles at a time. The results are the same up to rounding."""
     seed: int = setting(0, minimum=0, group="most used")
@@ -221,9 +255,11 @@ class EvaluateConfig(PicturesOfRunConfig):
         if (self.pretrained_model_name_or_path is None) == (self.compare is None):
             raise UserError("give exactly one of pretrained_model_name_or_path (a model) and compare (two models)")
         if self.compare is not None and len(self.compare) != 2:
-            raise UserError(f"compare has {len(self.compare)} models; it takes two")
+            raise UserError(f"compare is {' '.join(self.compare)}; it takes two models")
+        if self.compare is not None and len({Path(name).resolve() for name in self.compare}) < 2:
+            raise UserError(f"compare names {self.compare[0]} twice; give two models")
         for name in self.schedulers:
-            _check_scheduler("schedulers has", name, kinds_of(Variance))
+            check_scheduler("schedulers has", name, kinds_of(Variance))
 
     def check_number_of_images(self, place: str, number: int) -> None:
         """Raise UserError if there are too few real images in a place for the generated ones."""

@@ -1,10 +1,12 @@
 """Settings of a training run."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from ddpm_cars.config.fields import AUTO, Settings, setting
 from ddpm_cars.config.pictures import ImageConfig
+from ddpm_cars.config.values import check_repo_id
 from ddpm_cars.errors import UserError
 
 Preset = Literal["tiny", "32", "64", "peer64"]
@@ -262,3 +264,6 @@ class TrainCommandConfig(TrainingConfig):
             value = getattr(self, name)
             if value != unset and not self.push_to_hub:
                 raise UserError(f"{name} is {value}; it goes with push_to_hub")
+        if self.push_to_hub:
+            name = "output_dir" if self.hub_model_id is None else "hub_model_id"
+            check_repo_id(name, self.hub_model_id or Path(self.output_dir).resolve().name)

@@ -145,9 +145,22 @@ def check_range(
     items, subject = (value, "every item") if isinstance(value, tuple) else ((value,), "it")
     if minimum is not None:
         is_in_range = all(minimum <= item < below for item in items)
-        words = f"{minimum} or more, and finite" if below == math.inf else f"in [{minimum}, {below})"
+        finite = "" if all(isinstance(item, int) for item in items) else ", and finite"
+        words = f"{minimum} or more{finite}" if below == math.inf else f"in [{minimum}, {below})"
     else:
         is_in_range = above is None or all(above < item < below for item in items)
         words = f"above {above}, and finite"
     if not is_in_range:
         raise UserError(f"{name} is {value}; {subject} must be {words}")
+
+
+def check_repo_id(name: str, repo_id: str) -> None:
+    """Raise UserError if a setting cannot be a repository on the Hub, by the rules of the Hub."""
+    is_name = re.fullmatch(r"([\w.-]+/)?(?=.{1,96}$)[\w.-]+", repo_id, re.ASCII) is not None
+    edges = re.search(r"(^|/)[.-]|[.-](/|$)|--|\.\.|\.git$", repo_id)
+    if not is_name or edges is not None:
+        cure = "; give another name with hub_model_id" if name == "output_dir" else ""
+        raise UserError(
+            f"{name} {repo_id} cannot be the name of a repository: it is NAME or OWNER/NAME, of letters without "
+            f"accents, digits, _, - and . (but neither -- nor .., and neither - nor . at an end){cure}"
+        )

@@ -319,8 +319,6 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
     names = config.compare or (str(config.pretrained_model_name_or_path),)
     given = config.output_dir if config.compare is None else None
     folders = [folder_of(name) if given is None else EvaluationFolder(Path(given)) for name in names]
-    if len({folder.path.resolve() for folder in folders}) < len(names):
-        raise UserError(f"compare names {names[0]} twice; give two models")
     standard, config = is_standard(config), with_precision(config, folders, device)
     try:
         accelerator = Accelerator(mixed_precision=config.mixed_precision)

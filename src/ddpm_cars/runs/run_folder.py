@@ -81,6 +81,17 @@ class RunFolder:
         self.logs = path / "logs"
         self.evaluation = EvaluationFolder(path / "evaluation")
 
+    def why_no_pipeline(self) -> str | None:
+        """Return why a folder that exists holds no saved pipeline; None if it seems to hold one."""
+        if self.model_index.is_file():
+            return None
+        if self.checkpoints.is_dir():
+            return (
+                f"{self.path} is a run that has not finished (no {self.model_index.name}); the same training command "
+                "continues it, and with --max_train_steps at the step of its checkpoint ends it there"
+            )
+        return f"{self.path} holds no saved pipeline: there is no {self.model_index.name}"
+
     def read_settings(self) -> dict[str, Any]:
         """Return the settings of the run, empty if the folder has none.
 

@@ -35,14 +35,9 @@ def load_pipeline(name: str) -> DDPMCarsPipeline:
     Raises:
         UserError: If there is none that loads.
     """
-    folder, files = Path(name), RunFolder(name)
-    if folder.is_dir() and not files.model_index.is_file():
-        if files.checkpoints.is_dir():
-            raise UserError(
-                f"{name} is a run that has not finished (no {files.model_index.name}); the same training command "
-                "continues it, and with --max_train_steps at the step of its checkpoint ends it there"
-            )
-        raise UserError(f"{name} holds no saved pipeline: there is no {files.model_index.name}")
+    folder = Path(name)
+    if folder.is_dir() and (problem := RunFolder(name).why_no_pipeline()) is not None:
+        raise UserError(problem)
     try:
         return DDPMCarsPipeline.from_pretrained(name)
     except (OSError, ValueError) as error:

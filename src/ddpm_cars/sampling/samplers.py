@@ -1,10 +1,10 @@
 """Schedulers by their names."""
 
-import difflib
 from typing import Any, get_args
 
 import diffusers
 
+from ddpm_cars.config.commands import check_scheduler
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler, VarianceType
@@ -30,13 +30,9 @@ def make_scheduler(name: str, config: Any, variance_type: str | None = None) -> 
                 f"ddpm-cars calibrate --variance_type {variance_type}, or choose fixed_small"
             )
     options = {} if variance_type is None else {"variance_type": variance_type}
-    names = [e.name for e in diffusers.schedulers.KarrasDiffusionSchedulers]
+    check_scheduler("scheduler is", name)
     if name == "DDPMCarsScheduler":
         return DDPMCarsScheduler.from_config(config, **options)
-    if name not in names:
-        similar = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {similar[0]}, or" if similar else "choose"
-        raise UserError(f"scheduler is {name}; {hint} DDPMCarsScheduler or one of {', '.join(sorted(names))}")
     return getattr(diffusers, name).from_config(config, **options)
 
 
