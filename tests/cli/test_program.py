@@ -25,7 +25,6 @@ def test_the_overview_says_of_every_command_what_it_does(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ([], "give a command, such as ddpm-cars train; ddpm-cars --help lists the commands"),
         (["trian"], "there is no command trian (did you mean train?); ddpm-cars --help lists the commands"),
         (["push_to_hub"], "there is no command push_to_hub (did you mean push?); "),
         (["draw_toy_cars.py"], "there is no command draw_toy_cars.py (did you mean toy-cars?); "),
@@ -50,6 +49,15 @@ def test_a_mistake_is_one_line_with_a_cure(argv: list[str], words: str, capsys: 
     assert line.startswith(f"{command}: error: ")
     assert words in line
     assert printed.out == ""
+
+
+def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]):
+    main(["--help"])
+    overview = capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", overview)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

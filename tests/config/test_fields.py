@@ -1,11 +1,15 @@
 """What the settings say of themselves, and what is computed from it."""
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import pytest
 
+import ddpm_cars
 from ddpm_cars.config.fields import setting, settings_with
 from ddpm_cars.config.pictures import PicturesConfig
 from ddpm_cars.config.training import TrainCommandConfig, TrainingConfig
@@ -70,3 +74,16 @@ def test_a_run_of_before_a_setting_existed_continues_and_only_as_it_was(make_con
         train(LaterConfig(**settings, loss_weight=2.0))
     train(LaterConfig(**settings, progress_bar=False))
     assert json.loads((folder / "training.json").read_text())["steps"] == 3
+
+
+def test_python_says_what_to_give_in_place_of_a_setting_that_does_not_exist():
+    with pytest.raises(TypeError, match=r"^TrainingConfig has no setting lr; give learning_rate$"):
+        TrainingConfig(train_data_dir="cars", lr=1)
+    config = TrainingConfig(train_data_dir="cars", seed=3)
+    assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == replace(config) == config
+
+
+@pytest.mark.parametrize("function", [ddpm_cars.train, ddpm_cars.sample, ddpm_cars.evaluate])
+def test_what_is_no_config_is_refused_with_one(function: Callable[[Any], Any]):
+    with pytest.raises(TypeError, match=rf"^{function.__name__} takes a \w+Config, as in .*, and 'photos' is none$"):
+        function("photos")

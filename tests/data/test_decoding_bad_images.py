@@ -238,7 +238,10 @@ def test_files_that_are_no_part_of_the_data_are_reported(
     assert report["not_listed"] == [str(folder / name) for name in ("beside.png", "c.HEIC", "other/b.png")]
     assert report["ignored_suffixes"] == {"": 1, ".txt": 2}
     assert report["num_listed"] == 1
-    assert "3 in no split or of a kind that is not read" in capsys.readouterr().err
+    words = (
+        f"2 images in no split, or links to nothing, such as {folder / 'beside.png'}; 1 file of kinds that are not "
+    )
+    assert f"left out of {folder}: {words}read (1 .heic): convert them to JPEG or PNG" in capsys.readouterr().err
 
 
 def test_nothing_is_said_where_nothing_is_left_out_nor_by_other_processes(

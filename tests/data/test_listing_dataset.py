@@ -29,14 +29,14 @@ def test_what_cannot_be_found_is_named(load: Callable[..., Pictures], folder: Pa
     for changes, words in (
         ({"train_data_dir": str(tmp_path / "nowhere")}, "nowhere is not a folder"),
         ({"train_data_dir": str(tmp_path / "empty")}, "empty holds no images"),
-        ({"train_data_dir": str(tmp_path / "texts")}, r"texts holds no images; beside them it has .*\.txt': 1"),
+        ({"train_data_dir": str(tmp_path / "texts")}, r"texts holds no images; other files: 1 \.txt"),
         ({"train_data_dir": None, "dataset_name": str(tmp_path / "empty")}, "no images can be read from .*empty"),
         ({"train_data_dir": None, "dataset_name": str(tmp_path / "no")}, "no images can be read from .*no"),
         ({"split": "validation"}, "split is 'validation'.*pictures.*train.*test"),
         ({"split": "train["}, r"split is 'train\['"),
         ({"split": "train[:0%]"}, "holds no images"),
         ({"excluded_split": "validation"}, "validation_split is 'validation'; the splits of .* are train, test"),
-        ({"excluded_split": "train[:10%]"}, r"validation_split is 'train\[:10%\]'.*say with split"),
+        ({"excluded_split": "train[:10%]"}, r"validation_split is 'train\[:10%\]'.*give split"),
         ({"excluded_split": "train", "train_data_dir": str(folder / "train")}, "the only split"),
         ({"num_channels": 4}, "4 channels"),
     ):

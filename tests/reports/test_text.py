@@ -23,6 +23,7 @@ def metrics() -> dict[str, Any]:
 def test_the_summary_has_a_row_a_sampler_and_the_floor_last(metrics: dict[str, Any]):
     metrics["samples"][0]["metrics"]["precision_std_error"] = 0.0123
     lines = summary(metrics).splitlines()
+    assert "In the tables, kernel is kernel distance; contr is contrast; spec is spectrum error; " in " ".join(lines)
     starts = [i for i, line in enumerate(lines) if line.startswith("sampler")]
     tables = [lines[start : start + 6] for start in starts]
     assert [[line.split() for line in table] for table in tables] == [

@@ -230,7 +230,9 @@ def test_an_interruption_leaves_no_marker(tmp_path, monkeypatch):
 def test_a_set_of_other_arguments_is_refused(tmp_path, changed):
     before = digest(write_toy_cars(tmp_path, 3, 2, resolution=16))
     arguments = {"num_train_images": 3, "num_test_images": 2, "resolution": 16, **changed}
-    with pytest.raises(FileExistsError, match=r"holds other toy cars.*delete the folder or choose another"):
+    (name, new), old = *changed.items(), {"num_train_images": 3, "num_test_images": 2, "resolution": 16, "seed": 0}
+    words = rf"holds other toy cars \({name} {old[name]}, not {new}\); delete the folder or choose another"
+    with pytest.raises(FileExistsError, match=words):
         write_toy_cars(tmp_path, **arguments)
     assert digest(tmp_path) == before
 

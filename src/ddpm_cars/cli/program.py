@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with ended_in_one_line(prog):
         if name in COMMANDS:
             COMMANDS[name](rest, f"{prog} {name}")
+        elif not name:
+            print(_overview(prog), file=sys.stderr)
+            sys.exit(2)
         elif name in ("-h", "--help"):
             print(_overview(prog))
         elif name in ("--version", "-V", "version"):
@@ -70,8 +73,6 @@ def _overview(prog: str) -> str:
 
 
 def _problem(prog: str, name: str) -> str:
-    if not name:
-        return f"give a command, such as {prog} train"
     if name == "--print_completion":
         return f"--print_completion takes one of {', '.join(SHELLS)}"
     if name.startswith("-"):

@@ -210,7 +210,7 @@ class EvaluateConfig(PicturesOfRunConfig):
     those of the evaluation there; with compare, comparison/."""
     label_column: str = setting("label", group="images")
     """Column of the dataset that holds the classes, for models with classes."""
-    num_images: int | None = setting(None, minimum=MIN_EVALUATION_IMAGES, group="most used")
+    num_images: int | None = setting(None, minimum=1, group="most used")
     """Images that are sampled for every measurement, 40 or more, and real images that take their place to find the
     floor, so that at least twice as many real images are needed. If unset, half of the real images, but 2000 at
     most."""
@@ -254,6 +254,11 @@ class EvaluateConfig(PicturesOfRunConfig):
         super().__post_init__()
         if (self.pretrained_model_name_or_path is None) == (self.compare is None):
             raise UserError("give exactly one of pretrained_model_name_or_path (a model) and compare (two models)")
+        if self.num_images is not None and self.num_images < MIN_EVALUATION_IMAGES:
+            raise UserError(
+                f"num_images is {self.num_images}; it must be {MIN_EVALUATION_IMAGES} or more, and twice as many real "
+                "images are needed"
+            )
         if self.compare is not None and len(self.compare) != 2:
             raise UserError(f"compare is {' '.join(self.compare)}; it takes two models")
         if self.compare is not None and len({Path(name).resolve() for name in self.compare}) < 2:

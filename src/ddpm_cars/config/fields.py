@@ -88,6 +88,17 @@ class Settings:
     takes_recipes: ClassVar[bool] = False
     group: ClassVar[str] = GROUPS[1]
 
+    def __new__(cls, *_: Any, **settings: Any) -> "Settings":
+        """Refuse a setting that does not exist, as Python does, with what to give instead."""
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        for name in settings:
+            if name not in known:
+                hint = cure(name, cls)
+                raise TypeError(
+                    f"{cls.__name__} has no setting {name}" + (f"; {hint.replace('--', '')}" if hint else "")
+                )
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         """Convert every field to its type: a path becomes a string, a list or a single value a tuple.
 
@@ -97,6 +108,13 @@ class Settings:
         for f in fields(self):  # type: ignore[arg-type]
             # Only this function may write into a frozen config.
             object.__setattr__(self, f.name, _fit_setting(f, kinds[f.name], getattr(self, f.name)))
+
+    @classmethod
+    def check_given(cls, config: Any, function: str) -> None:
+        """Raise TypeError if a function that takes these settings is given something else."""
+        if not isinstance(config, cls):
+            name = cls.__name__
+            raise TypeError(f"{function} takes a {name}, as in {function}({name}(...)), and {config!r} is none")
 
     @classmethod
     def from_yaml(cls: type[Config], name_or_path: str | os.PathLike[str], **changes: Any) -> Config:

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.decoding import ImageError
 from ddpm_cars.errors import UserError
+from ddpm_cars.runtime.console import count
 
 # `datasets` recognises the splits of a folder by these words in the names of folders, and by what stands around them.
 _SPLIT_WORDS = {
@@ -56,8 +57,8 @@ def without_split(splits: Sequence[str], excluded_split: str | None, place: str)
     if excluded_split not in splits:
         if "[" in excluded_split or "+" in excluded_split:
             raise UserError(
-                f"validation_split is {excluded_split!r}, which is not one whole split; say with split what is left "
-                'to train on, such as validation_split: "train[90%:]" with split: "train[:90%]"'
+                f"validation_split is {excluded_split!r}, which is not one whole split; say what is left to train "
+                'on: give split "train[:90%]" with validation_split "train[90%:]"'
             )
         if len(splits) > 1:
             raise UserError(f"validation_split is {excluded_split!r}; the splits of {place} are {', '.join(splits)}")
@@ -99,6 +100,26 @@ class Listing:
     ignored_suffixes: dict[str, int]  # How many files of other kinds there are, by suffix.
 
 
+def _known_suffixes() -> set[str]:
+    Image.init()
+    return {suffix for suffix, name in Image.EXTENSION.items() if name in Image.OPEN}
+
+
+def readable_suffixes() -> set[str]:
+    """Return the endings of the files that are read as images, in small letters and with the dot."""
+    return {suffix for suffix in _known_suffixes() if Image.EXTENSION[suffix] not in _UNREADABLE_FORMATS}
+
+
+def unread_kinds(names: Iterable[str]) -> str:
+    """Say how many of some files are images of kinds that are not read, and what to do; "" if none is."""
+    suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
+    found = {suffix: number for suffix, number in suffixes.items() if suffix not in readable_suffixes()}
+    if not found:
+        return ""
+    kinds = ", ".join(f"{number} {suffix}" for suffix, number in sorted(found.items()))
+    return f"{count(sum(found.values()), 'file')} of kinds that are not read ({kinds}): convert them to JPEG or PNG"
+
+
 def list_folder(folder: Path) -> Listing:
     """Find the images of a folder and its subfolders. Links are followed; hidden files and folders are left out.
 
@@ -106,9 +127,7 @@ def list_folder(folder: Path) -> Listing:
     a file makes no split, links to folders are followed, and an image in several splits is in the outermost one.
     Raises OSError if a folder cannot be listed.
     """
-    Image.init()
-    known = {suffix for suffix, name in Image.EXTENSION.items() if name in Image.OPEN}
-    readable = {suffix for suffix in known if Image.EXTENSION[suffix] not in _UNREADABLE_FORMATS}
+    known, readable = _known_suffixes(), readable_suffixes()
     images: list[str] = []
     not_listed: list[str] = []
     ignored: Counter[str] = Counter()
@@ -171,8 +190,11 @@ def _find_in_folder(folder: Path, split: str | None, with_classes: bool, exclude
     try:
         listing = list_folder(folder)
         if not listing.splits:
-            others = f"; beside them it has {listing.ignored_suffixes}" if listing.ignored_suffixes else ""
-            raise UserError(f"train_data_dir {folder} holds no images{others}")
+            kinds = ", ".join(
+                f"{number} {suffix or 'without an ending'}" for suffix, number in listing.ignored_suffixes.items()
+            )
+            others = [unread_kinds(listing.not_listed), f"other files: {kinds}" if kinds else ""]
+            raise UserError("; ".join([f"train_data_dir {folder} holds no images", *filter(None, others)]))
         names = _names_of(listing.splits, split, excluded_split, str(folder))
         states = [(name, *_state_of(folder / name)) for name in names]
     except OSError as error:

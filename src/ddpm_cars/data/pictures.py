@@ -14,9 +14,9 @@ import torch
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.cache import DECODER_VERSION, Decoded, cache_folder, decode_once
 from ddpm_cars.data.decoding import image_mode
-from ddpm_cars.data.listing import Source, find_pictures
+from ddpm_cars.data.listing import Source, find_pictures, unread_kinds
 from ddpm_cars.errors import UserError
-from ddpm_cars.runtime.console import note
+from ddpm_cars.runtime.console import count, note
 from ddpm_cars.runtime.files import write_text
 
 _NUM_NAMED = 5  # This is how many bad images an error names.
@@ -132,8 +132,10 @@ def _check_bad(report: dict[str, Any], limit: float, report_path: Path | None) -
     left_out = []
     if bad:
         left_out.append(f"{len(bad)} of {total} images cannot be decoded, such as {bad[0]['path']}")
-    if unlisted := report["not_listed"]:
-        left_out.append(f"{len(unlisted)} in no split or of a kind that is not read, such as {unlisted[0]}")
+    if unlisted := [name for name in report["not_listed"] if not unread_kinds([name])]:
+        left_out.append(f"{count(len(unlisted), 'image')} in no split, or links to nothing, such as {unlisted[0]}")
+    if unread := unread_kinds(report["not_listed"]):
+        left_out.append(unread)
     if left_out:
         note(f"left out of {place}: {'; '.join(left_out)}{in_full}")
 

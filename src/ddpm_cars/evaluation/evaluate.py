@@ -315,6 +315,7 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
     Raises:
         UserError: If models, images, extractor and settings do not fit together.
     """
+    EvaluateConfig.check_given(config, "evaluate")
     device = connect().device
     names = config.compare or (str(config.pretrained_model_name_or_path),)
     given = config.output_dir if config.compare is None else None

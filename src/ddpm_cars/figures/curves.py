@@ -118,10 +118,11 @@ def plot_loss(history: Sequence[Mapping[str, Any]], path: Path, validation: Sequ
     those of `validation` have "step" and "eps_mse", which has a value for each average of the weights.
     """
     curves: list[tuple[list[tuple[int, float]], str, dict[str, Any]]] = []
-    for i, colour in enumerate(COLOURS[2:6], start=1):
+    noise = ("least noise", "less noise", "more noise", "most noise")
+    for i, (colour, amount) in enumerate(zip(COLOURS[2:6], noise, strict=True), start=1):
         # A record in which every step was left out has no loss.
         quarter = [(record["step"], record[f"loss_q{i}"]) for record in history if f"loss_q{i}" in record]
-        curves.append((quarter, f"t in quarter {i} of T", {"color": colour, "linewidth": 0.8}))
+        curves.append((quarter, f"timesteps of {amount}", {"color": colour, "linewidth": 0.8}))
     losses = [(record["step"], record["loss"]) for record in history if "loss" in record]
     window = max(1, len(losses) // 20)
     if window > 1:

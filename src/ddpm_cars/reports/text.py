@@ -38,7 +38,12 @@ def summary(metrics: Metrics) -> str:
         f"{comparability(metrics)}. The last row is real images in place of generated ones. "
         f"{directions[0].upper()}{directions[1:]}. {left_out(metrics)}"
     )
-    parts = [textwrap.fill(intro, _WIDTH), *_sampler_tables(metrics)]
+    heads = "; ".join(f"{metric.short_name} is {metric.name.lower()}" for metric in shown[1:])
+    parts = [
+        textwrap.fill(intro, _WIDTH),
+        textwrap.fill(f"In the tables, {heads}.", _WIDTH),
+        *_sampler_tables(metrics),
+    ]
     if bounds := metrics.get("likelihood"):
         lines = [[bound_label(bound), value_text(BITS_PER_DIMENSION, bound), *bpd_parts(bound)] for bound in bounds]
         parts.append(f"Bits per dimension at most, of {bounds[0]['num_images']:,} images; lower is better.")

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ def load_pipeline(name: str) -> DDPMCarsPipeline:
     folder = Path(name)
     if folder.is_dir() and (problem := RunFolder(name).why_no_pipeline()) is not None:
         raise UserError(problem)
+    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    logger.addFilter(_is_news)
     try:
         return DDPMCarsPipeline.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -45,6 +48,13 @@ def load_pipeline(name: str) -> DDPMCarsPipeline:
             raise UserError(f"no pipeline can be loaded from {name}: {error}") from error
         reason = _why_not_from_hub(error)
         raise UserError(f"there is no folder {name}, and no such model can be had from the Hub ({reason})") from error
+    finally:
+        logger.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # That the Hub is away matters only if the cache has no model either, and then the error says so.
+    return not record.getMessage().startswith("Couldn't connect to the Hub")
 
 
 def _why_not_from_hub(error: Exception) -> str:

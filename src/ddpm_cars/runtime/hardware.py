@@ -88,7 +88,7 @@ def cpu_warnings(device: torch.device, num_processes: int, mixed_precision: str)
     if device.type == "cpu" and launched and num_processes == 1 and torch.get_num_threads() == 1 < n:
         flag = f"--num_cpu_threads_per_process {n}"
         warnings.append(
-            f"accelerate launch uses one of {n} cores; launch with {flag}, or start with python in its place"
+            f"accelerate launch uses one of {n} cores; launch with {flag}, or start with ddpm-cars in its place"
         )
     return warnings
 

@@ -261,6 +261,7 @@ def sample(config: SampleConfig) -> list[str]:
             the grid is damaged.
         OSError: If an image cannot be written.
     """
+    SampleConfig.check_given(config, "sample")
     state, lock = connect(), FolderLock(Path(config.output_dir))
     with ExitStack() as stack:
         stack.callback(lock.release)

@@ -89,9 +89,14 @@ def _is_complete(folder: Path, contents: dict[str, int], names: Collection[str])
         try:
             found = json.loads(marker.read_text())
         except ValueError:
-            found = "unreadable"
+            found = None
+        if not isinstance(found, dict):
+            raise FileExistsError(f"{folder} holds other toy cars, and {marker} cannot be read; {cure}")
         if found != contents:
-            raise FileExistsError(f"{folder} holds other toy cars: {found}, not {contents}; {cure}")
+            other = [
+                f"{name} {found.get(name)}, not {new}" for name, new in contents.items() if found.get(name) != new
+            ]
+            raise FileExistsError(f"{folder} holds other toy cars ({'; '.join(other)}); {cure}")
     missing = set(names)
     for path in sorted(folder.rglob("*")):
         # Unfinished files do not count: another process may be writing the same set right now.

@@ -269,4 +269,5 @@ def train(config: TrainingConfig) -> Path:
         RunError: If the results cannot be written.
         RunStopped: If SIGTERM or SIGINT came; the run is saved.
     """
+    TrainingConfig.check_given(config, "train")
     return Trainer(config).run()
