@@ -23,6 +23,23 @@ def test_a_reader_that_has_gone_is_no_error(argv: list[str]):
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk to print to")
+def test_a_full_disk_under_a_result_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, "train", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    said = "python -m ddpm_cars train: error: what is printed cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("streams", ["1>&-", "2>&-", "1>&- 2>&-", ">/dev/full 2>&1", "1>&- 2>/dev/full"])
+def test_an_error_that_cannot_be_said_has_its_code_and_goes_nowhere_else(streams: str):
+    if "full" in streams and not Path("/dev/full").exists():
+        pytest.skip("there is no full disk to print to")
+    done = subprocess.run(["sh", "-c", f'"$@" {streams}', "sh", *COMMAND, "tain"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert ("there is no command tain" in done.stderr) == (streams == "1>&-")
+
+
 SLOW = """
 import signal, sys, types
 from importlib.abc import MetaPathFinder

@@ -59,6 +59,11 @@ def test_nothing_published_says_where_a_run_was():
     assert not {"output_dir", "cache_dir", "logger", "hub_model_id"} & public.keys()
 
 
+def test_a_number_that_is_too_large_for_its_type_is_refused(make_config: Callable[..., TrainingConfig]):
+    with pytest.raises(UserError, match=r"^learning_rate is 10{199}\.\.\.; it must be a number or auto$"):
+        make_config(learning_rate=10**400)
+
+
 def test_no_label_stands_twice_in_the_card():
     labels = settings_with(TrainCommandConfig, "label").values()
     assert len(labels) == len({*labels}) >= 15

@@ -1,6 +1,8 @@
 """Files of settings: what is wrong with one is told with its name and the line."""
 
+from itertools import pairwise
 from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 
@@ -36,6 +38,22 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("- seed\n", "toy.yaml holds a list; write one setting a line, such as resolution: 64"),
         ("seed 3\n", "toy.yaml holds one value; write one setting a line, such as resolution: 64"),
         ("push_to_hub: true\n", "toy.yaml, line 1: push_to_hub is true; only TrainCommandConfig has this setting"),
+        # Programs differ in what they read here, or what stands here could be anything.
+        ("seed: 010\n", "toy.yaml, line 1: seed is 010, which other programs may read as octal; write it without a 0"),
+        ("ema_half_life_steps: [9, 010]\n", "toy.yaml, line 1: ema_half_life_steps is [9, 010], which other programs"),
+        ("learning_rate: 010\n", "toy.yaml, line 1: learning_rate is 010, which other programs may read as octal"),
+        ("learning_rate: -1\n", "toy.yaml, line 1: learning_rate is -1; it must be 0 or more, and finite"),
+        ("seed: 0x10\n", "toy.yaml, line 1: seed is 0x10; it must be a whole number"),
+        ("learning_rate: 1:30.5\n", "toy.yaml, line 1: learning_rate is 1:30.5; it must be a number or auto"),
+        ('"seed": 1\nseed: 2\n', "toy.yaml, line 2: seed is there twice, first in line 1; remove one"),
+        ("<<: {seed: 3, seed: 4}\n", "toy.yaml, line 1: there is no setting <<"),
+        ("? [a, b]\n: 3\n", "toy.yaml, line 1: there is no setting [a, b]"),
+        ("seed: !!int 3\n", "toy.yaml, line 1: the tag tag:yaml.org,2002:int has no meaning here; remove it"),
+        ("seed: 1\nsplit: ! x\n", "toy.yaml, line 2: the tag ! has no meaning here; remove it"),
+        ("seed: &a [*a]\n", "toy.yaml, line 1: *a stands for no single value; write it out"),
+        ("seed: " + "[" * 3000, "toy.yaml, line 1: no setting is a list within lists; remove the outer brackets"),
+        ("seed: " + "1" * 5000, f"toy.yaml, line 1: seed is {'1' * 200}...; it must be a whole number"),
+        ('output_dir: "a\\0b"', "toy.yaml, line 1: output_dir is 'a\\x00b', which is no text in UTF-8; rename it"),
     ],
 )
 def test_what_is_wrong_is_told_with_the_line(text: str, words: str, file: Path):
@@ -43,6 +61,12 @@ def test_what_is_wrong_is_told_with_the_line(text: str, words: str, file: Path):
     with pytest.raises(UserError) as error:
         TrainingConfig.from_yaml(file, train_data_dir="cars")
     assert str(error.value).startswith(words)
+
+
+def test_a_file_of_lists_of_lists_of_aliases_is_refused_at_once(file: Path):
+    file.write_text("a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise(ascii_lowercase)))
+    with pytest.raises(UserError, match=r"^toy\.yaml, line 2: \*a stands for no single value; write it out$"):
+        TrainingConfig.from_yaml(file)
 
 
 def test_a_file_that_is_no_text_is_told(file: Path):
@@ -68,7 +92,6 @@ def test_a_file_that_is_not_there_is_told():
         ("learning_rate: 1e-3", {"learning_rate": 1e-3}),
         ("learning_rate: '1e-3'", {"learning_rate": 1e-3}),
         ("output_dir: 2024-01-01\nsplit: 5", {"output_dir": "2024-01-01", "split": "5"}),
-        ("resolution: 010", {"resolution": 10}),
         ("mixed_precision: no\nuse_ema: no", {"mixed_precision": "no", "use_ema": False}),
         ("preset: Tiny\nlogger: TensorBoard", {"preset": "tiny", "logger": "tensorboard"}),
         ("split: ~\nmax_grad_norm: null\nlogger: None", {"split": None, "max_grad_norm": None, "logger": None}),
@@ -78,6 +101,7 @@ def test_a_file_that_is_not_there_is_told():
         ("ema_half_life_steps:\n- 9\n- 8", {"ema_half_life_steps": (9, 8)}),
         ("ema_half_life_steps: 9, 8", {"ema_half_life_steps": (9, 8)}),
         ("seed: &x 12\nresolution: *x", {"seed": 12, "resolution": 12}),
+        ("seed: 0\nlearning_rate: 0.05\nsplit: 010", {"learning_rate": 0.05, "split": "010"}),
         ("", {}),
     ],
 )

@@ -1,6 +1,8 @@
 """Lines and warnings that come once, and progress on a terminal and in a log file."""
 
+import errno
 import io
+import logging
 import re
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 from diffusers import UNet2DModel
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
-from ddpm_cars.runtime.console import progress, progress_style, say, warn
+from ddpm_cars.runtime.console import progress, progress_style, say, warn, words_end_no_work
 from tests.support.fresh_process import run_alone
 
 
@@ -22,6 +24,35 @@ def test_the_main_process_speaks_and_the_others_do_not(
     say("again")
     warn("again")
     assert capsys.readouterr() == ("a line\n", "warning: a danger\n")
+
+
+class Broken(io.StringIO):
+    """A stream to a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    flush = write  # type: ignore[assignment]
+
+
+def test_words_that_cannot_be_said_end_no_work(monkeypatch: pytest.MonkeyPatch):
+    closed = io.StringIO()
+    closed.close()
+    for stream in (Broken(), closed, None):
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        say("a line")
+        warn("a danger")
+        if stream is not None:
+            lines = progress_style()["file"]
+            for text in ("\rtraining: 3", "\n"):
+                lines.write(text)
+            lines.flush()
+            with words_end_no_work():
+                print("a line", flush=True)
+                logging.lastResort.handle(logging.LogRecord("x", 40, "x", 1, "a danger", None, None))  # type: ignore[union-attr]
+                assert sys.stderr.closed == stream.closed
+            assert sys.stdout is stream
 
 
 def test_a_command_repeats_no_warning_of_a_logger(tmp_path: Path):

@@ -235,6 +235,16 @@ def test_a_run_of_an_earlier_version_goes_on_to_the_same_step():
     assert choose_for_length(more, CPU, 300).max_train_steps == 938
 
 
+@pytest.mark.parametrize("steps", [1, 6, 99, 400])
+def test_what_was_chosen_and_recorded_is_not_warned_of(steps: int):
+    recorded = chosen(CPU, 300, max_train_steps=steps)
+    assert length_warnings(recorded, recorded, 300, recorded.train_batch_size) == []
+
+
+def test_a_length_that_is_given_in_passes_is_not_left_to_the_machine():
+    assert "max_train_steps" not in left_to_the_machine(TrainingConfig(train_data_dir="x", num_epochs=4))
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -1,6 +1,5 @@
 """The commands: each one's settings, what it runs and how it ends."""
 
-import errno
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -8,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ddpm_cars.cli.endings import INTERRUPTED, end, ended_in_one_line, import_libraries
+from ddpm_cars.cli.endings import DISK_ERRORS, INTERRUPTED, end, ended_in_one_line, import_libraries
 from ddpm_cars.cli.parser import Parser
 from ddpm_cars.cli.places import check_places
 from ddpm_cars.config.commands import (
@@ -24,11 +23,8 @@ from ddpm_cars.config.fields import AUTO
 from ddpm_cars.config.training import NoiseConfig, TrainCommandConfig
 from ddpm_cars.errors import PublishError, RunError, RunStopped, UserError, missing_packages
 from ddpm_cars.runtime import launcher
-from ddpm_cars.runtime.console import each_warning_once, is_main_process, note, warn
+from ddpm_cars.runtime.console import each_warning_once, is_main_process, note, warn, words_end_no_work
 from ddpm_cars.runtime.threads import bound_spinning
-
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-"""Errors of the disk that a person can mend with space or permissions; any other is a fault of the program."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,8 @@ class Command:
                     return
                 note(f"{parser.prog} is the work of one process, so the other processes that were launched have ended")
                 launcher.leave()
-            self._run(config, parser)
+            with words_end_no_work():
+                self._run(config, parser)
 
     def _run(self, config: Any, parser: Parser) -> None:
         try:

@@ -3,12 +3,13 @@
 import inspect
 import math
 import os
+import re
 from dataclasses import Field, field, fields
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from ddpm_cars.config.hints import cure
 from ddpm_cars.config.recipes import find_network, find_settings
-from ddpm_cars.config.values import MISFIT, Written, check_range, either, fit, options, shown
+from ddpm_cars.config.values import LEADING_ZERO, MISFIT, Written, check_range, either, fit, kinds_of, options, shown
 from ddpm_cars.config.yaml_files import read_yaml
 from ddpm_cars.errors import UserError
 
@@ -18,6 +19,7 @@ AUTO = "auto"
 """The default of a setting that follows the machine, the images or the length of the run. Only such a setting takes
 this word; what computes sees the value that was chosen in its place."""
 
+_MAX_SHOWN = 200  # Characters of a value that a message shows.
 GROUPS = (
     "most used",
     "settings",
@@ -186,11 +188,19 @@ def _fit_setting(about: Field, kind: Any, value: Any, said: str | None = None) -
         return AUTO
     if fitting is MISFIT:
         words = options(kind, in_python=said is None) + [AUTO] * may_be_auto
-        raise UserError(
-            f"{about.name} is {shown(value) if said is None else said or 'empty'}; it must be {either(words)}"
-        )
+        known = f"{about.name} is {_shortened(shown(value) if said is None else said or 'empty')}"
+        if {int, float} & {*kinds_of(kind)} and re.search(rf"(?<![\w.]){LEADING_ZERO}(?![\w.])", said or ""):
+            raise UserError(f"{known}, which other programs may read as octal; write it without a 0 at its beginning")
+        raise UserError(f"{known}; it must be {either(words)}")
+    for text in fitting if isinstance(fitting, tuple) else (fitting,):
+        if isinstance(text, str) and re.search("[\0\ud800-\udfff]", text):
+            raise UserError(f"{about.name} is {text!r}, which is no text in UTF-8; rename it")
     if fitting == ():
         raise UserError(f"{about.name} is empty; give one value or more, or leave it out")
     if fitting is not None and "limits" in about.metadata:
-        check_range(about.name, fitting, **about.metadata["limits"])
+        check_range(about.name, fitting, **about.metadata["limits"], said=said)
     return fitting
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -16,6 +16,8 @@ MISFIT = object()
 """What `fit` returns for a value that does not have the type."""
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 """How a switch may be written, in any case of letters."""
+LEADING_ZERO = r"[-+]?0[\d_]+"
+"""How a number begins that is 10 or 8 when it is written 010, depending on the program that reads it."""
 _NULLS = ("", "~", "null", "Null", "NULL")
 
 
@@ -56,8 +58,11 @@ class Written:
             return os.path.expanduser(self.text) if re.match(r"~(/|$)", self.text) else self.text
         if bool in kinds and self.text.lower() in SWITCHES:
             return SWITCHES[self.text.lower()]
+        if {int, float} & set(kinds) and re.fullmatch(LEADING_ZERO, self.text):
+            return MISFIT
         if int in kinds and re.fullmatch(r"[-+]?\d+(_\d+)*", self.text):
-            return int(self.text)
+            with suppress(ValueError):  # Python reads up to 4,300 digits.
+                return int(self.text)
         if float in kinds:
             with suppress(ValueError):
                 return float(self.text)
@@ -105,7 +110,9 @@ def fit(value: Any, kind: Any) -> Any:
     if kind in (int, float):
         # Python counts a bool as a number.
         is_number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-        return kind(value) if is_number else MISFIT
+        with suppress(OverflowError):
+            return kind(value) if is_number else MISFIT
+        return MISFIT
     return value if isinstance(value, kind) else MISFIT
 
 
@@ -139,9 +146,17 @@ def options(kind: Any, in_python: bool = True) -> list[str]:
 
 
 def check_range(
-    name: str, value: Any, minimum: float | None = None, above: float | None = None, below: float = math.inf
+    name: str,
+    value: Any,
+    minimum: float | None = None,
+    above: float | None = None,
+    below: float = math.inf,
+    said: str | None = None,
 ) -> None:
-    """Raise UserError if a number, or one of several, is out of range; the limits are those of `setting`."""
+    """Raise UserError if a number, or one of several, is out of range.
+
+    The limits are those of `setting`; `said` is how the user has written the value, where that is known.
+    """
     items, subject = (value, "every item") if isinstance(value, tuple) else ((value,), "it")
     if minimum is not None:
         is_in_range = all(minimum <= item < below for item in items)
@@ -151,7 +166,7 @@ def check_range(
         is_in_range = above is None or all(above < item < below for item in items)
         words = f"above {above}, and finite"
     if not is_in_range:
-        raise UserError(f"{name} is {value}; {subject} must be {words}")
+        raise UserError(f"{name} is {value if said is None else said}; {subject} must be {words}")
 
 
 def check_repo_id(name: str, repo_id: str) -> None:

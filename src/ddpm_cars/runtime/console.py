@@ -1,11 +1,12 @@
 """What a command says to the person who started it: each line once, by one process."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -15,6 +16,10 @@ _SECONDS_TO_FIRST_LINE, _SECONDS_BETWEEN_LINES = 5.0, 30.0
 _LINE = "{desc}: {unit} {n:,} of {total:,}, {remaining} left{postfix}"
 
 
+# What is raised where a disk is full, a reader has gone, or a stream is closed. Words that cannot be said end no work.
+_unsaid = suppress(OSError, ValueError)
+
+
 def is_main_process() -> bool:
     """Return whether this process is the one that speaks; it is known before the processes know each other."""
     return rank() == 0
@@ -22,14 +27,19 @@ def is_main_process() -> bool:
 
 def say(text: str) -> None:
     """Print lines on the main process, without disturbing a progress bar."""
-    if is_main_process():
-        tqdm.write(text, file=sys.stdout)
+    _write(text, sys.stdout)
 
 
 def note(text: str) -> None:
     """Print on the main process what is no result of the command: on stderr."""
-    if is_main_process():
-        tqdm.write(text, file=sys.stderr)
+    _write(text, sys.stderr)
+
+
+def _write(text: str, stream: TextIO | None) -> None:
+    # A process without this stream has None.
+    if is_main_process() and stream is not None:
+        with _unsaid:
+            tqdm.write(text, file=stream)
 
 
 def warn(text: str) -> None:
@@ -73,11 +83,54 @@ class _Lines:
         is_end = text == "\n" and bool(self._text)
         self._text = self._text if is_end else text.strip() if text.startswith("\r") else ""
         if self._text and self._text != self._said and (is_end or time.monotonic() >= self._due):
-            sys.stderr.write(f"{self._text}\n")
+            with _unsaid:
+                sys.stderr.write(f"{self._text}\n")
             self._said, self._due = self._text, time.monotonic() + _SECONDS_BETWEEN_LINES
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with _unsaid:
+            sys.stderr.flush()
+
+
+class _Unfailing:
+    """A stream that takes every text, also where the stream behind it does not."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _unsaid:
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with _unsaid:
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def words_end_no_work() -> Iterator[None]:
+    """Let stdout and stderr take every text, whoever writes it: also the libraries that do the work."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_Unfailing, streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+        for stream in streams:
+            flush_or_silence(stream)
+
+
+def flush_or_silence(stream: TextIO) -> None:
+    """Flush a stream. If that fails it leads nowhere: Python would complain at the end about what it still holds."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with _unsaid, open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 @contextmanager

@@ -25,7 +25,7 @@ BY_DEVICE = ("preset", "resolution", "mixed_precision", "train_batch_size", "lea
 def left_to_the_machine(config: TrainingConfig) -> set[str]:
     """Return the names of the settings that the user has not decided."""
     names = {f.name for f in fields(config) if f.default == AUTO and getattr(config, f.name) == AUTO}
-    return names | ({"max_train_steps"} if config.max_train_steps is None else set())
+    return names | ({"max_train_steps"} if config.max_train_steps is None and config.num_epochs is None else set())
 
 
 def choose_for_device(config: Config, device: torch.device) -> Config:
@@ -62,9 +62,7 @@ def choose_for_length(config: Config, device: torch.device, num_images: int | No
         # A cosine schedule averages by itself at its end, where a longer memory is only older (docs/experiments.md).
         ema_half_life_steps=(_between(1, steps // 20, 7_000),),
         logging_steps=_between(1, steps // 40, 50),
-        checkpointing_steps=_between(1, steps // 5, 500),
-        save_images_steps=_between(100, steps // 5, 2_000),
-        validation_steps=None if config.validation_split is None else _between(1, steps // 10, 1_000),
+        **_intervals(steps) | ({"validation_steps": None} if config.validation_split is None else {}),
         # With these, all grids of a run with batches of 8 together take about a tenth of its time.
         num_inference_steps=min(T, _between(20, steps // 40, 250)),
     )
@@ -93,7 +91,7 @@ def choose_as_before(
         taken["train_batch_size"] = max(1, int(size))
     # Earlier versions recorded the passes alone, and counted each without its last, partial batch.
     has_same_passes = before.get("max_train_steps") is None and config.num_epochs == before.get("num_epochs")
-    if "max_train_steps" in given and (config.num_epochs is None or has_same_passes):
+    if config.max_train_steps is None and (config.num_epochs is None or has_same_passes):
         taken |= {"max_train_steps": checkpoint["total_steps"], "num_epochs": None}
     return replace(config, **taken)
 
@@ -123,6 +121,15 @@ def _steps(config: TrainingConfig, device: torch.device, num_images: int | None,
     return steps if config.num_epochs is not None else _between(fewest, steps, most)
 
 
+def _intervals(steps: int) -> dict[str, Any]:
+    return {
+        "checkpointing_steps": _between(1, steps // 5, 500),
+        # The same where the run is short: it may be continued.
+        "save_images_steps": _between(100, steps // 5, 2_000),
+        "validation_steps": _between(1, steps // 10, 1_000),
+    }
+
+
 def _between(least: int, value: int, most: int) -> int:
     return min(max(value, least), most)
 
@@ -150,9 +157,13 @@ def length_warnings(
             f"lr_warmup_steps is {config.lr_warmup_steps} and the run has {steps:,} steps, so the learning rate never "
             f"arrives at {config.learning_rate:g}; leave lr_warmup_steps out, or train longer"
         )
-    names = ("checkpointing_steps", "save_images_steps", "validation_steps")
-    values = {name: getattr(given, name) for name in names}
-    long = [f"{name} is {value}" for name, value in values.items() if value not in (AUTO, None) and value > steps]
+    # The config.yaml of a run gives what was chosen, which is no mistake of anybody.
+    values = {
+        name: getattr(given, name)
+        for name, chosen in _intervals(steps).items()
+        if getattr(given, name) not in (AUTO, None, chosen)
+    }
+    long = [f"{name} is {value}" for name, value in values.items() if value > steps]
     if long:
         warnings.append(
             f"{' and '.join(long)}, and the run has {steps:,} steps, so that happens only at its end; "
