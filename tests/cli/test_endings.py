@@ -40,6 +40,17 @@ def test_an_error_that_cannot_be_said_has_its_code_and_goes_nowhere_else(streams
     assert ("there is no command tain" in done.stderr) == (streams == "1>&-")
 
 
+@pytest.mark.parametrize("streams", [">/dev/full 2>&1", ">&- 2>&-", "2>&1 | true"])
+def test_words_that_cannot_be_said_cost_no_results(streams: str, tmp_path: Path):
+    if "full" in streams and not Path("/dev/full").exists():
+        pytest.skip("there is no full disk to print to")
+    words = [*COMMAND, "toy-cars", "--output_dir", "cars", "--num_train_images", "1", "--num_test_images", "1"]
+    script = f'{{ "$@"; echo $? > code; }} {streams}'
+    subprocess.run(["sh", "-c", script, "sh", *words], cwd=tmp_path, check=True)
+    assert (tmp_path / "code").read_text() == "0\n"
+    assert len([*(tmp_path / "cars").rglob("*.png")]) == 2
+
+
 SLOW = """
 import signal, sys, types
 from importlib.abc import MetaPathFinder

@@ -16,8 +16,9 @@ _SECONDS_TO_FIRST_LINE, _SECONDS_BETWEEN_LINES = 5.0, 30.0
 _LINE = "{desc}: {unit} {n:,} of {total:,}, {remaining} left{postfix}"
 
 
-# What is raised where a disk is full, a reader has gone, or a stream is closed. Words that cannot be said end no work.
-_unsaid = suppress(OSError, ValueError)
+# What is raised where a disk is full, a reader has gone, a stream is closed, or there is none (None).
+# Words that cannot be said end no work.
+_unsaid = suppress(OSError, ValueError, AttributeError)
 
 
 def is_main_process() -> bool:
@@ -65,7 +66,8 @@ def progress(iterable: Iterable[Any] | None = None, **settings: Any) -> tqdm:
 def progress_style() -> dict[str, Any]:
     """Return the settings of `tqdm` that depend on where its output goes, for progress bars that others make."""
     # A notebook has no terminal, and shows bars.
-    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+    is_terminal = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+    if is_terminal or "ipykernel" in sys.modules:
         return {}
     return {"file": _Lines(), "bar_format": _LINE, "mininterval": 1.0, "unit": "step"}
 
