@@ -114,3 +114,9 @@ def test_what_a_setting_can_be_is_said_in_words(argv: list[str], words: str, cap
         Parser(TrainingConfig).parse([*PICTURES, *argv])
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+def test_a_cure_names_flags_also_before_a_value_in_quotes(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        Parser(TrainingConfig, prog="train").error('it has no splits; give split "a" with validation_split "b"')
+    assert capsys.readouterr().err.endswith('; give --split "a" with --validation_split "b"\n')

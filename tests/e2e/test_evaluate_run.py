@@ -249,7 +249,7 @@ def test_two_models_are_set_side_by_side(runs: Runs, monkeypatch: pytest.MonkeyP
 
 MISTAKES = {
     "too few images": ({"num_images": 46}, r"lower --num_images to 45 or less"),
-    "fewer than an error needs": ({"num_images": 39}, "num_images is 39; it must be 40 or more"),
+    "fewer than an error needs": ({"num_images": 39}, "num_images is 39; it must be 40 or more, and takes twice"),
     "no model": ({"pretrained_model_name_or_path": "nowhere", "train_data_dir": "cars"}, "nowhere"),
     "empty folder": ({"train_data_dir": "empty"}, "empty"),
     "no such split": ({"train_data_dir": "cars", "validation_split": "dev"}, "the splits of cars are train, test"),

@@ -212,8 +212,8 @@ class EvaluateConfig(PicturesOfRunConfig):
     """Column of the dataset that holds the classes, for models with classes."""
     num_images: int | None = setting(None, minimum=1, group="most used")
     """Images that are sampled for every measurement, 40 or more, and real images that take their place to find the
-    floor, so that at least twice as many real images are needed. If unset, half of the real images, but 2000 at
-    most."""
+    floor: an evaluation needs 80 real images or more, twice this number. If unset, half of the real images, but
+    2000 at most."""
     batch_size: int = setting(64, minimum=1, group="machine")
     """Images that a process handles at a time. The results are the same up to rounding."""
     seed: int = setting(0, minimum=0, group="most used")
@@ -256,8 +256,8 @@ class EvaluateConfig(PicturesOfRunConfig):
             raise UserError("give exactly one of pretrained_model_name_or_path (a model) and compare (two models)")
         if self.num_images is not None and self.num_images < MIN_EVALUATION_IMAGES:
             raise UserError(
-                f"num_images is {self.num_images}; it must be {MIN_EVALUATION_IMAGES} or more, and twice as many real "
-                "images are needed"
+                f"num_images is {self.num_images}; it must be {MIN_EVALUATION_IMAGES} or more, and takes "
+                f"twice as many real images, {2 * MIN_EVALUATION_IMAGES} or more"
             )
         if self.compare is not None and len(self.compare) != 2:
             raise UserError(f"compare is {' '.join(self.compare)}; it takes two models")
