@@ -39,10 +39,10 @@ def test_a_notice_to_stop_saves_and_the_same_command_continues(runs: Runs, signu
     process.send_signal(signum)
     stopped = runs.finish(process)
     assert stopped.returncode == code
-    line = runs.last_line(stopped)
+    line, how = runs.last_line(stopped), "interrupted" if name == "SIGINT" else "stopped by SIGTERM"
     [newest] = [max((runs.folder / name / "checkpoints").glob("step-*"))]
     step = int(newest.name[5:])
-    assert f"stopped by {name} at step {step} of 4000 and saved in {name}/checkpoints; the same command" in line
+    assert f"{how} at step {step:,} of 4,000 and saved in {name}/checkpoints; the same command" in line
     # A few steps more, beside a run that nobody has stopped.
     until = {**LONG, "max_train_steps": step + 20}
     continued = runs.train(name, **until)

@@ -99,7 +99,7 @@ def test_a_notice_to_stop_to_one_of_two_processes_stops_both_at_one_step(runs: R
     stopped = runs.finish(process)
     assert stopped.returncode != 0
     [line] = [line for line in stopped.stderr.replace("\r", "\n").splitlines() if "stopped by SIGTERM" in line]
-    step = int(re.search(r"at step (\d+) of 4000", line)[1])
+    step = int(re.search(r"at step ([\d,]+) of 4,000", line)[1].replace(",", ""))
     assert step % 10 == 0
     assert (runs.folder / "noticed" / "checkpoints" / f"step-{step:08d}" / "manifest.json").exists()
     runs.train("noticed", **{**settings, "train_batch_size": 8, "max_train_steps": step + 2})

@@ -10,6 +10,7 @@ from diffusers import UNet2DModel
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.runs.saved_pipeline import (
     delete_pipeline,
+    load_pipeline,
     load_published,
     make_pipeline,
     same_weights,
@@ -62,3 +63,14 @@ def test_only_what_was_saved_is_deleted(pipeline: DDPMCarsPipeline, tmp_path: Pa
     (tmp_path / "shared" / "unet" / "mine.txt").write_text("mine")
     delete_pipeline(tmp_path / "shared")
     assert [path.name for path in (tmp_path / "shared").rglob("*")] == ["unet", "mine.txt"]
+
+
+def test_loading_shows_no_bar_and_leaves_diffusers_its_own(
+    pipeline: DDPMCarsPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr("diffusers.utils.logging._tqdm_active", True)
+    save_pipeline(pipeline, tmp_path)
+    load_pipeline(str(tmp_path))
+    assert "Loading pipeline" not in capsys.readouterr().err
+    DDPMCarsPipeline.from_pretrained(tmp_path)
+    assert "Loading pipeline" in capsys.readouterr().err

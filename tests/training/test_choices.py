@@ -238,11 +238,17 @@ def test_a_run_of_an_earlier_version_goes_on_to_the_same_step():
 @pytest.mark.parametrize("steps", [1, 6, 99, 400])
 def test_what_was_chosen_and_recorded_is_not_warned_of(steps: int):
     recorded = chosen(CPU, 300, max_train_steps=steps)
-    assert length_warnings(recorded, recorded, 300, recorded.train_batch_size) == []
+    assert length_warnings(recorded, set(), 300, recorded.train_batch_size) == []
 
 
 def test_a_length_that_is_given_in_passes_is_not_left_to_the_machine():
     assert "max_train_steps" not in left_to_the_machine(TrainingConfig(train_data_dir="x", num_epochs=4))
+
+
+def test_few_images_are_said():
+    resolved = choose_for_length(choose_for_device(TrainingConfig(train_data_dir="x"), CPU), CPU, 5)
+    [warning] = length_warnings(resolved, {"train_batch_size"}, 5, 8)
+    assert warning == "with 5 images the network will mostly learn to repeat them; more images help most"
 
 
 @pytest.mark.parametrize(
@@ -251,7 +257,7 @@ def test_a_length_that_is_given_in_passes_is_not_left_to_the_machine():
         ({"lr_warmup_steps": 400}, "lr_warmup_steps is 400 and the run has 400 steps, so the learning rate never"),
         ({"save_images_steps": 500}, "save_images_steps is 500, and the run has 400 steps, so that happens only at"),
         ({"checkpointing_steps": 401, "validation_steps": 402}, "checkpointing_steps is 401 and validation_steps is"),
-        ({"train_batch_size": 64}, "a step takes 64 images and there are only 50"),
+        ({"train_batch_size": 256}, "a step takes 256 images and there are only 150"),
         ({"lr_warmup_steps": 400, "lr_scheduler": "constant"}, None),
         ({"lr_warmup_steps": 399, "save_images_steps": 400, "checkpointing_steps": None}, None),
         ({}, None),
@@ -259,8 +265,8 @@ def test_a_length_that_is_given_in_passes_is_not_left_to_the_machine():
 )
 def test_settings_that_do_not_fit_the_length_are_said(given: dict, words: str | None):
     config = TrainingConfig(train_data_dir="x", max_train_steps=400, validation_split="test", **given)
-    resolved = choose_for_length(choose_for_device(config, CPU), CPU, 50)
-    warnings = length_warnings(config, resolved, 50, resolved.train_batch_size)
+    resolved = choose_for_length(choose_for_device(config, CPU), CPU, 150)
+    warnings = length_warnings(resolved, left_to_the_machine(config), 150, resolved.train_batch_size)
     assert len(warnings) == (words is not None)
     assert all(warning.startswith(words) for warning in warnings)
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import datetime
@@ -15,7 +17,7 @@ import yaml
 
 from ddpm_cars.config.fields import AUTO
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.training import plan
+from ddpm_cars.training import plan, results
 from ddpm_cars.training.trainer import train
 from tests.support.trainer_helpers import by_hand, forget_accelerate
 
@@ -104,6 +106,22 @@ def test_a_run_says_when_it_will_be_done(
     assert "; done at about " in found[4]
     # The first step is not timed, and three after it are enough.
     assert int(found[3]) == 6
+
+
+def test_grids_do_not_count_as_steps(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    paused, clocks = [0.0], (time.perf_counter, time.time)
+    monkeypatch.setattr("time.perf_counter", lambda: clocks[0]() + paused[0])
+    monkeypatch.setattr("tqdm.std.time", lambda: clocks[1]() + paused[0])
+    monkeypatch.setattr(results, "save_progress", lambda *_: paused.__setitem__(0, paused[0] + 4 * 3600))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    train(make_config(max_train_steps=5, checkpointing_steps=None, save_images_steps=1))
+    out, err = capsys.readouterr()
+    # Elapsed and left, without hours.
+    assert re.search(r" 5/5 \[\d\d:\d\d<00:00", err)
+    # The run is over before a step's seconds are known.
+    assert not re.search("^time ", out, re.MULTILINE)
 
 
 def test_a_plan_says_what_was_chosen_and_what_memory_is_short_of(make_bare: MakeConfig):

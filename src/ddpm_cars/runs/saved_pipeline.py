@@ -6,13 +6,15 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DModel
+from diffusers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 from safetensors import SafetensorError
 
@@ -42,7 +44,8 @@ def load_pipeline(name: str) -> DDPMCarsPipeline:
     logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
     logger.addFilter(_is_news)
     try:
-        return DDPMCarsPipeline.from_pretrained(name)
+        with _no_bar():
+            return DDPMCarsPipeline.from_pretrained(name)
     except (OSError, ValueError) as error:
         if folder.is_dir():
             raise UserError(f"no pipeline can be loaded from {name}: {error}") from error
@@ -55,6 +58,18 @@ def load_pipeline(name: str) -> DDPMCarsPipeline:
 def _is_news(record: logging.LogRecord) -> bool:
     # That the Hub is away matters only if the cache has no model either, and then the error says so.
     return not record.getMessage().startswith("Couldn't connect to the Hub")
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Hide diffusers' bar of the two parts of a pipeline, which are there at once."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
 
 
 def _why_not_from_hub(error: Exception) -> str:

@@ -63,11 +63,16 @@ def progress(iterable: Iterable[Any] | None = None, **settings: Any) -> tqdm:
     return tqdm(iterable, **{**progress_style(), **settings})
 
 
-def progress_style() -> dict[str, Any]:
-    """Return the settings of `tqdm` that depend on where its output goes, for progress bars that others make."""
+def shows_bars() -> bool:
+    """Return whether progress is a bar, and not lines of a log file."""
     # A notebook has no terminal, and shows bars.
     is_terminal = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
-    if is_terminal or "ipykernel" in sys.modules:
+    return is_terminal or "ipykernel" in sys.modules
+
+
+def progress_style() -> dict[str, Any]:
+    """Return the settings of `tqdm` that depend on where its output goes, for progress bars that others make."""
+    if shows_bars():
         return {}
     return {"file": _Lines(), "bar_format": _LINE, "mininterval": 1.0, "unit": "step"}
 

@@ -105,6 +105,12 @@ def keep_freed_memory(device: torch.device) -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def resident_memory() -> int | None:
+    """Return how many bytes of memory this process has now; None where nothing says that."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else None
+
+
 def free_memory(device: torch.device) -> int | None:
     """Return how many bytes of a device's memory this process can still have; None where nothing says that."""
     if device.type == "cuda":

@@ -186,7 +186,7 @@ class Checkpointer:
             on_main(write)
         except OSError as error:
             warn(
-                f"the checkpoint of step {step} cannot be written ({error}); {last_safe(self.folder)}; "
+                f"the checkpoint of step {step:,} cannot be written ({error}); {last_safe(self.folder)}; "
                 "training goes on"
             )
             return False

@@ -12,12 +12,14 @@ import torch
 
 from ddpm_cars.config.fields import AUTO
 from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.runtime.console import count
 from ddpm_cars.runtime.hardware import default_precision, device_name, fast_precision, launcher_precision
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
 # The most and the fewest steps of a run whose length is left to the machine, which takes 100 passes between them.
 _CPU_STEPS, _OTHER_STEPS, _NUM_PASSES = (2_000, 8_000), (10_000, 100_000), 100
+_FEW_IMAGES = 100
 BY_DEVICE = ("preset", "resolution", "mixed_precision", "train_batch_size", "learning_rate")
 """The settings that follow the device; the others follow the length of the run."""
 
@@ -139,39 +141,41 @@ def _fill(config: Config, **choices: Any) -> Config:
     return replace(config, **{name: value for name, value in choices.items() if getattr(config, name) == AUTO})
 
 
-def length_warnings(
-    given: TrainingConfig, config: TrainingConfig, num_images: int | None, global_batch: int
-) -> list[str]:
-    """Return a line, each with its cure, for every setting that the user gave and that does not fit the length.
+def length_warnings(config: TrainingConfig, chosen: set[str], num_images: int | None, global_batch: int) -> list[str]:
+    """Return a line, each with its cure, for few images, and for every setting of the user that does not fit.
 
     Args:
-        given: The settings as the user gave them.
-        config: The same with all choices made.
+        config: The settings, with all choices made.
+        chosen: The names of those that the user has left to the machine.
         num_images: Images to train on; None if they are streamed.
         global_batch: Images of a step.
     """
     steps, warnings = config.max_train_steps, []
     assert steps is not None
-    if given.lr_warmup_steps != AUTO and config.lr_scheduler != "constant" and config.lr_warmup_steps >= steps:
+    if "lr_warmup_steps" not in chosen and config.lr_scheduler != "constant" and config.lr_warmup_steps >= steps:
         warnings.append(
-            f"lr_warmup_steps is {config.lr_warmup_steps} and the run has {steps:,} steps, so the learning rate never "
-            f"arrives at {config.learning_rate:g}; leave lr_warmup_steps out, or train longer"
+            f"lr_warmup_steps is {config.lr_warmup_steps:,} and the run has {steps:,} steps, so the learning rate "
+            f"never arrives at {config.learning_rate:g}; leave lr_warmup_steps out, or train longer"
         )
     # The config.yaml of a run gives what was chosen, which is no mistake of anybody.
     values = {
-        name: getattr(given, name)
-        for name, chosen in _intervals(steps).items()
-        if getattr(given, name) not in (AUTO, None, chosen)
+        name: getattr(config, name)
+        for name, usual in _intervals(steps).items()
+        if name not in chosen and getattr(config, name) not in (None, usual)
     }
-    long = [f"{name} is {value}" for name, value in values.items() if value > steps]
+    long = [f"{name} is {value:,}" for name, value in values.items() if value > steps]
     if long:
         warnings.append(
             f"{' and '.join(long)}, and the run has {steps:,} steps, so that happens only at its end; "
             "give a smaller number, or leave it out"
         )
-    if num_images is not None and global_batch > num_images:
+    if num_images is not None and global_batch > num_images and "train_batch_size" not in chosen:
         warnings.append(
             f"a step takes {global_batch} images and there are only {num_images}, so it sees some of them more than "
             "once; a smaller train_batch_size avoids that"
+        )
+    if num_images is not None and num_images < _FEW_IMAGES:
+        warnings.append(
+            f"with {count(num_images, 'image')} the network will mostly learn to repeat them; more images help most"
         )
     return warnings

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from ddpm_cars.data.row_decoding import measure
 from ddpm_cars.data.stream import ShardStream
 from ddpm_cars.runtime.console import count
-from ddpm_cars.runtime.hardware import free_memory
+from ddpm_cars.runtime.hardware import free_memory, resident_memory
 from ddpm_cars.training.choices import BY_DEVICE
 from ddpm_cars.training.network import activation_bytes_per_image, place_network
 from ddpm_cars.training.optimizer import name_and_tensors_per_weight
@@ -65,6 +65,9 @@ class Stopwatch:
     Args:
         run: The run.
         state: Its state, which counts the steps.
+
+    Attributes:
+        is_done: Whether the seconds of a step have become known.
     """
 
     def __init__(self, run: Run, state: TrainState):
@@ -72,19 +75,19 @@ class Stopwatch:
         self.state = state
         self._first = state.step + 1
         self._since = math.inf
-        self._is_done = False
+        self.is_done = False
 
     def look(self) -> float | None:
         """Look at the clock after a step, and return the seconds of a step, once: when they have become known."""
         num_steps = self.state.step - self._first
         if num_steps == 0:
             self._since = self._now()
-        if num_steps <= 0 or self._is_done:
+        if num_steps <= 0 or self.is_done:
             return None
         passed = time.perf_counter() - self._since
         if passed < _MAX_SECONDS and (num_steps < _MIN_STEPS or passed < _MIN_SECONDS):
             return None
-        self._is_done = True
+        self.is_done = True
         return (self._now() - self._since) / num_steps
 
     def leave_out(self, seconds: float) -> None:
@@ -217,10 +220,16 @@ def _size_lines(run: Run, state: TrainState) -> list[str]:
     kept = f"weights, gradients, {optimizer}" + (f" and {count(num_averages, 'average')}" if num_averages else "")
     each = " a process" if run.accelerator.num_processes > 1 else ""
     return [
-        f"memory       {_megabytes(memory + activations)}{each}: {kept} {_megabytes(memory)}, "
-        f"activations {_megabytes(activations)}{_shortage(run, to_come)}",
+        f"memory       {_megabytes(memory + activations)}{each}{_besides(run, memory + activations - to_come)}: "
+        f"{kept} {_megabytes(memory)}, activations {_megabytes(activations)}{_shortage(run, to_come)}",
         f"output       {run.folder.path}, a checkpoint is {_megabytes(disk)}",
     ]
+
+
+def _besides(run: Run, here: float) -> str:
+    """Return what the process has in memory besides, on a CPU, where all of it is in the same memory."""
+    used = resident_memory() if run.device.type == "cpu" else None
+    return "" if used is None else f" beside about {_megabytes(used - here)} of Python, its libraries and the images"
 
 
 def _shortage(run: Run, num_bytes: float) -> str:

@@ -26,7 +26,6 @@ from ddpm_cars.training.choices import (
     choose_for_device,
     choose_for_length,
     left_to_the_machine,
-    length_warnings,
 )
 from ddpm_cars.training.network import create_network, split_until_it_fits
 from ddpm_cars.training.optimizer import make_learning_rate
@@ -84,9 +83,6 @@ def _prepare(
     num_images = None if images is None else len(images.images)
     config = choose_for_length(config, device, num_images, num_processes)
     assert config.max_train_steps is not None
-    global_batch_size = config.train_batch_size * config.gradient_accumulation_steps * num_processes
-    for warning in length_warnings(given, config, num_images, global_batch_size):
-        warn(warning)
     # Tensor cores read channels-last. Group normalisation that is not compiled goes back and forth between the two
     # orders, and a CPU's convolutions are slower with channels last.
     channels_last = device.type == "cuda" and config.compile

@@ -4,7 +4,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,7 @@ from diffusers import UNet2DModel
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ddpm_cars.config.fields import settings_with
-from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.stream import ShardStream
-from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import warn
 from ddpm_cars.training.averages import RAW, Averages
 from ddpm_cars.training.batches import BatchOrder, MemorySource, has_room
@@ -25,6 +22,7 @@ from ddpm_cars.training.log import Log
 from ddpm_cars.training.network import can_capture, place_network, wrap_network
 from ddpm_cars.training.optimizer import flatten_optimizer, make_optimizer, restore_optimizer
 from ddpm_cars.training.run import Run
+from ddpm_cars.training.same_run import NUM_IMAGES, check_same_run
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -153,7 +151,7 @@ class TrainState:
 
         Raises UserError, which names `path`, if it belongs to a run with other settings, images, network or batch.
         """
-        _check_same_run(path, values, self.config, self.facts)
+        check_same_run(path, values, self.config, self.facts)
         self._load_tensors(tensors)
         if self.accelerator.scaler is not None and values["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(values["scaler"])
@@ -165,13 +163,14 @@ class TrainState:
         self.bad_images, self.run_id = values["bad_images"], values["run_id"]
         # Checkpoints of earlier versions do not say.
         self.hardware, self.max_threads = values.get("hardware", []), values.get("max_threads")
-        if values["total_steps"] != self.total_steps and self.config.lr_scheduler in ("linear", "cosine"):
+        if self.step > self.total_steps:
+            warn(f"the run is at step {self.step:,} already, beyond {self.total_steps:,}")
+        has_jump = values["total_steps"] != self.total_steps and self.config.lr_scheduler in ("linear", "cosine")
+        if has_jump and self.step < self.total_steps:
             warn(
-                f"the run was to end at step {values['total_steps']} and now ends at {self.total_steps}: the "
+                f"the run was to end at step {values['total_steps']:,} and now ends at {self.total_steps:,}: the "
                 f"learning rate of its {self.config.lr_scheduler} schedule jumps"
             )
-        if self.step > self.total_steps:
-            warn(f"the run is at step {self.step} already, beyond {self.total_steps}")
 
     def _load_tensors(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         named = dict(self.unet.named_parameters())
@@ -196,7 +195,7 @@ def _open_source(run: Run) -> tuple[MemorySource | ShardStream, dict[str, Any]]:
     is_tight = config.auto_find_batch_size or run.batch_size < config.train_batch_size
     kept = not is_tight and has_room(run.device, images.images.nbytes)
     source = MemorySource(images, order, run.rows, run.device if kept else None)
-    return source, {"pictures": images.sha256[:16]}
+    return source, {"pictures": images.sha256[:16], NUM_IMAGES: len(images.images)}
 
 
 def _say_other_precision(before: str | None, now: str) -> None:
@@ -205,25 +204,4 @@ def _say_other_precision(before: str | None, now: str) -> None:
         warn(
             f"mixed_precision was {before} and is {now} now: the run goes on, but not to the same bits; "
             f"--mixed_precision {before} keeps it"
-        )
-
-
-def _check_same_run(path: Path, values: Mapping[str, Any], config: TrainingConfig, facts: dict[str, Any]) -> None:
-    # JSON has no tuples, so both sides go through it.
-    now = json.loads(json.dumps(asdict(config)))
-    # Where a checkpoint does not have a setting, which came later, the run had its default.
-    defaults = json.loads(json.dumps({f.name: f.default for f in fields(config)}))
-    then = {**defaults, **values["config"]}
-    may_change = settings_with(type(config), "may_change")
-    compared = [name for name in now if name not in may_change]
-    changed = [f"{name} {then.get(name)} (now {now[name]})" for name in compared if then.get(name) != now[name]]
-    changed += [
-        f"{name} {values['facts'].get(name)} (now {value})"
-        for name, value in facts.items()
-        if values["facts"].get(name) != value
-    ]
-    if changed:
-        raise UserError(
-            f"{path} belongs to a run with {', '.join(changed)}; go back to that, choose another output_dir, or pass "
-            "--overwrite_output_dir to start again"
         )

@@ -10,12 +10,13 @@ import torch
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import RunError, RunStopped
-from ddpm_cars.runtime.console import progress, say
+from ddpm_cars.runtime.console import progress, say, shows_bars, warn
 from ddpm_cars.runtime.processes import StopNotice, on_main
 from ddpm_cars.runtime.threads import ComputingThreads
 from ddpm_cars.training import plan, results
 from ddpm_cars.training.averages import RAW
 from ddpm_cars.training.checkpoints import Checkpointer, last_safe
+from ddpm_cars.training.choices import length_warnings
 from ddpm_cars.training.divergence import FiniteWatch
 from ddpm_cars.training.log import start_tracker
 from ddpm_cars.training.prepare import prepare
@@ -73,7 +74,9 @@ class Trainer:
         """Say what would happen, and how long it would take by a few steps, of which nothing is kept."""
         run, state = self.prepared, self.state
         found = None if self.config.overwrite_output_dir else self.checkpoints.resume()
-        say("\n".join(plan.describe(run, state, found)))
+        if self._is_complete():
+            return
+        self._introduce(found)
         step = state.step
         if step >= run.total_steps:
             return
@@ -90,11 +93,10 @@ class Trainer:
         found = self.checkpoints.resume()
         results.save_settings(run)
         results.save_image_report(run)
-        if state.step >= run.total_steps and results.is_published(run, state):
-            say(f"complete at step {state.step}")
+        if self._is_complete():
             return
         self._keep_threads()
-        say("\n".join(plan.describe(run, state, found)))
+        self._introduce(found)
         start_tracker(run.accelerator, self.config, state.run_id, state.step)
         with self.notice:
             self._train()
@@ -104,6 +106,22 @@ class Trainer:
         self.watch.check(state)
         results.report_bad_images(run, state)
         results.publish(run, state)
+
+    def _is_complete(self) -> bool:
+        """Return whether nothing is left to do, and say so. Every process has to call this."""
+        run, state = self.prepared, self.state
+        complete = state.step >= run.total_steps and results.is_published(run, state)
+        if complete:
+            say(f"complete at step {state.step:,}")
+        return complete
+
+    def _introduce(self, found: Path | None) -> None:
+        """Say what the run will do, and warn of what does not fit its length."""
+        run = self.prepared
+        num_images = None if run.images is None else len(run.images.images)
+        for warning in length_warnings(self.config, run.chosen, num_images, run.global_batch_size):
+            warn(warning)
+        say("\n".join(plan.describe(run, self.state, found)))
 
     def _keep_threads(self) -> None:
         # Another processor rounds otherwise anyway.
@@ -120,8 +138,12 @@ class Trainer:
 
     def _train(self) -> None:
         run, state = self.prepared, self.state
-        hidden, stopwatch = not run.accelerator.is_main_process, plan.Stopwatch(run, state)
-        with progress(total=run.total_steps, initial=state.step, desc="training", unit="step", disable=hidden) as bar:
+        hidden = not run.accelerator.is_main_process or state.step >= run.total_steps
+        stopwatch = plan.Stopwatch(run, state)
+        # The mean over all steps: over the last ones alone, the time that is left would jump.
+        with progress(
+            desc="training", unit="step", total=run.total_steps, initial=state.step, smoothing=0, disable=hidden
+        ) as bar:
             state.model.train()
             since, steps_since = time.perf_counter(), 0
             while state.step < run.total_steps:
@@ -129,14 +151,17 @@ class Trainer:
                 self.train_step()
                 self.threads.after_step(time.perf_counter() - began)
                 steps_since += 1
-                bar.update()
-                if (seconds := stopwatch.look()) is not None:
-                    say(plan.time_line(run, state.step, seconds, datetime.now()))
                 last = state.step == run.total_steps
+                if (seconds := stopwatch.look()) is not None and not last:
+                    say(plan.time_line(run, state.step, seconds, datetime.now()))
+                bar.n = state.step
+                # A log file has the time to expect above the progress.
+                if stopwatch.is_done or last or shows_bars():
+                    bar.update(0)
                 if last or state.step % self.config.logging_steps == 0:
                     record = self.log(time.perf_counter() - since, steps_since)
                     loss, speed = record.get("loss", math.nan), record["images_per_second"]
-                    bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
+                    bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s", refresh=False)
                     since, steps_since = time.perf_counter(), 0
                 started = time.perf_counter()
                 self._between_steps(last)
@@ -144,6 +169,9 @@ class Trainer:
                 passed = time.perf_counter() - started
                 since += passed
                 stopwatch.leave_out(passed)
+                if not hidden:
+                    bar.start_t += passed
+                    bar.last_print_t += passed
 
     def _between_steps(self, last: bool) -> None:
         config, step = self.config, self.state.step
@@ -233,10 +261,11 @@ class Trainer:
     def stopped(self, signum: int, saved: bool) -> RunStopped | RunError:
         """Return the error that ends a run after a signal; `saved` is whether this step's checkpoint is written."""
         name, step, folder = signal.Signals(signum).name, self.state.step, self.checkpoints.folder
+        how = "interrupted" if signum == signal.SIGINT else f"stopped by {name}"
         if not saved:
-            return RunError(f"stopped by {name} at step {step}, which could not be saved; {last_safe(folder)}")
+            return RunError(f"{how} at step {step:,}, which could not be saved; {last_safe(folder)}")
         return RunStopped(
-            f"stopped by {name} at step {step} of {self.prepared.total_steps} and saved in {folder}; "
+            f"{how} at step {step:,} of {self.prepared.total_steps:,} and saved in {folder}; "
             f"the same command continues, and with --max_train_steps {step} makes the model as it is",
             signum,
         )

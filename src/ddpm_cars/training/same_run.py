@@ -1,0 +1,71 @@
+"""Whether a checkpoint belongs to the run that is to go on, and in words what is different where it does not."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from ddpm_cars.config.fields import settings_with
+from ddpm_cars.config.pictures import ImageConfig
+from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.errors import UserError
+from ddpm_cars.runtime.console import count
+
+NUM_IMAGES = "num_images"
+"""The fact that is said and not compared. Checkpoints of earlier versions do not have it."""
+
+Values = Mapping[str, Any]
+
+
+def check_same_run(path: Path, values: Values, config: TrainingConfig, facts: Values) -> None:
+    """Raise UserError if a checkpoint belongs to a run with other settings, images, network or batch.
+
+    Args:
+        path: The checkpoint.
+        values: What it holds, as `TrainState.values` returns it.
+        config: The settings now.
+        facts: The facts now, as `TrainState` has them.
+    """
+    # JSON has no tuples, so both sides go through it.
+    now = json.loads(json.dumps(asdict(config)))
+    # Where a checkpoint does not have a setting, which came later, the run had its default.
+    defaults = json.loads(json.dumps({f.name: f.default for f in fields(config)}))
+    then = {**defaults, **values["config"]}
+    may_change = settings_with(type(config), "may_change")
+    changed = [name for name in now if name not in may_change and then.get(name) != now[name]]
+    before = values["facts"]
+    differ = {name for name in facts if name != NUM_IMAGES and before.get(name) != facts[name]}
+    parts = [f"with {', '.join(f'{name} {then.get(name)} (now {now[name]})' for name in changed)}"] if changed else []
+    if not differ.isdisjoint({"pictures", "shards"}):
+        # Another size or split makes other images of the same files.
+        decide = {"validation_split", "class_conditional", *(field.name for field in fields(ImageConfig))}
+        explained = not decide.isdisjoint(changed)
+        parts += _other_images(then, now, before.get(NUM_IMAGES), facts.get(NUM_IMAGES), explained)
+    if "network" in differ:
+        parts.append(_other_network(then, now))
+    if "global batch size" in differ:
+        parts.append(f"with {before.get('global batch size')} images a step (now {facts['global batch size']})")
+    if parts:
+        raise UserError(
+            f"{path} belongs to a run {', and '.join(parts)}; choose another --output_dir, or pass "
+            "--overwrite_output_dir to start again"
+        )
+
+
+def _other_images(then: Values, now: Values, num_then: Any, num_now: Any, explained: bool) -> Iterator[str]:
+    source_then, source_now = (values.get("train_data_dir") or values.get("dataset_name") for values in (then, now))
+    if source_then != source_now:
+        yield f"on {source_then}{_number(num_then)}, while these are {source_now}{_number(num_now)}"
+    elif not explained:
+        numbers = "" if num_then in (None, num_now) else f" ({num_then:,} then, {num_now:,} now)"
+        yield f"that began when {source_now} had other images{numbers}"
+
+
+def _number(num_images: Any) -> str:
+    return "" if num_images is None else f" ({count(num_images, 'image')})"
+
+
+def _other_network(then: Values, now: Values) -> str:
+    names = [str(values.get("model_config") or f"preset {values.get('preset')}") for values in (then, now)]
+    return "with another network" + (f" ({names[0]}, now {names[1]})" if names[0] != names[1] else "")
