@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import ddpm_cars
+from ddpm_cars.cli import main
 from ddpm_cars.cli.places import check_places
 from ddpm_cars.config.commands import CalibrateConfig, DemoConfig, EvaluateConfig, PushConfig, SampleConfig, ShowConfig
 from ddpm_cars.config.training import TrainingConfig
@@ -25,6 +26,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "cars").symlink_to(MODEL)
     (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "dangling").symlink_to("away")
     return tmp_path
 
 
@@ -115,3 +118,44 @@ def test_what_cannot_be_there_is_told(config_class: Any, settings: dict[str, Any
         with pytest.raises(UserError) as error:
             check_places(config)
         assert str(error.value).startswith(words)
+
+
+TOO_LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    ("config_class", "name"),
+    [
+        (TrainingConfig, "train_data_dir"),
+        (TrainingConfig, "output_dir"),
+        (TrainingConfig, "model_config"),
+        (ShowConfig, "dataset_name"),
+        (SampleConfig, "pretrained_model_name_or_path"),
+        (PushConfig, "folder"),
+    ],
+)
+def test_names_that_no_file_can_have_are_told(config_class: Any, name: str):
+    needed: dict[str, Any] = {"train_data_dir": "photos"} if config_class is TrainingConfig else {}
+    needed |= {"repo_id": "me/cars"} if config_class is PushConfig else {}
+    with pytest.raises(UserError, match=rf"^{name} {TOO_LONG} cannot be a file or folder: File name too long$"):
+        check_places(config_class(**needed | {name: TOO_LONG}))
+    with pytest.raises(
+        UserError, match=rf"^{name} circle cannot be a file or folder: Too many levels"
+    ):
+        check_places(config_class(**needed | {name: "circle"}))
+
+
+def test_a_link_that_leads_nowhere_is_no_output_folder():
+    with pytest.raises(
+        UserError, match=r"^output_dir dangling is a link that leads nowhere; choose another"
+    ):
+        check_places(TrainingConfig(train_data_dir="photos", output_dir="dangling"))
+
+
+@pytest.mark.parametrize(
+    "argv", [[TOO_LONG], ["train", "--config", TOO_LONG], ["evaluate", "--compare", TOO_LONG, "x"]]
+)
+def test_names_that_are_too_long_are_told_wherever_they_stand(argv: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(argv)
+    assert TOO_LONG in capsys.readouterr().err

@@ -4,6 +4,8 @@ Whoever reads them checks them as well.
 """
 
 import difflib
+import errno
+import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,15 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.folders import refuse_file, refuse_inside
 
+_MODELS = ("pretrained_model_name_or_path", "folder")
 _ARCHIVES = {".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
 
 
 def check_places(config: Any) -> None:
     """Raise UserError if a config names a file or folder that cannot be what the setting says."""
+    for name in ("train_data_dir", "dataset_name", "model_config", "output_dir", *_MODELS):
+        if (place := getattr(config, name, None)) is not None:
+            _refuse_impossible(f"{name} {place}", place)
     images, output_dir = getattr(config, "train_data_dir", None), getattr(config, "output_dir", None)
     if images is not None and not Path(images).is_dir():
         if Path(images).suffix.lower() in _ARCHIVES or not Path(images).is_file():
@@ -43,10 +49,20 @@ def check_places(config: Any) -> None:
     if output_dir is not None:
         refuse_file(Path(output_dir))
         refuse_inside(output_dir, images)
-    one = [getattr(config, name, None) for name in ("pretrained_model_name_or_path", "folder")]
+    one = [getattr(config, name, None) for name in _MODELS]
     for model in (*one, *(getattr(config, "compare", None) or ())):
         if model is not None:
+            _refuse_impossible(model, model)
             _check_model(model, may_be_on_hub=not isinstance(config, CalibrateConfig | PushConfig))
+
+
+def _refuse_impossible(named: str, path: str) -> None:
+    """Raise UserError if no file can have a name, or links under it lead in a circle."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise UserError(f"{named} cannot be a file or folder: {error.strerror}") from error
 
 
 def _check_model(name: str, may_be_on_hub: bool) -> None:

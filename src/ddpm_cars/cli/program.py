@@ -1,6 +1,7 @@
 """`ddpm-cars COMMAND`: finds the command, and helps where none is given."""
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def _problem(prog: str, name: str) -> str:
         return f"--print_completion takes one of {', '.join(SHELLS)}"
     if name.startswith("-"):
         return f"{name} comes before a command; write {prog} COMMAND {name}"
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         is_model = any(Path(name).glob("*_index.json"))
         command = "sample --pretrained_model_name_or_path" if is_model else "train --train_data_dir"
         return f"{name} is a folder, not a command; give {prog} {command} {name}"

@@ -1,10 +1,10 @@
 """Settings of the commands other than training."""
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from ddpm_cars.config.fields import AUTO, Settings, setting
@@ -261,7 +261,7 @@ class EvaluateConfig(PicturesOfRunConfig):
             )
         if self.compare is not None and len(self.compare) != 2:
             raise UserError(f"compare is {' '.join(self.compare)}; it takes two models")
-        if self.compare is not None and len({Path(name).resolve() for name in self.compare}) < 2:
+        if self.compare is not None and len({os.path.realpath(name) for name in self.compare}) < 2:
             raise UserError(f"compare names {self.compare[0]} twice; give two models")
         for name in self.schedulers:
             check_scheduler("schedulers has", name, kinds_of(Variance))

@@ -1,6 +1,7 @@
 """Recipes: files of settings for training that come with the package and are known by name."""
 
 import difflib
+import os
 from pathlib import Path
 
 from ddpm_cars.errors import UserError
@@ -24,7 +25,7 @@ def find_settings(name: str, takes_recipes: bool) -> str:
         UserError: If it is neither a file nor a recipe.
     """
     # A shell's <(command) is a pipe.
-    if Path(name).exists() and not Path(name).is_dir():
+    if os.path.exists(name) and not os.path.isdir(name):
         return name
     names, stem = recipe_names(), Path(name).stem
     if not takes_recipes:
@@ -40,4 +41,4 @@ def find_settings(name: str, takes_recipes: bool) -> str:
 
 def find_network(name: str) -> str:
     """Return the path of a network's JSON file: `name` itself unless it is only there beside the recipes."""
-    return str(_FOLDER / name) if not Path(name).exists() and (_FOLDER / name).is_file() else name
+    return str(_FOLDER / name) if not os.path.exists(name) and os.path.isfile(_FOLDER / name) else name

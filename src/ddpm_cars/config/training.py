@@ -1,7 +1,7 @@
 """Settings of a training run."""
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from ddpm_cars.config.fields import AUTO, Settings, setting
@@ -266,4 +266,4 @@ class TrainCommandConfig(TrainingConfig):
                 raise UserError(f"{name} is {value}; it goes with push_to_hub")
         if self.push_to_hub:
             name = "output_dir" if self.hub_model_id is None else "hub_model_id"
-            check_repo_id(name, self.hub_model_id or Path(self.output_dir).resolve().name)
+            check_repo_id(name, self.hub_model_id or os.path.basename(os.path.realpath(self.output_dir)))

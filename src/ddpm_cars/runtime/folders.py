@@ -103,17 +103,23 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def refuse_inside(output_dir: str, train_data_dir: str | None) -> None:
     """Raise UserError if an output folder is among training images, where its plots would be trained on next time."""
-    if train_data_dir is not None and Path(output_dir).resolve().is_relative_to(Path(train_data_dir).resolve()):
+    if train_data_dir is not None and _resolved(output_dir).is_relative_to(_resolved(train_data_dir)):
         raise UserError(
             f"output_dir {output_dir} is inside train_data_dir {train_data_dir}, where plots and samples would become "
             "training images; choose an output_dir outside of it"
         )
 
 
+def _resolved(path: str) -> Path:
+    # Path.resolve fails where links lead in a circle.
+    return Path(os.path.realpath(path))
+
+
 def refuse_file(folder: Path) -> None:
-    """Raise UserError if an output folder is a file."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"output_dir {folder} is a file; choose another output_dir")
+    """Raise UserError if an output folder is a file, or a link that leads nowhere."""
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        kind = "a file" if os.path.exists(folder) else "a link that leads nowhere"
+        raise UserError(f"output_dir {folder} is {kind}; choose another output_dir")
 
 
 def prepare_folder(folder: Path) -> list[Path]:
@@ -122,7 +128,7 @@ def prepare_folder(folder: Path) -> list[Path]:
     Raises UserError if it is a file, or cannot be made or written to; then nothing is left.
     """
     refuse_file(folder)
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     probe = folder / f".write-test-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
