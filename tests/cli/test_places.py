@@ -139,16 +139,12 @@ def test_names_that_no_file_can_have_are_told(config_class: Any, name: str):
     needed |= {"repo_id": "me/cars"} if config_class is PushConfig else {}
     with pytest.raises(UserError, match=rf"^{name} {TOO_LONG} cannot be a file or folder: File name too long$"):
         check_places(config_class(**needed | {name: TOO_LONG}))
-    with pytest.raises(
-        UserError, match=rf"^{name} circle cannot be a file or folder: Too many levels"
-    ):
+    with pytest.raises(UserError, match=rf"^{name} circle cannot be a file or folder: Too many levels"):
         check_places(config_class(**needed | {name: "circle"}))
 
 
 def test_a_link_that_leads_nowhere_is_no_output_folder():
-    with pytest.raises(
-        UserError, match=r"^output_dir dangling is a link that leads nowhere; choose another"
-    ):
+    with pytest.raises(UserError, match=r"^output_dir dangling is a link that leads nowhere; choose another"):
         check_places(TrainingConfig(train_data_dir="photos", output_dir="dangling"))
 
 
