@@ -155,3 +155,11 @@ def test_names_that_are_too_long_are_told_wherever_they_stand(argv: list[str], c
     with pytest.raises(SystemExit, match=r"^2$"):
         main(argv)
     assert TOO_LONG in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch):
+    # The superuser may write everywhere.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    config = TrainingConfig(train_data_dir="photos", output_dir="mine/model")
+    with pytest.raises(UserError, match=r"output_dir mine/model cannot be written to \(Permission denied\)"):
+        check_places(config)

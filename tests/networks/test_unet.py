@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from ddpm_cars.config.training import Preset
+from ddpm_cars.config.training import PRESET_HALVINGS, Preset
 from ddpm_cars.errors import UserError
 from ddpm_cars.networks.unet import PRESETS, create_unet
 
@@ -49,6 +49,8 @@ def test_presets_are_built_with_attention_where_it_belongs(preset: str, resoluti
 
 def test_every_preset_can_be_asked_for():
     assert set(get_args(Preset)) == set(PRESETS)
+    halvings = {name: len(arguments["block_out_channels"]) - 1 for name, arguments in PRESETS.items()}
+    assert halvings == PRESET_HALVINGS
 
 
 def test_the_peer_preset_is_the_network_of_the_diffusers_example():

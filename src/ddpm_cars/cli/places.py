@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_cars.config.commands import MIN_EVALUATION_IMAGES, CalibrateConfig, EvaluateConfig, PushConfig
+from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.runs.run_folder import RunFolder
-from ddpm_cars.runtime.folders import refuse_file, refuse_inside
+from ddpm_cars.runtime.folders import refuse_file, refuse_inside, refuse_read_only
 
 _MODELS = ("pretrained_model_name_or_path", "folder")
 _ARCHIVES = {".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
@@ -48,6 +49,8 @@ def check_places(config: Any) -> None:
         raise UserError(f"model_config {network} is not a file{_similar(network)}")
     if output_dir is not None:
         refuse_file(Path(output_dir))
+        if isinstance(config, TrainingConfig):
+            refuse_read_only(Path(output_dir))
         refuse_inside(output_dir, images)
     one = [getattr(config, name, None) for name in _MODELS]
     for model in (*one, *(getattr(config, "compare", None) or ())):

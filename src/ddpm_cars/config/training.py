@@ -10,6 +10,8 @@ from ddpm_cars.config.values import check_repo_id
 from ddpm_cars.errors import UserError
 
 Preset = Literal["tiny", "32", "64", "peer64"]
+PRESET_HALVINGS = {"tiny": 2, "32": 3, "64": 3, "peer64": 5}
+"""How often the network of a preset halves the resolution."""
 FixedVariance = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"]
 Variance = Literal[FixedVariance, "learned", "learned_range", "analytic", "spectral"]
 
@@ -203,6 +205,14 @@ class TrainingConfig(ImageConfig, NoiseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.model_config is None and self.resolution != AUTO:
+            # The networks say so too, but they take seconds to import.
+            factor = 2 ** PRESET_HALVINGS.get(self.preset, min(PRESET_HALVINGS.values()))
+            if self.resolution % factor:
+                raise UserError(
+                    f"resolution is {self.resolution}; with preset {self.preset} it must be a multiple of {factor} "
+                    f"(the nearest is {max(1, round(self.resolution / factor)) * factor})"
+                )
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise UserError(
                 "rescale_betas_zero_snr leaves nothing of the image at the last timestep, where epsilon prediction "

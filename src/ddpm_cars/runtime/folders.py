@@ -1,5 +1,6 @@
 """Output folders: one command at a time writes to one, and it is known to work before there is work to lose."""
 
+import errno
 import os
 import socket
 import time
@@ -122,6 +123,17 @@ def refuse_file(folder: Path) -> None:
         raise UserError(f"output_dir {folder} is {kind}; choose another output_dir")
 
 
+def refuse_read_only(folder: Path) -> None:
+    """Raise UserError if this user may not write to an output folder, or make it."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _unwritable(folder, os.strerror(errno.EACCES))
+
+
+def _unwritable(folder: Path, reason: str | None) -> UserError:
+    return UserError(f"output_dir {folder} cannot be written to ({reason}); mend that, or choose another output_dir")
+
+
 def prepare_folder(folder: Path) -> list[Path]:
     """Make an output folder, and return the folders that were made, the innermost first.
 
@@ -137,9 +149,7 @@ def prepare_folder(folder: Path) -> list[Path]:
         # A disk that is full takes the file and not what is in it.
         _delete_quietly(probe)
         delete_empty(missing)
-        raise UserError(
-            f"output_dir {folder} cannot be written to ({error.strerror}); mend that, or choose another output_dir"
-        ) from error
+        raise _unwritable(folder, error.strerror) from error
     _delete_quietly(probe)
     return missing
 
