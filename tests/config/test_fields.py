@@ -88,7 +88,9 @@ def test_python_says_what_to_give_in_place_of_a_setting_that_does_not_exist():
     assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == replace(config) == config
 
 
-@pytest.mark.parametrize("function", [ddpm_cars.train, ddpm_cars.sample, ddpm_cars.evaluate])
+@pytest.mark.parametrize(
+    "function", [ddpm_cars.train, ddpm_cars.sample, ddpm_cars.evaluate, ddpm_cars.calibrate_folder]
+)
 def test_what_is_no_config_is_refused_with_one(function: Callable[[Any], Any]):
     with pytest.raises(TypeError, match=rf"^{function.__name__} takes a \w+Config, as in .*, and 'photos' is none$"):
         function("photos")

@@ -1,5 +1,6 @@
 """A pipeline in a folder: replaced file by file, read back, deleted without the files of others."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from diffusers import UNet2DModel
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
+from ddpm_cars.errors import UserError
 from ddpm_cars.runs.saved_pipeline import (
     delete_pipeline,
     load_pipeline,
@@ -74,3 +76,21 @@ def test_loading_shows_no_bar_and_leaves_diffusers_its_own(
     assert "Loading pipeline" not in capsys.readouterr().err
     DDPMCarsPipeline.from_pretrained(tmp_path)
     assert "Loading pipeline" in capsys.readouterr().err
+
+
+def test_a_model_that_nobody_has_is_told_once():
+    """Diffusers warns of the Hub before it fails, in words of several lines."""
+    heard: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = heard.append  # type: ignore[method-assign]
+    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(UserError, match=r"^there is no folder nobody/cars, .* \(HF_HUB_OFFLINE is set, and "):
+            load_pipeline("nobody/cars")
+        assert heard == []
+        with pytest.raises(OSError, match="nobody/cars"):
+            DDPMCarsPipeline.from_pretrained("nobody/cars")
+        assert len(heard) == 1
+    finally:
+        logger.removeHandler(handler)

@@ -26,7 +26,8 @@ def connect() -> PartialState:
     if launcher.lacks_processes():
         raise UserError(
             "accelerate launch was asked for several processes and has started only this one; give it --multi_gpu and "
-            "not --cpu, which works on CPUs too, or launch with torchrun --nproc_per_node N"
+            "not --cpu, which works on CPUs too, launch with torchrun --nproc_per_node N, or start "
+            "one process with ddpm-cars in its place"
         )
     # Accelerate connects processes without an accelerator only if it is told that they compute on the CPU.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()

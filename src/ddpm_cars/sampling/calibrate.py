@@ -27,6 +27,7 @@ def calibrate_folder(config: CalibrateConfig) -> str:
 
     Raises UserError if model, images and settings do not fit together, and OSError if the file cannot be written.
     """
+    CalibrateConfig.check_given(config, "calibrate_folder")
     folder = Path(config.pretrained_model_name_or_path)
     if not folder.is_dir():
         raise UserError(f"pretrained_model_name_or_path {folder} is not a folder with a saved pipeline")
