@@ -42,6 +42,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("seed: 010\n", "toy.yaml, line 1: seed is 010, which other programs may read as octal; write it without a 0"),
         ("ema_half_life_steps: [9, 010]\n", "toy.yaml, line 1: ema_half_life_steps is [9, 010], which other programs"),
         ("learning_rate: 010\n", "toy.yaml, line 1: learning_rate is 010, which other programs may read as octal"),
+        (f"seed: {2**64}\n", f"toy.yaml, line 1: seed is {2**64}; it must be less than {2**64 - 2**32}"),
         ("learning_rate: -1\n", "toy.yaml, line 1: learning_rate is -1; it must be 0 or more, and finite"),
         ("seed: 0x10\n", "toy.yaml, line 1: seed is 0x10; it must be a whole number"),
         ("learning_rate: 1:30.5\n", "toy.yaml, line 1: learning_rate is 1:30.5; it must be a number or auto"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal
 
-from ddpm_cars.config.fields import AUTO, Settings, setting
+from ddpm_cars.config.fields import AUTO, NUM_SEEDS, Settings, setting
 from ddpm_cars.config.pictures import ImageConfig, PicturesOfRunConfig
 from ddpm_cars.config.training import NoiseConfig, Variance
 from ddpm_cars.config.values import check_repo_id, kinds_of
@@ -125,7 +125,7 @@ class SampleConfig(Settings):
     compile: bool = setting(False, group="machine")
     """Compile the network. It takes about a minute and pays off for thousands of images, which are the same up to
     rounding."""
-    seed: int = setting(0, minimum=0)
+    seed: int = setting(0, minimum=0, below=NUM_SEEDS)
     """Image i is drawn with the seed `seed + i`."""
     num_inference_steps: int | None = setting(None, minimum=1, group="sampler")
     """Denoising steps. If unset, every timestep of the training."""
@@ -181,7 +181,7 @@ class CalibrateConfig(PicturesOfRunConfig):
     the recipe tutorial."""
     label_column: str = setting("label", group="images")
     """Column of the dataset that holds the classes, for models with classes."""
-    seed: int = setting(0, minimum=0)
+    seed: int = setting(0, minimum=0, below=NUM_SEEDS)
     """Decides which images are measured, and the noise."""
 
     def __post_init__(self) -> None:
@@ -216,7 +216,7 @@ class EvaluateConfig(PicturesOfRunConfig):
     2000 at most."""
     batch_size: int = setting(64, minimum=1, group="machine")
     """Images that a process handles at a time. The results are the same up to rounding."""
-    seed: int = setting(0, minimum=0, group="most used")
+    seed: int = setting(0, minimum=0, below=NUM_SEEDS, group="most used")
     """Image i is drawn with the seed `seed + i`, by every sampler."""
     num_inference_steps: int | None = setting(100, minimum=1, group="sampler")
     """Denoising steps of the model as it was saved, at most every timestep of the training. If unset, all of them."""
@@ -293,7 +293,7 @@ class ShowConfig(ImageConfig, NoiseConfig):
     """Folder for dataset.png and noising.png."""
     num_images: int = setting(36, minimum=1)
     """Number of images in dataset.png."""
-    seed: int = setting(0, minimum=0)
+    seed: int = setting(0, minimum=0, below=NUM_SEEDS)
     """Decides which images are shown, and the noise."""
 
 
@@ -309,7 +309,7 @@ class ToyCarsConfig(Settings):
     """Number of images in test/."""
     resolution: int = setting(64, minimum=8)
     """Height and width in pixels."""
-    seed: int = setting(0, minimum=0)
+    seed: int = setting(0, minimum=0, below=NUM_SEEDS)
     """Decides what every image looks like."""
 
 

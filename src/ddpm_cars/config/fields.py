@@ -19,6 +19,9 @@ AUTO = "auto"
 """The default of a setting that follows the machine, the images or the length of the run. Only such a setting takes
 this word; what computes sees the value that was chosen in its place."""
 
+NUM_SEEDS = 2**64 - 2**32
+"""PyTorch takes seeds below 2**64; those of single images are counted from this setting."""
+
 _MAX_SHOWN = 200  # Characters of a value that a message shows.
 GROUPS = (
     "most used",

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ddpm_cars.config.fields import AUTO, Settings, setting
+from ddpm_cars.config.fields import AUTO, NUM_SEEDS, Settings, setting
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.config.values import check_repo_id
 from ddpm_cars.errors import UserError
@@ -163,7 +163,7 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     reaches the decay of the half-life."""
     ema_power: float = setting(0.75, may_change=False, above=0, group="moving averages")
     """Exponent of the warmup of the moving average: a larger one makes the warmup shorter."""
-    seed: int = setting(0, may_change=False, label="Seed", minimum=0, group="most used")
+    seed: int = setting(0, may_change=False, label="Seed", minimum=0, below=NUM_SEEDS, group="most used")
     """Decides the initial weights, the order of the images, flips, timesteps and noise."""
 
     output_dir: str = setting("ddpm-cars-model", may_change=True, private=True, group="most used")

@@ -162,6 +162,8 @@ def check_range(
         is_in_range = all(minimum <= item < below for item in items)
         finite = "" if all(isinstance(item, int) for item in items) else ", and finite"
         words = f"{minimum} or more{finite}" if below == math.inf else f"in [{minimum}, {below})"
+        if not finite and below < math.inf:
+            words = f"{minimum} or more" if min(items) < minimum else f"less than {below}"
     else:
         is_in_range = above is None or all(above < item < below for item in items)
         words = f"above {above}, and finite"
