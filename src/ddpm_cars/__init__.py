@@ -3,13 +3,12 @@
 import sys
 from importlib import import_module, util
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from threading import RLock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ddpm_cars.config.commands import CalibrateConfig, EvaluateConfig, SampleConfig
     from ddpm_cars.config.training import TrainingConfig
     from ddpm_cars.diffusion.calibration import calibrate, fit_init_noise
@@ -55,11 +54,8 @@ _HOMES = {
 }
 
 
-def pretrained() -> "Path":
+def pretrained() -> Path:
     """Return the folder of the small model that comes with the package, trained on cars that the package draws."""
-    # Until `main` runs, an interruption is a traceback, so little is imported here.
-    from pathlib import Path
-
     return Path(__file__).parent / "pretrained"
 
 
