@@ -507,9 +507,13 @@ def test_a_lack_of_memory_is_told_in_words(pipeline: DDPMCarsPipeline):
     def too_large(*_: Any) -> None:
         raise torch.OutOfMemoryError
 
-    pipeline.unet.register_forward_pre_hook(too_large)
-    with pytest.raises(UserError, match="2 images at once do not fit into memory; choose fewer images"):
-        list(draw(pipeline, check(pipeline)))
+    # Other tests draw with the same network.
+    hook = pipeline.unet.register_forward_pre_hook(too_large)
+    try:
+        with pytest.raises(UserError, match="2 images at once do not fit into memory; choose fewer images"):
+            list(draw(pipeline, check(pipeline)))
+    finally:
+        hook.remove()
 
 
 def test_progress_is_told_in_words(pipeline: DDPMCarsPipeline):

@@ -78,7 +78,7 @@ def test_accumulation_and_the_number_of_processes_may_change_in_the_middle(runs:
     split = {"train_batch_size": 2, "gradient_accumulation_steps": 2}
     runs.train_apart("changed", *LAUNCHER, **{**RICH, **split, "max_train_steps": 5})
     refused = runs.train("changed", code=2, **{**RICH, "train_batch_size": 4})
-    assert "global batch size 8 (now 4)" in runs.last_line(refused)
+    assert "8 images a step (now 4)" in runs.last_line(refused)
     runs.train("changed", **RICH)
     assert_close_to_one_process(runs, "changed")
 

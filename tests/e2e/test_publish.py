@@ -321,7 +321,7 @@ def test_the_demo_is_published_as_a_space_that_runs_by_itself(
     script = (
         "import sys; sys.path.insert(0, '.'); import ddpm_cars; from pathlib import Path; import gradio;"
         "assert Path(ddpm_cars.__file__).parent.resolve() == Path('ddpm_cars').resolve();"
-        "gradio.Blocks.launch = lambda self, *a, **k: print('served', len(self.blocks)); import app"
+        "gradio.Blocks.launch = lambda self, *a, **k: sys.exit(print('served', len(self.blocks))); import app"
     )
     run = subprocess.run(
         [sys.executable, "-c", script],

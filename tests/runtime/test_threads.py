@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ddpm_cars import pretrained
 from ddpm_cars.runtime import threads
@@ -97,6 +98,7 @@ def seen_by_torch(arguments: list[str], folder: Path, **environment: str) -> str
 @pytest.mark.parametrize("arguments", STARTS, ids=lambda arguments: " ".join(map(os.path.basename, arguments[:2])))
 def test_every_command_bounds_the_spinning_before_torch_is_imported(arguments: list[str], tmp_path: Path):
     (tmp_path / "cars").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "cars" / "car.png")
     assert seen_by_torch(arguments, tmp_path) == "torch 10000 1"
 
 

@@ -252,7 +252,7 @@ def test_a_number_that_is_a_name_is_the_name(guided: DDPMCarsPipeline, tmp_path:
         (["--class_labels", "-1"], "['-1'] is not among"),
         (["--class_labels", "[]"], "class_labels is empty"),
         (["--guidance_scale", "2"], "guidance_scale is 2.0 but there is no class"),
-        (["--guidance_scale", "-2"], "guidance_scale is -2.0"),
+        (["--guidance_scale", "-2"], "guidance_scale is -2;"),
     ],
     ids=" ".join,
 )
