@@ -14,6 +14,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "docs" / "first_model.ipynb"
+OF_THE_MACHINE = ("network ", "chosen ", " " * 13, "memory ", "time ")
+"""How lines of the plan begin that another machine, or another hour on this one, words otherwise."""
 
 
 def results(notebook: Path) -> list[list]:
@@ -22,7 +24,8 @@ def results(notebook: Path) -> list[list]:
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "code":
             outputs = cell["outputs"]
-            printed = ["".join(output["text"]) for output in outputs if output["output_type"] == "stream"]
+            text = "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
+            printed = [line for line in text.splitlines() if not line.startswith(OF_THE_MACHINE)]
             pngs = ["".join(output["data"]["image/png"]) for output in outputs if "data" in output]
             found.append(printed + [Image.open(BytesIO(base64.b64decode(png))).convert("RGB") for png in pngs])
     return found
