@@ -15,7 +15,7 @@ from PIL import Image
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import RunError
 from ddpm_cars.figures.grids import make_grid, save_png
-from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, as_images
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, DenoisingState, as_images
 from ddpm_cars.runs import saved_pipeline
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.settings import dataset_id
@@ -93,9 +93,14 @@ def save_progress(run: Run, state: TrainState, stopped: Callable[[], Any]) -> No
     weights = state.weights(state.chosen_average())
     path = run.folder.progress / f"step-{state.step:08d}.png"
 
+    def give_up(_: DenoisingState) -> None:
+        # Who has sent a signal to stop does not wait for images.
+        if stopped():
+            raise _Stopped
+
     def draw() -> None:
         with suppress(_Stopped):
-            grid, _ = _draw(_make_pipeline(run, state, weights), run.config, stopped)
+            grid = _draw(_make_pipeline(run, state, weights), run.config, give_up)
             track_image(run.accelerator, "samples", save_png(grid, path), state.step)
 
     _try_write(run, "a sample grid", draw)
@@ -113,7 +118,9 @@ def publish(run: Run, state: TrainState) -> None:
     def write() -> None:
         try:
             pipeline = _save_pipeline(run, state, weights, folder.path)
-            grid, strip = _draw(pipeline, run.config)
+            frames: list[tuple[str, list[Image.Image]]] = []
+            grid = _draw(pipeline, run.config, lambda drawn: frames.append(frame_of(drawn)))
+            strip = make_strip(frames[1:])
             for name, path, image in (("samples", folder.samples, grid), ("denoising", folder.denoising, strip)):
                 track_image(run.accelerator, name, save_png(image, path), state.step)
             state.log.save(folder)
@@ -203,12 +210,10 @@ class _Stopped(Exception):
     """Somebody has sent a signal to stop, and does not wait for images."""
 
 
-def _draw(
-    pipeline: DDPMCarsPipeline, config: TrainingConfig, stopped: Callable[[], Any] = lambda: None
-) -> tuple[Image.Image, Image.Image]:
-    """Sample a grid of images, from the same noise every time so that grids can be compared, and a strip of them.
+def _draw(pipeline: DDPMCarsPipeline, config: TrainingConfig, see: Callable[[DenoisingState], None]) -> Image.Image:
+    """Sample a grid of images, from the same noise every time so that grids can be compared.
 
-    `stopped` is asked after every step whether to give up; then _Stopped is raised.
+    `see` is called with every state on the way; what it raises ends the drawing.
     """
     labels = None if pipeline.config.get("id2label") is None else list(range(len(pipeline.config.id2label)))
     request = SamplingRequest(
@@ -217,11 +222,8 @@ def _draw(
         num_inference_steps=config.num_inference_steps or config.num_train_timesteps,
         class_labels=labels,
     )
-    frames = []
     with closing(pipeline.denoise(**request.arguments(range(request.num_images)))) as states:
         for state in states:
-            if stopped():
-                raise _Stopped
-            frames.append(frame_of(state))
+            see(state)
             sample = state.sample
-    return make_grid(as_images(sample)), make_strip(frames[1:])
+    return make_grid(as_images(sample))
