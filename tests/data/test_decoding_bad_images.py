@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_cars.data.decoding import ImageError, decode_image
+from ddpm_cars.data.decoding import decode_image
+from ddpm_cars.data.findings import ImageError
 from ddpm_cars.data.pictures import Pictures
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.threads import num_cores

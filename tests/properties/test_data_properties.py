@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from ddpm_cars.data.decoding import ImageError, decode_image, resize_image
+from ddpm_cars.data.decoding import decode_image, resize_image
+from ddpm_cars.data.findings import ImageError
 from ddpm_cars.data.pictures import to_samples
 from ddpm_cars.figures.grids import to_pil
 from ddpm_cars.training.batches import BatchOrder

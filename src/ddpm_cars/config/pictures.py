@@ -1,5 +1,6 @@
 """Settings of the images that a command reads."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
@@ -33,6 +34,10 @@ class PicturesConfig(Settings):
     """How an image becomes a square: squash ignores its aspect ratio, crop keeps its centre, pad adds borders."""
     background: str = setting("white", may_change=False, from_run=True)
     """Colour of borders and of what is behind transparent images, by name or as #rrggbb."""
+    value_range: tuple[float, float] | None = setting(None, may_change=False, from_run=True, label="Black and white")
+    """The two values that become black and white, in the units of the files, such as 0 4095 for 12 bits in files of
+    16. Values outside are clipped. If unset, all that 8 or 16 bits allow; floating-point, negative and 32-bit numbers
+    need it."""
     max_bad_images_fraction: float = setting(0.01, may_change=True, from_run=True, minimum=0, below=1)
     """Largest fraction of images that may fail to decode. Such images are left out and reported; nothing runs if
     there are more."""
@@ -43,6 +48,7 @@ class PicturesConfig(Settings):
             ImageColor.getrgb(self.background)
         except ValueError as error:
             raise UserError(f"background is {self.background}; give a colour such as black or #8090a0") from error
+        self._check_value_range()
         if (self.train_data_dir is None) == (self.dataset_name is None):
             raise UserError("give the images with exactly one of train_data_dir (a folder) and dataset_name")
         if self.train_data_dir is not None:
@@ -50,6 +56,14 @@ class PicturesConfig(Settings):
                 value = getattr(self, name, unset)
                 if value != unset:
                     raise UserError(f"{name} is {value}; it goes with dataset_name, not with train_data_dir")
+
+    def _check_value_range(self) -> None:
+        values = self.value_range
+        if values is None:
+            return
+        if len(values) != 2 or not all(map(math.isfinite, values)) or not values[0] < values[1]:
+            given = " ".join(f"{value:g}" for value in values)
+            raise UserError(f"value_range is {given}; give two numbers, the lower one first, such as 0 4095")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +87,9 @@ class PicturesOfRunConfig(PicturesConfig):
     background: str | None = None  # type: ignore[assignment]
     """Colour of borders and of what is behind transparent images. If unset, as config.yaml says, or white without
     one."""
+    value_range: tuple[float, float] | None = None
+    """The two values that become black and white, in the units of the files. If unset, as config.yaml says, or all
+    that 8 or 16 bits allow without one."""
     validation_split: str | None = None
     """Split that the model was not trained on. If split is unset, it is left out of the other images. An evaluation
     measures bits per dimension on it and uses it to recognise copies. If unset, the one in config.yaml, if the images

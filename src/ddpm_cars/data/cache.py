@@ -10,13 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import datasets
 import numpy as np
 
 from ddpm_cars.config.pictures import ImageConfig
-from ddpm_cars.data.decoding import ImageError, decode_square, image_mode
+from ddpm_cars.data.decoding import decode_square, image_mode
+from ddpm_cars.data.findings import Findings, Found, ImageError, ValuesError
 from ddpm_cars.data.listing import Source
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import note, progress
@@ -26,15 +27,15 @@ from ddpm_cars.runtime.launcher import local_rank
 from ddpm_cars.runtime.threads import num_cores
 
 # This is part of the key of a cache. Raise it when the pixels that decoding gives, or the files of a cache, change.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 _IMAGES, _DIGESTS, _RECORD = "images.npy", "digests.npy", "record.json"
 # Pillow decodes and resizes outside the interpreter's lock, so threads use every core.
 _NUM_THREADS = num_cores()
 _AHEAD = 16  # This is how many images per thread are decoded ahead of the one to be written.
 _NUM_COMPARED = 16  # This is how many images of a cache are compared with their files before it is believed.
 
-# Returns the pixels of image i and the digest of its file, or the reason why it cannot be decoded.
-Decode = Callable[[int], tuple[bytes, int] | str]
+# Returns the pixels of image i, the digest of its file and what was found in it, or why it cannot be decoded.
+Decode = Callable[[int], tuple[bytes, int, Found] | Exception]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ class Decoded:
     images: np.ndarray  # A read-only memory map, uint8 (N, height, width, channels).
     digests: np.ndarray  # uint64 (N,), of the bytes of their files.
     bad: dict[int, str]  # The reasons why the others could not be decoded, by their positions in the source.
+    findings: dict[str, Any]  # See `Findings.summary`; images have their positions in the source.
     sha256: str  # Of the pixels and then the labels (int64, little-endian), in order.
 
     def good_rows(self) -> np.ndarray:
@@ -100,15 +102,14 @@ def decode_once(source: Source, path: Path, config: ImageConfig, num_channels: i
 
 
 def _decoder(source: Source, config: ImageConfig, mode: str) -> Decode:
-    def decode(i: int) -> tuple[bytes, int] | str:
+    def decode(i: int) -> tuple[bytes, int, Found] | Exception:
         try:
             data = source.read(i)
-            pixels = decode_square(data, mode, config).tobytes()
-        except ImageError as error:
-            return str(error)
-        except OSError as error:
-            return error.strerror or str(error)
-        return pixels, int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+            image, found = decode_square(data, mode, config)
+        except (ImageError, OSError) as error:
+            # With its traceback it would keep the image.
+            return error.with_traceback(None)
+        return image.tobytes(), int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little"), found
 
     return decode
 
@@ -123,38 +124,42 @@ def _is_outdated(decoded: Decoded, decode: Decode) -> bool:
     with _in_order(decode, list(expected)) as results:
         pairs = zip(results, expected.values(), strict=True)
         # A file that cannot be read today is not a changed file.
-        return any(not isinstance(result, str) and result[1] != digest for result, digest in pairs)
+        return any(not isinstance(result, Exception) and result[1] != digest for result, digest in pairs)
 
 
 def _decode_all(source: Source, folder: Path, shape: tuple[int, ...], decode: Decode) -> None:
     """Decode every image and write the three files of a cache."""
     bad: dict[int, str] = {}
     digests: list[int] = []
+    findings = Findings()
     checksum = hashlib.sha256()
     with (folder / _IMAGES).open("wb") as file, _in_order(decode, range(source.size)) as results:
         start = _write_header(file, (source.size, *shape))
         for i, result in enumerate(progress(results, desc="decoding", total=source.size, unit="image")):
-            if isinstance(result, str):
-                bad[i] = result
+            if isinstance(result, Exception):
+                bad[i] = str(getattr(result, "strerror", None) or result)
+                if isinstance(result, ValuesError):
+                    findings.add_unknown(result)
                 continue
             file.write(result[0])
             checksum.update(result[0])
             digests.append(result[1])
+            findings.add(i, result[2])
         file.seek(0)
         if _write_header(file, (len(digests), *shape)) != start:
             raise OSError(f"{file.name}: numpy wrote headers of two lengths")
     np.save(folder / _DIGESTS, np.array(digests, dtype=np.uint64))
     if source.labels is not None:
         checksum.update(np.delete(source.labels, list(bad)).astype("<i8").tobytes())
-    record = {"bad": list(bad.items()), "sha256": checksum.hexdigest()}
+    record = {"bad": list(bad.items()), "findings": findings.summary(), "sha256": checksum.hexdigest()}
     (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
 
 @contextmanager
-def _in_order(decode: Decode, positions: Sequence[int]) -> Iterator[Iterator[tuple[bytes, int] | str]]:
+def _in_order(decode: Decode, positions: Sequence[int]) -> Iterator[Iterator[tuple[bytes, int, Found] | Exception]]:
     """Yield the results for some positions in turn. Few are decoded ahead, for little memory and quick stops."""
 
-    def results(pool: ThreadPoolExecutor) -> Iterator[tuple[bytes, int] | str]:
+    def results(pool: ThreadPoolExecutor) -> Iterator[tuple[bytes, int, Found] | Exception]:
         waiting: deque[Future] = deque()
         for i in positions:
             waiting.append(pool.submit(decode, i))
@@ -181,7 +186,7 @@ def _read(folder: Path, size: int, shape: tuple[int, ...]) -> Decoded | None:
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         bad = {int(i): str(reason) for i, reason in record["bad"]}
-        sha256 = str(record["sha256"])
+        findings, sha256 = dict(record["findings"]), str(record["sha256"])
         images = np.load(folder / _IMAGES, mmap_mode="r")
         digests = np.load(folder / _DIGESTS)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
@@ -190,4 +195,4 @@ def _read(folder: Path, size: int, shape: tuple[int, ...]) -> Decoded | None:
     as_written = all(0 <= i < size for i in bad) and images.dtype == np.uint8 and images.shape == (num_images, *shape)
     if not as_written or digests.dtype != np.uint64 or digests.shape != (num_images,):
         return None
-    return Decoded(images, digests, bad, sha256)
+    return Decoded(images, digests, bad, findings, sha256)

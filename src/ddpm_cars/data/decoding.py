@@ -2,16 +2,22 @@
 
 import os
 import threading
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from ddpm_cars.config.pictures import ImageConfig
+from ddpm_cars.data.colours import to_srgb
+from ddpm_cars.data.findings import Found, ImageError
+from ddpm_cars.data.png_text import without_text
+from ddpm_cars.data.value_range import Stored, ValueRange, grey_to_8_bits, how_stored, is_grey_of_numbers, stretch
 from ddpm_cars.errors import UserError
 
 _OPENING = threading.Lock()
+# The further images in such a file are previews, maps of brightness or layers, of which a viewer shows none.
+_NO_FRAMES = {"MPO", "PSD"}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -23,31 +29,52 @@ _TURNS = {
 }
 
 
-class ImageError(ValueError):
-    """A file that gives no image; the message is the reason, without the name of the file."""
-
-
-def decode_image(source: str | os.PathLike | bytes, mode: str = "RGB", background: str = "white") -> Image.Image:
-    """Decode one image as a viewer would show it.
-
-    EXIF rotation is applied, transparency is laid on `background`, 16-bit grey is rounded to 8 bits, and an animation
-    gives its first frame. The format is what the file contains, whatever its name. The mode is "RGB" or "L". Raises
-    OSError if the file cannot be read, and ImageError if it cannot be decoded or has more than
-    `PIL.Image.MAX_IMAGE_PIXELS` pixels, which are then not decoded.
-    """
+def decode_image(
+    source: str | os.PathLike | bytes,
+    mode: str = "RGB",
+    background: str = "white",
+    value_range: ValueRange | None = None,
+) -> Image.Image:
+    """Decode one image as a viewer would show it; see `decode_with_findings`."""
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    return decode_with_findings(data, mode, background, value_range)[0]
+
+
+def decode_with_findings(
+    data: bytes, mode: str = "RGB", background: str = "white", value_range: ValueRange | None = None
+) -> tuple[Image.Image, Found]:
+    """Decode the bytes of an image as a viewer would show it, and say what was found in it and left out of it.
+
+    EXIF rotation is applied, colours are converted to sRGB from what a colour profile says they are, transparency is
+    laid on `background`, 16-bit grey is rounded to 8 bits, and an animation or a stack gives its first frame. The
+    format is what the file contains, whatever its name.
+
+    Args:
+        data: What the file contains.
+        mode: "RGB" or "L".
+        background: The colour behind transparent images and around those that are padded.
+        value_range: The values that become black and white, in the units of the file; those outside are clipped. Of
+            palettes, CMYK and CIELab they are the values in red, green and blue. None is all that the depth of the
+            file allows, which is unknown for floating-point, negative and 32-bit numbers.
+
+    Returns:
+        The image, and what was found.
+
+    Raises:
+        ImageError: If it cannot be decoded or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels, which are then not
+            decoded; a ValuesError if its values need a `value_range`.
+    """
     if not data:
         raise ImageError("the file is empty")
     try:
-        with _open(data) as image:
-            width, height = image.size
-            if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-                raise ImageError(
-                    f"{width} x {height} pixels, more than PIL.Image.MAX_IMAGE_PIXELS, {Image.MAX_IMAGE_PIXELS}"
-                )
-            image.load()
-            image = _turn_upright(image)
-        return _flatten(image, background).convert(mode)
+        try:
+            return _decode(data, None, mode, background, value_range)
+        except ValueError:
+            # Pillow refuses a PNG with much text in this way.
+            shorter, profile = without_text(data)
+            if len(shorter) == len(data):
+                raise
+            return _decode(shorter, profile, mode, background, value_range)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -55,6 +82,37 @@ def decode_image(source: str | os.PathLike | bytes, mode: str = "RGB", backgroun
     except Exception as error:
         # On damaged files Pillow's readers raise whatever their parsing runs into.
         raise ImageError(str(error) or type(error).__name__) from error
+
+
+def _decode(
+    data: bytes, profile: bytes | None, mode: str, background: str, value_range: ValueRange | None
+) -> tuple[Image.Image, Found]:
+    with _open(data) as image:
+        width, height = image.size
+        if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+            raise ImageError(
+                f"{width} x {height} pixels, more than PIL.Image.MAX_IMAGE_PIXELS, {Image.MAX_IMAGE_PIXELS}"
+            )
+        stored = how_stored(image, data)
+        image.load()
+        if profile is None and "icc_profile" in image.info:
+            # Pillow has None where it finds a profile that is damaged.
+            profile = image.info["icc_profile"] or b""
+        shown, found = _flatten(_turn_upright(image), stored, profile, background, value_range)
+        # Counting frames moves the reader, which then has another image.
+        shown = shown.copy() if shown is image else shown
+        found = replace(found, num_frames_left_out=_num_frames(image) - 1)
+    return shown.convert(mode) if shown.mode != mode else shown, found
+
+
+def _num_frames(image: Image.Image) -> int:
+    if image.format in _NO_FRAMES:
+        return 1
+    try:
+        return max(1, getattr(image, "n_frames", 1))
+    except Exception:
+        # The frames behind the first one are damaged.
+        return 1
 
 
 def _open(data: bytes) -> Image.Image:
@@ -78,28 +136,38 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _flatten(image: Image.Image, background: str) -> Image.Image:
-    """Return the image in mode "RGB", without transparency."""
-    if image.mode == "F":
-        raise ImageError("its pixels are floating-point numbers, and nothing says which of them is white")
-    if image.mode.startswith("I"):
-        image = _to_8_bits(image)
+def _flatten(
+    image: Image.Image, stored: Stored, profile: bytes | None, background: str, value_range: ValueRange | None
+) -> tuple[Image.Image, Found]:
+    """Return the image in sRGB without transparency, in mode "RGB" or "L", and what was found in it."""
+    found = None
+    if is_grey_of_numbers(image, stored):
+        image, found = grey_to_8_bits(image, stored, value_range)
+    alpha = None
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image.convert("LA" if image.mode in ("L", "LA", "La") else "RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert(image.mode[:-1])
+    if image.mode not in ("L", "RGB", "CMYK"):
+        # The profile of CIELab is none of red, green and blue.
+        stored, profile = Stored(), None if image.mode == "LAB" else profile
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if found is None and image.mode != "CMYK":
+        image, found = stretch(image, stored, value_range)
+    image, conversion = to_srgb(image, profile)
+    if image.mode == "CMYK":
+        image = image.convert("RGB")
+    if found is None:
+        image, found = stretch(image, Stored(), value_range)
+    if conversion is not None:
+        is_converted = conversion.transform is not None
+        found = replace(found, is_converted=is_converted, profile_fault=conversion.fault)
+    if alpha is not None:
         behind = Image.new("RGB", image.size, _rgb(background)).convert("RGBA")
-        image = Image.alpha_composite(behind, image)
-    return image.convert("RGB")
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int32)
-    if values.min() < 0 or values.max() > 65535:
-        raise ImageError(f"its pixels run from {values.min()} to {values.max()}, not from 0 to 65535")
-    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    transparent = image.info.get("transparency")
-    if transparent is not None:
-        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-    return grey
+        above = image.convert("RGB")
+        above.putalpha(alpha)
+        image = Image.alpha_composite(behind, above).convert("RGB")
+    return image, found
 
 
 def _rgb(colour: str) -> tuple[int, ...]:
@@ -144,7 +212,7 @@ def image_mode(num_channels: int) -> str:
     return "RGB" if num_channels == 3 else "L"
 
 
-def decode_square(data: bytes, mode: str, config: ImageConfig) -> Image.Image:
-    """Decode an image and bring it to size as the settings say; see `decode_image` and `resize_image`."""
-    image = decode_image(data, mode, config.background)
-    return resize_image(image, config.resolution, config.resize, config.background)
+def decode_square(data: bytes, mode: str, config: ImageConfig) -> tuple[Image.Image, Found]:
+    """Decode an image and bring it to size as the settings say; see `decode_with_findings` and `resize_image`."""
+    image, found = decode_with_findings(data, mode, config.background, config.value_range)
+    return resize_image(image, config.resolution, config.resize, config.background), found

@@ -13,10 +13,12 @@ import torch
 
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.cache import DECODER_VERSION, Decoded, cache_folder, decode_once
+from ddpm_cars.data.colours import can_convert
 from ddpm_cars.data.decoding import image_mode
+from ddpm_cars.data.findings import frames_of, give_value_range, report_of, warnings_of, written
 from ddpm_cars.data.listing import Source, find_pictures, unread_kinds
 from ddpm_cars.errors import UserError
-from ddpm_cars.runtime.console import count, note
+from ddpm_cars.runtime.console import count, note, warn
 from ddpm_cars.runtime.files import write_text
 
 _NUM_NAMED = 5  # This is how many bad images an error names.
@@ -34,8 +36,8 @@ class Pictures:
         sha256: The hash of all pixels and labels in order, in hexadecimal digits. It identifies the training data.
         report: What became of every file: "source", "num_images" (N), "num_listed" (with the bad ones), "bad_images"
             (each with "path" and "reason"), "duplicates" (lists of paths of files with the same bytes, all of which
-            are kept), "not_listed" (images in no split or of a kind that is not read) and "ignored_suffixes" (the
-            number of other files, by suffix).
+            are kept), "not_listed" (images in no split or of a kind that is not read), "ignored_suffixes" (the
+            number of other files, by suffix), and what `report_of` adds.
     """
 
     images: np.ndarray
@@ -82,6 +84,9 @@ def load_pictures(
     source = find_pictures(config, label_column, excluded_split)
     _check_number(source.place, source.size, check_number)
     settings = [config.resolution, config.resize, config.background, config.split, label_column, excluded_split]
+    # What is usual is not in the key, so that a cache of an earlier version is found.
+    unusual = {"value_range": config.value_range, "without LittleCMS": not can_convert() or None}
+    settings += [f"{name} {value}" for name, value in unusual.items() if value is not None]
     key = json.dumps([DECODER_VERSION, source.fingerprint, source.size, num_channels, *settings])
     path = cache_folder(config.cache_dir) / hashlib.sha256(key.encode()).hexdigest()[:32]
     decoded = decode_once(source, path, config, num_channels)
@@ -89,6 +94,8 @@ def load_pictures(
     if report_path is not None:
         write_text(report_path, json.dumps(report, indent=1))
     _check_bad(report, config.max_bad_images_fraction, report_path)
+    for line in warnings_of(report):
+        warn(line)
     _check_number(source.place, len(decoded.images), check_number)
     labels = None if source.labels is None else source.labels[decoded.good_rows()]
     return Pictures(decoded.images, labels, source.class_names, decoded.digests, decoded.sha256, report)
@@ -109,6 +116,7 @@ def _make_report(source: Source, decoded: Decoded) -> dict[str, Any]:
         "duplicates": list(copies.values()),
         "not_listed": source.not_listed,
         "ignored_suffixes": source.ignored_suffixes,
+        **report_of(decoded.findings, source.path),
     }
 
 
@@ -123,6 +131,14 @@ def _check_bad(report: dict[str, Any], limit: float, report_path: Path | None) -
     """Warn of what is left out, and raise a UserError if the bad images are too many."""
     bad, total, place = report["bad_images"], report["num_listed"], report["source"]
     in_full = f"; all are listed in {report_path}" if report_path else ""
+    unknown = report["unknown_range"]
+    if unknown is not None and unknown["num_images"] / total > limit:
+        low, high = unknown["lowest"], unknown["highest"]
+        raise UserError(
+            f"{unknown['num_images']} of {total} images of {place} hold numbers of which nothing says what is black "
+            f"and what is white: they run from {written(low)} to {written(high)}; "
+            f"{give_value_range(low, high)}{in_full}"
+        )
     if len(bad) / total > limit:
         named = "; ".join(f"{image['path']} ({image['reason']})" for image in bad[:_NUM_NAMED])
         raise UserError(
@@ -136,6 +152,8 @@ def _check_bad(report: dict[str, Any], limit: float, report_path: Path | None) -
         left_out.append(f"{count(len(unlisted), 'image')} in no split, or links to nothing, such as {unlisted[0]}")
     if unread := unread_kinds(report["not_listed"]):
         left_out.append(unread)
+    if frames := frames_of(report):
+        left_out.append(frames)
     if left_out:
         note(f"left out of {place}: {'; '.join(left_out)}{in_full}")
 

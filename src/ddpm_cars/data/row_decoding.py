@@ -9,18 +9,26 @@ from dataclasses import replace
 import numpy as np
 
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.data.decoding import ImageError, decode_square, image_mode
+from ddpm_cars.data.decoding import decode_square, image_mode
+from ddpm_cars.data.findings import Findings, ImageError, frames_of, report_of, warnings_of
 from ddpm_cars.data.shards import Row, Shards, open_shards
 from ddpm_cars.errors import UserError
+from ddpm_cars.runtime.console import count, note, warn
 
 logger = logging.getLogger(__name__)
 _MIN_READ = 1000  # The fraction of bad images is one of at least so many.
 
 
 class Decoder:
-    """Turns the bytes of a row into pixels. Raises UserError if images cannot have so many channels."""
+    """Turns the bytes of a row into pixels. Raises UserError if images cannot have so many channels.
 
-    def __init__(self, config: TrainingConfig, num_channels: int, shards: Shards):
+    Attributes:
+        findings: Where what is found in the images is counted by shard and number of the row. None is nowhere, as
+            threads that decode side by side need it.
+    """
+
+    def __init__(self, config: TrainingConfig, num_channels: int, shards: Shards, findings: Findings | None = None):
+        self.findings = findings
         self.config = config
         self.mode = image_mode(num_channels)
         self.shape = (config.resolution, config.resolution, num_channels)
@@ -36,9 +44,12 @@ class Decoder:
         if self.num_classes is not None and (row.label is None or not 0 <= row.label < self.num_classes):
             return f"its class is {row.label}, not one of {self.num_classes}"
         try:
-            return np.asarray(decode_square(row.image, self.mode, self.config)).reshape(self.shape)
+            image, found = decode_square(row.image, self.mode, self.config)
         except ImageError as error:
             return str(error)
+        if self.findings is not None:
+            self.findings.add((row.shard, row.number), found)
+        return np.asarray(image).reshape(self.shape)
 
 
 class BadImages:
@@ -66,10 +77,13 @@ class BadImages:
 def measure(config: TrainingConfig, num_channels: int, num_images: int = 256) -> dict[str, float]:
     """Measure what at most the first `num_images` of the split cost in storage, and in time on one core.
 
+    Values and colours that a person should know of are warned of, and frames that are left out.
+
     Raises UserError if there are no such shards, or they begin without an image.
     """
     shards = open_shards(replace(config, class_conditional=False), config.split)
-    decode = Decoder(config, num_channels, shards)
+    findings = Findings()
+    decode = Decoder(config, num_channels, shards, findings)
     rows = list(itertools.islice(shards.every_row(), num_images))
     num_bytes = sum(len(row.image or b"") for row in rows)
     if num_bytes == 0:
@@ -80,9 +94,16 @@ def measure(config: TrainingConfig, num_channels: int, num_images: int = 256) ->
     start = time.perf_counter()
     for row in rows:
         decode(row)
+    seconds = time.perf_counter() - start
+    report = report_of(findings.summary(), lambda row: f"{shards.names[row[0]]}, row {row[1]}")
+    report["source"] = f"the first {count(len(rows), 'image')} of {config.dataset_name}"
+    for line in warnings_of(report):
+        warn(line)
+    if frames := frames_of(report):
+        note(f"left out of {report['source']}: {frames}")
     return {
         "bytes_per_image": num_bytes / len(rows),
-        "decode_milliseconds_per_image": 1000 * (time.perf_counter() - start) / len(rows),
+        "decode_milliseconds_per_image": 1000 * seconds / len(rows),
     }
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ddpm_cars.data.decoding import ImageError, decode_image, resize_image
+from ddpm_cars.data.decoding import decode_image, resize_image
+from ddpm_cars.data.findings import ImageError
 from ddpm_cars.data.pictures import to_samples
 from ddpm_cars.demo.requests import OWN_SCHEDULER, class_labels_of, noise_options, resolution_of
 from ddpm_cars.diffusion.denoiser import Denoiser

@@ -19,12 +19,12 @@ Config = TypeVar("Config", bound=PicturesOfRunConfig)
 def with_pictures_of_run(config: Config, name: str) -> Config:
     """Fill in what `config` does not say about the images from the run in the folder `name`.
 
-    If the settings name images, only two things are taken from the run: how images become squares, and which of them
+    If the settings name images, only two things are taken from the run: how images become pixels, and which of them
     were held out, if the images are those of the run. Raises UserError if neither names images, or the settings do not
     fit together.
     """
     defaults: dict[str, Any] = {field.name: field.default for field in fields(PicturesConfig)}
-    names = {setting for setting in ("resize", "background") if getattr(config, setting) is None}
+    names = {setting for setting in ("resize", "background", "value_range") if getattr(config, setting) is None}
     taken = {setting: defaults[setting] for setting in names}
     run = RunFolder(name).read_settings()
     if config.train_data_dir is None and config.dataset_name is None:

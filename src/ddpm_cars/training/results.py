@@ -69,8 +69,9 @@ def save_image_report(run: Run) -> None:
     if run.images is not None:
         report = run.images.report
         _try_write(run, path.name, lambda: files.write_text(path, json.dumps(report, indent=1)))
-        if any(report[key] for key in ("bad_images", "duplicates", "not_listed")) and path.exists():
-            note(f"images that are left out, and copies, are listed in {path}")
+        reported = ("bad_images", "duplicates", "not_listed", "profile_faults", "frames_left_out")
+        if any(report[key] for key in reported) and path.exists():
+            note(f"images and frames that are left out, and copies, are listed in {path}")
 
 
 def report_bad_images(run: Run, state: TrainState) -> None:
