@@ -51,7 +51,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (
             TrainingConfig,
             {"train_data_dir": "photos", "model_config": "unet.json"},
-            "model_config unet.json is not a file",
+            "model_config unet.json is not a file or folder",
         ),
         (
             TrainingConfig,

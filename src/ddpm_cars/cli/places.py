@@ -45,8 +45,8 @@ def check_places(config: Any) -> None:
     if dataset is not None and _is_path(dataset) and not Path(dataset).exists():
         raise UserError(f"dataset_name {dataset} is not a folder{_similar(dataset)}")
     network = getattr(config, "model_config", None)
-    if network is not None and not Path(network).is_file():
-        raise UserError(f"model_config {network} is not a file{_similar(network)}")
+    if network is not None and not Path(network).exists():
+        raise UserError(f"model_config {network} is not a file or folder{_similar(network)}")
     if output_dir is not None:
         refuse_file(Path(output_dir))
         if isinstance(config, TrainingConfig):

@@ -87,7 +87,8 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     model_config: str | None = setting(
         None, may_change=True, path=True, stock="model_config_name_or_path", group="network"
     )
-    """JSON file with the arguments of a UNet2DModel, instead of a preset."""
+    """JSON file with the arguments of a UNet2DModel, or the folder of a saved network or pipeline, whose weights are
+    not read, instead of a preset."""
     dropout: float = setting(0.0, may_change=False, label="Dropout", minimum=0, below=1, group="network")
     """Probability that a value inside the network is dropped in training. 0 leaves it to model_config."""
     gradient_checkpointing: bool = setting(False, may_change=True, group="machine")

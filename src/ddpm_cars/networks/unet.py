@@ -1,12 +1,13 @@
 """UNets by name, or from a file of arguments. This is the only module that knows how a network is built."""
 
-import json
-from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import UNet2DModel
 
 from ddpm_cars.errors import UserError
+from ddpm_cars.networks.model_config import read_model_config
+from ddpm_cars.networks.trial import explained, step_without_values
 
 _PLAIN, _ATTENTION = ("DownBlock2D", "UpBlock2D"), ("AttnDownBlock2D", "AttnUpBlock2D")
 
@@ -41,56 +42,109 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def create_unet(
-    preset: str, resolution: int, model_config: str | None = None, *, learn_variance: bool = False, **overrides: Any
+    preset: str,
+    resolution: int,
+    model_config: str | None = None,
+    *,
+    learn_variance: bool = False,
+    num_class_embeds: int | None = None,
+    num_train_timesteps: int | None = None,
+    **overrides: Any,
 ) -> UNet2DModel:
     """Build a network with fresh weights, drawn from torch's global generator.
+
+    Built from a file on torch's device meta, it also takes a step there, which finds what cannot be trained.
 
     Args:
         preset: A key of `PRESETS`.
         resolution: Height and width of its images, a multiple of 2 for every level below the first.
-        model_config: Path of a JSON file with arguments of `UNet2DModel`, instead of the preset.
+        model_config: Path of a JSON file with arguments of `UNet2DModel`, or of the folder of a saved network or
+            pipeline, instead of the preset.
         learn_variance: Whether half of the output channels hold the variance (Nichol & Dhariwal 2021, eq. 15).
+        num_class_embeds: Number of labels that the network tells apart, with the one of a hidden class; None leaves it
+            to the file.
+        num_train_timesteps: Number of timesteps T; only a learned embedding of them has to know it.
         overrides: Further arguments of `UNet2DModel`, which take precedence.
 
     Returns:
         The network in float32.
 
     Raises:
-        UserError: If the file cannot be used or names another size, or the resolution does not fit the network.
+        UserError: If the file cannot be used or contradicts an argument, or the resolution does not fit the network.
     """
-    arguments = PRESETS[preset] if model_config is None else _read_model_config(model_config)
+    if model_config is None:
+        name, arguments = f"preset {preset}", dict(PRESETS[preset])
+    else:
+        place, arguments = read_model_config(model_config)
+        name = f"model_config {place}"
     if arguments.get("sample_size", resolution) not in (resolution, [resolution] * 2, None):
         raise UserError(
-            f"model_config {model_config} has a sample_size of {arguments['sample_size']} and resolution is "
-            f"{resolution}; give them the same number, or take sample_size out of the file"
+            f"{name} has a sample_size of {arguments['sample_size']} and resolution is {resolution}; "
+            "give them the same number, or take sample_size out of the file"
         )
-    arguments = {**arguments, "sample_size": resolution, **overrides}
-    if learn_variance:
-        arguments["out_channels"] = 2 * arguments.get("in_channels", 3)
+    arguments |= {"sample_size": resolution, **overrides}
+    _fit_channels(name, arguments, learn_variance)
+    _fit_labels(name, arguments, num_class_embeds)
+    _fit_timesteps(name, arguments, num_train_timesteps)
     try:
         unet = UNet2DModel(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"model_config {model_config} does not describe a UNet2DModel: {error}") from error
-    factor = 2 ** (len(unet.config.block_out_channels) - 1)
-    if resolution % factor:
-        raise UserError(
-            f"resolution is {resolution}; this network halves it {len(unet.config.block_out_channels) - 1} times, "
-            f"so it must be a multiple of {factor} (the nearest is {max(1, round(resolution / factor)) * factor})"
-        )
-    expected = unet.config.in_channels * (2 if learn_variance else 1)
-    if unet.config.out_channels != expected:
-        raise UserError(
-            f"model_config {model_config} has {unet.config.out_channels} out_channels; with {unet.config.in_channels} "
-            f"in_channels and this variance_type there must be {expected}"
-        )
+        _check_resolution(unet)
+        if model_config is not None and unet.device.type == "meta":
+            step_without_values(unet)
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        # Diffusers and torch raise anything, wherever an argument happens to lead them.
+        raise explained(name, arguments, error) from error
     return unet
 
 
-def _read_model_config(path: str) -> dict[str, Any]:
-    try:
-        arguments = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"model_config {path} cannot be read as JSON: {error}") from error
-    if not isinstance(arguments, dict):
-        raise UserError(f"model_config {path} holds a {type(arguments).__name__}; it must hold an object")
-    return {name: value for name, value in arguments.items() if not name.startswith("_")}
+def _check_resolution(unet: UNet2DModel) -> None:
+    resolution, num_halvings = unet.config.sample_size, len(unet.config.block_out_channels) - 1
+    factor = 2**num_halvings
+    if resolution % factor:
+        raise UserError(
+            f"resolution is {resolution}; this network halves it {num_halvings} times, "
+            f"so it must be a multiple of {factor} (the nearest is {max(1, round(resolution / factor)) * factor})"
+        )
+
+
+def _fit_channels(name: str, arguments: dict[str, Any], learn_variance: bool) -> None:
+    in_channels = arguments.get("in_channels", 3)
+    if not isinstance(in_channels, int):
+        # Diffusers says so.
+        return
+    expected = in_channels * (2 if learn_variance else 1)
+    given = arguments.setdefault("out_channels", expected)
+    if given == expected:
+        return
+    variance_type = "variance_type learned_range" if learn_variance else "a variance_type that is not learned"
+    cure = f"out_channels must be {expected}"
+    if not learn_variance and given == 2 * in_channels:
+        cure += ", or variance_type learned_range"
+    raise UserError(f"{name} has {given} out_channels and {in_channels} in_channels; with {variance_type}, {cure}")
+
+
+def _fit_labels(name: str, arguments: dict[str, Any], num_class_embeds: int | None) -> None:
+    if num_class_embeds is None:
+        return
+    given = arguments.get("num_class_embeds")
+    if given not in (None, num_class_embeds):
+        raise UserError(
+            f"{name} has the num_class_embeds {given}, and the classes of the images, with a hidden class if "
+            f"class_dropout_prob is not 0, make {num_class_embeds}; take num_class_embeds out of the file"
+        )
+    arguments["num_class_embeds"] = num_class_embeds
+
+
+def _fit_timesteps(name: str, arguments: dict[str, Any], num_train_timesteps: int | None) -> None:
+    if num_train_timesteps is None or arguments.get("time_embedding_type") != "learned":
+        return
+    if arguments.get("num_train_timesteps") is None:
+        arguments["num_train_timesteps"] = num_train_timesteps
+    given = arguments["num_train_timesteps"]
+    if isinstance(given, int) and given < num_train_timesteps:
+        raise UserError(
+            f"{name} has a learned embedding of {given} timesteps and the run has num_train_timesteps "
+            f"{num_train_timesteps}; take num_train_timesteps out of the file, or give --num_train_timesteps {given}"
+        )

@@ -1,4 +1,4 @@
-"""The network of a run: made of a preset or a file, placed on the device, wrapped, and its memory measured."""
+"""The network of a run: made of a preset or a file, tried, placed on the device, wrapped, and its memory measured."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from diffusers import UNet2DModel
 
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.diffusion.seeds import seed_new_weights
+from ddpm_cars.diffusion.seeds import seed_new_weights, seeded_generator
 from ddpm_cars.errors import UserError
 from ddpm_cars.networks.layers import RowSeeds, replace_layers, seed_dropout
 from ddpm_cars.networks.unet import create_unet
@@ -24,16 +24,32 @@ from ddpm_cars.training.run import Run
 def create_network(config: TrainingConfig, num_classes: int | None) -> UNet2DModel:
     """Create the network that the settings name, with weights from torch's global generator.
 
-    Raises UserError if the settings do not make a network.
+    Args:
+        config: The settings.
+        num_classes: The number of classes; None where there are none, or nobody knows them yet.
+
+    Raises:
+        UserError: If the settings do not make a network that can be trained on images.
     """
     overrides: dict[str, Any] = {"dropout": config.dropout} if config.dropout else {}
-    if num_classes is not None:
+    unet = create_unet(
+        config.preset,
+        config.resolution,
+        config.model_config,
+        learn_variance=config.variance_type == "learned_range",
         # The label after the last class stands for a hidden class.
-        overrides["num_class_embeds"] = num_classes + (config.class_dropout_prob > 0)
-    learn_variance = config.variance_type == "learned_range"
-    return create_unet(
-        config.preset, config.resolution, config.model_config, learn_variance=learn_variance, **overrides
+        num_class_embeds=None if num_classes is None else num_classes + (config.class_dropout_prob > 0),
+        num_train_timesteps=config.num_train_timesteps,
+        **overrides,
     )
+    if not config.class_conditional:
+        for name in ("class_embed_type", "num_class_embeds"):
+            if (value := unet.config[name]) is not None:
+                raise UserError(
+                    f"model_config {config.model_config} has the {name} {value}, and the run learns no classes; "
+                    f"give --class_conditional, or take {name} out of the file"
+                )
+    return unet
 
 
 def place_network(run: Run) -> tuple[UNet2DModel, RowSeeds]:
@@ -74,18 +90,61 @@ def wrap_network(run: Run, unet: UNet2DModel, optimizer: torch.optim.Optimizer) 
         state.dynamo_plugin = before
 
 
-def _loss(unet: UNet2DModel, batch_size: int, accelerator: Accelerator) -> torch.Tensor:
-    size, device = unet.config.sample_size, unet.device
-    x_t = torch.zeros(batch_size, unet.config.in_channels, size, size, device=device)
-    labels = None
-    if unet.config.num_class_embeds is not None:
-        labels = torch.zeros(batch_size, dtype=torch.long, device=device)
+def _loss(unet: UNet2DModel, x_t: torch.Tensor, t: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
+    num_labels = unet.config.num_class_embeds
+    class_labels = None if num_labels is None else t.clamp(max=num_labels - 1)
     with accelerator.autocast():
-        return unet(x_t, torch.zeros_like(x_t[:, 0, 0, 0]), class_labels=labels).sample.float().square().mean()
+        return unet(x_t, t, class_labels=class_labels).sample.float().square().mean()
 
 
-def activation_bytes_per_image(unet: UNet2DModel, accelerator: Accelerator) -> int:
-    """Return how many bytes the forward pass keeps for the backward pass, measured on one image."""
+def _images_of_zeros(unet: UNet2DModel, batch_size: int) -> torch.Tensor:
+    size = unet.config.sample_size
+    return torch.zeros(batch_size, unet.config.in_channels, size, size, device=unet.device)
+
+
+def try_network(run: Run) -> int:
+    """Try whether the network of a run can be trained, with its precision, labels, first and last timestep.
+
+    Returns:
+        How many bytes the forward pass of one image keeps for the backward pass.
+
+    Raises:
+        UserError: If a forward or backward pass fails, gives values that are not finite, or does not fit into memory
+            with one image.
+    """
+    unet, dropout_seeds = place_network(run)
+    dropout_seeds.values = [0]
+    images = _images_of_zeros(unet, 1)
+    x_t = torch.randn(images.shape, generator=seeded_generator(run.config.seed)).to(images)
+    name = f"model_config {run.config.model_config}" if run.config.model_config else f"preset {run.config.preset}"
+    on = f"on {run.device.type} with mixed_precision {run.accelerator.mixed_precision}"
+    num_bytes = 0
+    try:
+        for timestep in sorted({0, run.config.num_train_timesteps - 1}):
+            t = torch.tensor([timestep], device=run.device)
+            num_bytes = _try_step(unet, x_t, t, run.accelerator)
+    except FloatingPointError as error:
+        raise UserError(f"{name} makes a network that cannot be trained {on}: {error}") from error
+    except Exception as error:
+        if _is_short_of_memory(error):
+            raise UserError(
+                f"not even one image fits into memory {on}; take a smaller network, or gradient_checkpointing"
+            ) from error
+        if run.config.model_config is None:
+            raise
+        said = " ".join(str(error).split())
+        raise UserError(f"{name} makes a network that takes no step {on}: {type(error).__name__}: {said}") from error
+    finally:
+        unet.zero_grad(set_to_none=True)
+        release_memory()
+    return num_bytes
+
+
+def _try_step(unet: UNet2DModel, x_t: torch.Tensor, t: torch.Tensor, accelerator: Accelerator) -> int:
+    """Take a forward and backward pass, and return how many bytes the first kept for the second.
+
+    Raises FloatingPointError if the output or a gradient is not finite.
+    """
     weights = {p.untyped_storage().data_ptr() for p in unet.parameters()}
     kept: dict[int, int] = {}
 
@@ -96,8 +155,50 @@ def activation_bytes_per_image(unet: UNet2DModel, accelerator: Accelerator) -> i
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        _loss(unet, 1, accelerator)
+        loss = _loss(unet, x_t, t, accelerator)
+    if not loss.isfinite():
+        raise FloatingPointError(
+            f"before training its output at timestep {t.item()} is not finite, "
+            f"{_where_not_finite(unet, x_t, t, accelerator)}"
+        )
+    loss.backward()
+    for name, p in unet.named_parameters():
+        if p.grad is not None and not p.grad.isfinite().all():
+            raise FloatingPointError(
+                f"before any training the gradient of {name} at timestep {t.item()} is not finite"
+            )
     return sum(kept.values())
+
+
+def _where_not_finite(unet: UNet2DModel, x_t: torch.Tensor, t: torch.Tensor, accelerator: Accelerator) -> str:
+    """Say in which layer values that are not finite come up, and what can be done about it."""
+    if unet.config.time_embedding_type == "fourier":
+        return (
+            "because time_embedding_type fourier takes the logarithm of the timestep and divides by it, and timesteps "
+            "begin at 0; use positional"
+        )
+    names = {module: name for name, module in unet.named_modules()}
+    found: list[str] = []
+
+    def look(module: torch.nn.Module, _: Any, output: Any) -> None:
+        if not found and isinstance(output, torch.Tensor) and not output.isfinite().all():
+            found.append(f"first after its layer {names[module]}")
+
+    handles = [module.register_forward_hook(look) for module in names]
+    with torch.no_grad():
+        _loss(unet, x_t, t, accelerator)
+    for handle in handles:
+        handle.remove()
+    cure = "; give mixed_precision bf16 or no" if accelerator.mixed_precision == "fp16" else ""
+    return (found[0] if found else "in its last operation") + cure
+
+
+def _is_short_of_memory(error: BaseException) -> bool:
+    # The last is how oneDNN, which computes convolutions on CPUs, says that it got no memory.
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (should_reduce_batch_size(error) or "could not create a primitive" in str(error))
+    )
 
 
 def step_fits(unet: UNet2DModel, batch_size: int, accelerator: Accelerator, num_copies: int) -> bool:
@@ -109,13 +210,11 @@ def step_fits(unet: UNet2DModel, batch_size: int, accelerator: Accelerator, num_
     try:
         for _ in range(num_copies):
             reserved += [torch.zeros_like(p) for p in unet.parameters()]
-        _loss(unet, batch_size, accelerator).backward()
+        x_t = _images_of_zeros(unet, batch_size)
+        _loss(unet, x_t, torch.zeros(batch_size, dtype=torch.long, device=unet.device), accelerator).backward()
         return True
-    except MemoryError:
-        return False
-    except RuntimeError as error:
-        # The second is how oneDNN, which computes convolutions on CPUs, says that it got no memory.
-        if not (should_reduce_batch_size(error) or "could not create a primitive" in str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not _is_short_of_memory(error):
             raise
         return False
     finally:

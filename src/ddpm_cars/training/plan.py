@@ -14,7 +14,6 @@ from ddpm_cars.data.stream import ShardStream
 from ddpm_cars.runtime.console import count
 from ddpm_cars.runtime.hardware import free_memory, resident_memory
 from ddpm_cars.training.choices import BY_DEVICE
-from ddpm_cars.training.network import activation_bytes_per_image, place_network
 from ddpm_cars.training.optimizer import name_and_tensors_per_weight
 from ddpm_cars.training.run import Run
 from ddpm_cars.training.state import TrainState
@@ -212,10 +211,7 @@ def _size_lines(run: Run, state: TrainState) -> list[str]:
     optimizer, tensors_per_weight = name_and_tensors_per_weight(run.config)
     memory = 4 * here * (2 + tensors_per_weight + num_averages)
     disk = 4 * sum(p.numel() for p in weights) * (1 + tensors_per_weight + num_averages)
-    # Another network, because the weights of this one may be spread over processes.
-    unet, dropout_seeds = place_network(run)
-    dropout_seeds.values = [0]
-    activations = run.batch_size * activation_bytes_per_image(unet, run.accelerator)
+    activations = run.batch_size * run.activation_bytes_per_image
     to_come = memory - 4 * here * (1 + num_averages) + activations
     kept = f"weights, gradients, {optimizer}" + (f" and {count(num_averages, 'average')}" if num_averages else "")
     each = " a process" if run.accelerator.num_processes > 1 else ""

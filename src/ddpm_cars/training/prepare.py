@@ -10,6 +10,7 @@ from accelerate.utils import LoggerType, ProjectConfiguration
 
 from ddpm_cars.config.fields import AUTO
 from ddpm_cars.config.training import TrainingConfig
+from ddpm_cars.data.decoding import image_mode
 from ddpm_cars.data.pictures import Pictures, load_pictures
 from ddpm_cars.data.row_decoding import first_images
 from ddpm_cars.data.shards import open_shards
@@ -27,7 +28,7 @@ from ddpm_cars.training.choices import (
     choose_for_length,
     left_to_the_machine,
 )
-from ddpm_cars.training.network import create_network, split_until_it_fits
+from ddpm_cars.training.network import create_network, split_until_it_fits, try_network
 from ddpm_cars.training.optimizer import make_learning_rate
 from ddpm_cars.training.run import Run
 from ddpm_cars.training.validation import HeldOut
@@ -68,9 +69,7 @@ def _prepare(
     given: TrainingConfig, config: TrainingConfig, folder: RunFolder, accelerator: Accelerator, lock: FolderLock
 ) -> Run:
     device, num_processes = accelerator.device, accelerator.num_processes
-    # Without memory behind it, to learn at once whether the network is possible, and its channels.
-    with torch.device("meta"):
-        num_channels = create_network(config, None).config.in_channels
+    num_channels = _network_channels(config)
     images = None if config.streaming else _load_training_images(config, accelerator, num_channels)
     class_names: tuple[str, ...] = ()
     if config.class_conditional:
@@ -108,9 +107,25 @@ def _prepare(
         total_steps=config.max_train_steps,
         learning_rate=make_learning_rate(config, config.max_train_steps),
     )
+    # One process may be short of memory, or have another device.
+    run = replace(run, activation_bytes_per_image=together(lambda: try_network(run))[0])
     # A CPU's memory is seldom what is short, and a batch of its size is small.
     may_be_large = given.train_batch_size == AUTO and device.type != "cpu"
     return split_until_it_fits(run) if config.auto_find_batch_size or may_be_large else run
+
+
+def _network_channels(config: TrainingConfig) -> int:
+    """Return the channels of the images that the network takes, which is tried on torch's device meta.
+
+    That takes no memory, so that a network that cannot be trained is told before images are decoded.
+    """
+    with torch.device("meta"):
+        num_channels = create_network(config, None).config.in_channels
+    try:
+        image_mode(num_channels)
+    except UserError as error:
+        raise UserError(f"model_config {config.model_config} has in_channels {num_channels}: {error}") from error
+    return num_channels
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:

@@ -36,6 +36,7 @@ class Run:
     accumulation: int  # how many such batches a process takes for one step
     total_steps: int
     learning_rate: Callable[[int], float]  # of an optimiser step, counted from 0
+    activation_bytes_per_image: int = 0  # that the forward pass keeps for the backward pass
 
     @property
     def device(self) -> torch.device:
