@@ -1,5 +1,6 @@
 """From the colours of an image, as its profile says what they are, to those of sRGB."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -20,8 +21,7 @@ _COLOUR_SPACES = {"RGB": ("RGB",), "L": ("GRAY", "RGB"), "CMYK": ("CMYK",)}
 class Conversion:
     """What a profile does to the images of a mode."""
 
-    mode: str  # The mode that the image has to have.
-    transform: ImageCms.ImageCmsTransform | None  # To "RGB" in sRGB; None if nothing is to be done.
+    apply: Callable[[Image.Image], Image.Image] | None  # Returns an image in sRGB; None if nothing is to be done.
     fault: str = ""  # Why the profile cannot be used.
 
 
@@ -38,15 +38,13 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, Con
         profile: Its ICC profile, None if it has none.
 
     Returns:
-        The image in mode "RGB", or in its own where nothing is to be done, and what the profile does, None without
-        one. If the profile cannot be used, the image is unchanged.
+        The image, which is in mode "RGB" or "L" unless it is as it was, and what the profile does, None without one.
+        If the profile cannot be used, the image is as it was.
     """
-    if profile is None:
-        return image, None
-    conversion = _conversion(profile, image.mode)
-    if conversion.transform is None:
+    conversion = None if profile is None else _conversion(profile, image.mode)
+    if conversion is None or conversion.apply is None:
         return image, conversion
-    return conversion.transform.apply(image.convert(conversion.mode)), conversion
+    return conversion.apply(image), conversion
 
 
 # Images of a set share a few profiles. A transform holds nothing that changes, so threads share it.
@@ -54,35 +52,48 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, Con
 def _conversion(profile: bytes, mode: str) -> Conversion:
     """Return what a profile does to images of a mode."""
     if not profile:
-        return Conversion(mode, None, "its colour profile is damaged")
+        return Conversion(None, "it is damaged")
     if not can_convert():
-        return Conversion(mode, None, f"its colour profile cannot be used, because {_NO_LITTLECMS}")
+        return Conversion(None, _NO_LITTLECMS)
     try:
         opened = ImageCms.ImageCmsProfile(BytesIO(profile))
         space = opened.profile.xcolor_space.strip()
-        if space not in _COLOUR_SPACES.get(mode, ()):
-            return Conversion(mode, None, f"its colour profile is one for {space}, and its pixels are {mode}")
-        # A grey image often has the profile of a colour image, as which browsers show it.
-        mode = "L" if space == "GRAY" else space
-        transform = _transform(opened, mode)
+        if space not in _COLOUR_SPACES[mode]:
+            return Conversion(None, f"it is one for {space}, and the pixels are {mode}")
+        return Conversion(_of_grey(opened) if space == "GRAY" else _of_colours(opened, space))
     except Exception as error:
-        return Conversion(mode, None, f"its colour profile cannot be used: {error}")
-    return Conversion(mode, None if _is_srgb(transform, mode) else transform)
+        return Conversion(None, str(error))
 
 
-def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Return whether a transform leaves colours as they are, whatever the name of its profile."""
-    if mode == "CMYK":
-        return False
-    # Every level of grey, and a grid of colours with the corners.
-    grey = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(-1, 3)
-    levels = np.linspace(0, 255, 16).astype(np.uint8)
-    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
-    colours = grey if mode == "L" else np.concatenate([grey, grid])
-    shown = np.asarray(transform.apply(Image.fromarray(colours[None]).convert(mode)))[0]
-    return int(np.abs(shown.astype(int) - colours).max()) <= _SAME_LEVELS
+def _of_grey(profile: ImageCms.ImageCmsProfile) -> Callable[[Image.Image], Image.Image] | None:
+    # The library interpolates the curve of grey too coarsely in the dark, except if it may not hurry.
+    transform = _transform(profile, "L", ImageCms.Flags.NOOPTIMIZE)
+    levels = np.arange(256, dtype=np.uint8)
+    # Grey is as much red as green and blue.
+    shown = np.asarray(transform.apply(Image.fromarray(levels[None])))[0, :, 1]
+    return None if _are_same(shown, levels) else lambda image: image.point(shown.tolist())
 
 
-def _transform(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
+def _of_colours(profile: ImageCms.ImageCmsProfile, space: str) -> Callable[[Image.Image], Image.Image] | None:
+    transform = _transform(profile, space)
+    if space == "RGB":
+        # Every level of grey, and a grid of colours with the corners.
+        grey = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(-1, 3)
+        levels = np.linspace(0, 255, 16).astype(np.uint8)
+        grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
+        colours = np.concatenate([grey, grid])
+        if _are_same(np.asarray(transform.apply(Image.fromarray(colours[None])))[0], colours):
+            return None
+    # A grey image often has the profile of a colour image, and is shown by browsers as it says.
+    return lambda image: transform.apply(image.convert(space))
+
+
+def _transform(
+    profile: ImageCms.ImageCmsProfile, mode: str, flags: ImageCms.Flags = ImageCms.Flags.NONE
+) -> ImageCms.ImageCmsTransform:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    return ImageCms.ImageCmsTransform(profile, srgb, mode, "RGB", _INTENT)
+    return ImageCms.ImageCmsTransform(profile, srgb, mode, "RGB", _INTENT, flags=flags)
+
+
+def _are_same(shown: np.ndarray, stored: np.ndarray) -> bool:
+    return int(np.abs(shown.astype(int) - stored).max()) <= _SAME_LEVELS

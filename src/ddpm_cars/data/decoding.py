@@ -160,7 +160,7 @@ def _flatten(
     if found is None:
         image, found = stretch(image, Stored(), value_range)
     if conversion is not None:
-        is_converted = conversion.transform is not None
+        is_converted = conversion.apply is not None
         found = replace(found, is_converted=is_converted, profile_fault=conversion.fault)
     if alpha is not None:
         behind = Image.new("RGB", image.size, _rgb(background)).convert("RGBA")

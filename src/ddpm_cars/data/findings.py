@@ -154,8 +154,8 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
         lines.append(f"{share} of the values of {place}, in {images}, are outside value_range and are clipped")
     if faults := report["profile_faults"]:
         lines.append(
-            f"{count(len(faults), 'image')} of {place} are shown without a colour profile of theirs, such as "
-            f"{faults[0]['path']} ({faults[0]['reason']})"
+            f"the colour profile of {count(len(faults), 'image')} of {place} cannot be used, such as that of "
+            f"{faults[0]['path']}, and their colours are taken as they are: {faults[0]['reason']}"
         )
     return lines
 
