@@ -189,6 +189,28 @@ def test_options_are_honoured(hub: LocalHub, client: Client, folder: Path):
     assert yaml.safe_load(repo.branches["draft"].files["README.md"].decode().split("---")[1])["license"] == "mit"
 
 
+@pytest.mark.parametrize("kind", ["model", "space"])
+def test_what_is_to_be_private_is_not_shown_in_a_public_repository(
+    hub: LocalHub, client: Client, folder: Path, kind: str
+):
+    arguments = [folder, f"open-{kind}", *(["--space"] if kind == "space" else [])]
+    client.push(*arguments)
+    repo = hub.state.repo(f"{hub.user}/open-{kind}", kind)
+    before = (list(repo.commits), dict(repo.branches), hub.state.count("PUT", ""))
+    for private, words in ((False, "is public"), (None, "may be public")):
+        repo.private = private
+        line = client.refused(*arguments, "--private", "--revision", "draft", "--commit_message", "Secret")
+        assert f"{repo.repo_id} {words}" in line
+        assert f"{hub.url}/{repo.url_path}/settings" in line
+        assert (list(repo.commits), dict(repo.branches), hub.state.count("PUT", "")) == before
+    # Once its owner has made it private, the same command publishes; without --private it stays as it is.
+    repo.private = True
+    client.push(*arguments, "--private", "--revision", "draft")
+    assert "draft" in repo.branches
+    assert "is private on the Hub, and stays so" in client.push(*arguments)["err"]
+    assert repo.private
+
+
 def test_a_card_that_somebody_has_edited_is_kept(hub: LocalHub, client: Client, folder: Path):
     repo_id = f"{hub.user}/edited"
     client.push(folder, repo_id)
@@ -294,19 +316,13 @@ def test_training_publishes_what_it_has_trained(hub: LocalHub, tiny_unet_config:
     assert hub.token.encode() not in everything
     assert "optimizer" not in " ".join(repo.files)
 
-    refused = runs.finish(
-        subprocess.Popen(
-            runs.command("untrained", **options),
-            cwd=tmp_path,
-            env=runs.environment | {"HF_TOKEN": "hf_" + "x" * 20},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    )
-    assert refused.returncode == 2
-    assert "hf auth login" in runs.last_line(refused)
-    assert not (tmp_path / "untrained").exists()
+    repo.private = False
+    for words, environment in (("hf auth login", {"HF_TOKEN": "hf_" + "x" * 20}), (f"{repo.repo_id} is public", {})):
+        runs.environment |= environment
+        refused = runs.train_apart("untrained", code=2, hub_model_id="trained", **options)
+        runs.environment |= {"HF_TOKEN": hub.token}
+        assert words in runs.last_line(refused)
+        assert not (tmp_path / "untrained").exists()
 
 
 def test_the_demo_is_published_as_a_space_that_runs_by_itself(

@@ -92,7 +92,7 @@ def train(config: TrainCommandConfig, prog: str) -> None:
     if config.push_to_hub and is_main_process():
         from ddpm_cars.publishing.hub import check_access
 
-        if problem := check_access(hub_model_id):
+        if problem := check_access(hub_model_id, config.hub_private_repo):
             warn(f"{problem}; the model will be pushed when it is trained")
     try:
         folder = train(config)
@@ -196,6 +196,8 @@ def push_to_hub(config: PushConfig, prog: str) -> None:
         )
     if config.dry_run:
         return
+    if published.is_private and not config.private:
+        note(f"{config.repo_id} is private on the Hub, and stays so")
     if published.kept_card:
         command = f"{prog} {config.folder} {config.repo_id} --overwrite_card"
         warn(f"the card on the Hub has been edited there and was kept; {command} replaces it")

@@ -84,7 +84,7 @@ class PushConfig(Settings):
     space: bool = False
     """Publish the demo, a page that samples from the model, instead of the model."""
     private: bool = False
-    """Make a new repository private."""
+    """Make a new repository private, and publish to one that is there only if it is private."""
     revision: str | None = None
     """Branch to publish on, created if there is none of that name. If unset, the main branch."""
     commit_message: str | None = None

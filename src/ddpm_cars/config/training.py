@@ -267,7 +267,7 @@ class TrainCommandConfig(TrainingConfig):
     hub_model_id: str | None = setting(None, may_change=True, private=True, group="publishing")
     """Repository to publish to, NAME or OWNER/NAME. If unset, your account and the name of output_dir."""
     hub_private_repo: bool = setting(False, may_change=True, private=True, group="publishing")
-    """Make a new repository private."""
+    """Make a new repository private, and publish to one that is there only if it is private."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     HTTPError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RepositoryNotFoundError,
 )
 
 from ddpm_cars.config.commands import PushConfig
@@ -36,22 +37,32 @@ class Published:
 
     url: str  # The address of the repository.
     is_new: bool  # Whether this push has made a commit; it makes none if nothing has changed.
+    is_private: bool  # Whether only its owner sees the repository.
     kept_card: bool  # Whether the card on the Hub was kept because somebody has edited it.
     metrics_path: Path | None  # The evaluation that is published.
     stale_metrics: Path | None  # One that was left out, as it is unfinished, or of other weights or calibration.
 
 
-def check_access(repo_id: str) -> str | None:
+def check_access(repo_id: str, private: bool = False) -> str | None:
     """Return why the Hub does not answer before a long run, which may be over when the run is; None if it answers.
 
-    Raises UserError if there is no token, or the Hub refuses it.
+    Args:
+        repo_id: The model's repository, NAME or OWNER/NAME.
+        private: Whether it has to be private, if it is there already.
+
+    Raises:
+        UserError: If there is no token, the Hub refuses it, or the repository is public and must not be.
     """
+    api = HfApi()
     try:
         with _explained("the run", repo_id):
-            HfApi().whoami()
+            user = api.whoami()["name"]
+            if private:
+                with suppress(RepositoryNotFoundError):
+                    _check_private(api, repo_id if "/" in repo_id else f"{user}/{repo_id}", "model")
     except PublishError as error:
         cause = error.__cause__
-        if isinstance(cause, LocalTokenNotFoundError) or _status(cause) in (401, 403):
+        if cause is None or isinstance(cause, LocalTokenNotFoundError) or _status(cause) in (401, 403):
             raise UserError(f"push_to_hub: {error}") from error
         return str(error)
     return None
@@ -67,7 +78,8 @@ def push(config: PushConfig) -> Published:
 
     Raises:
         UserError: If the folder holds no model, or the name cannot be that of a repository.
-        PublishError: If the Hub cannot be reached or refuses. At most a repository without the commit is left there.
+        PublishError: If the Hub cannot be reached or refuses, or would show to all what is to be private. At most a
+            repository without the commit is left there.
     """
     folder = open_model_folder(config.folder)
     for seconds in _WAITS_SECONDS:
@@ -92,6 +104,18 @@ def _retry_after_seconds(error: BaseException | None) -> float:
     return min(60.0, float(text)) if text.isdecimal() else 0.0
 
 
+def _check_private(api: HfApi, repo_id: str, kind: str) -> None:
+    """Raise PublishError if others see a repository, or the Hub does not say whether they do."""
+    if (private := api.repo_info(repo_id, repo_type=kind).private) is True:
+        return
+    page = f"{api.endpoint}/{'spaces/' if kind == 'space' else ''}{repo_id}/settings"
+    found = "is public" if private is False else "may be public, as the Hub does not say whether it is private"
+    raise PublishError(
+        f"{repo_id} {found}, and private makes only a new repository so; nothing was uploaded: make it private at "
+        f"{page}, publish to another name, or leave private out"
+    )
+
+
 def _push_once(config: PushConfig, folder: ModelFolder) -> Published:
     api, kind = HfApi(), "space" if config.space else "model"
     with _explained(config.folder, config.repo_id):
@@ -106,9 +130,13 @@ def _push_once(config: PushConfig, folder: ModelFolder) -> Published:
             space_sdk="gradio" if config.space else None,
             exist_ok=True,
         )
+        if config.private:
+            # It may have been there before, or its owner may have other plans for new ones.
+            _check_private(api, repo_id, kind)
         if config.revision is not None:
             api.create_branch(repo_id, branch=config.revision, repo_type=kind, exist_ok=True)
-        head = api.repo_info(repo_id, repo_type=kind, revision=config.revision).sha
+        there = api.repo_info(repo_id, repo_type=kind, revision=config.revision)
+        head = there.sha
         present = set(api.list_repo_files(repo_id, repo_type=kind, revision=head))
         kept_card = CARD in present and not config.overwrite_card and _was_edited(api, repo_id, kind, config.revision)
         if kept_card:
@@ -124,7 +152,9 @@ def _push_once(config: PushConfig, folder: ModelFolder) -> Published:
             revision=config.revision,
             parent_commit=head,
         )
-    return Published(str(url), commit.oid != head, kept_card, folder.metrics_path, folder.stale_metrics)
+    return Published(
+        str(url), commit.oid != head, bool(there.private), kept_card, folder.metrics_path, folder.stale_metrics
+    )
 
 
 def _validate(card: str, kind: str) -> None:
