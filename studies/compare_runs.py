@@ -64,8 +64,8 @@ def main() -> None:
     print(f"| {step} | relative difference |\n|---|---|")
     folder, other = (RunFolder(run).checkpoints / step for run in (arguments.run, arguments.other))
     with torch.inference_mode():
-        for file in sorted(folder.glob("*.safetensors")):
-            print(f"| {file.stem} | {tensor_distance(file, other / file.name):.1e} |")
+        for file in sorted(folder.rglob("*.safetensors")):
+            print(f"| {file.stem} | {tensor_distance(file, other / file.relative_to(folder)):.1e} |")
     print(f"| losses | {loss_distance(arguments.run, arguments.other, int(step[5:])):.1e} |")
 
 

@@ -28,8 +28,8 @@ from benchmarks.measure import Rows, default_device, table
 from ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.pictures import load_pictures
+from ddpm_cars.runs.loading import load_pipeline
 from ddpm_cars.runs.run_folder import RunFolder
-from ddpm_cars.runs.saved_pipeline import load_pipeline
 from ddpm_cars.runtime.files import write_text
 from ddpm_cars.training.validation import HeldOut
 

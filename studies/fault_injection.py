@@ -140,8 +140,8 @@ def fingerprints(run: Path) -> dict[str, str]:
     """Return hashes of all that must be equal: the tensors of the last checkpoint, the published model, the losses."""
     named = RunFolder(run)
     last = max(named.checkpoints.glob("step-*"))
-    files = [*sorted(last.glob("*.safetensors")), *sorted(named.unet.glob("*.safetensors"))]
-    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    files = [*sorted(last.rglob("*.safetensors")), *sorted(named.unet.glob("*.safetensors"))]
+    found = {file.relative_to(named.path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     history = json.loads(named.loss.read_text())
     for record in history:
         del record["images_per_second"]

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "toy_cars": ("runtime",),
     "networks": ("diffusion", *BASE),
     "figures": ("runtime",),
-    "runs": ("config", "data", *BASE),
+    "runs": ("config", "data", "networks", *BASE),
     "metrics": ("diffusion", *BASE),
     "reports": ("figures", "metrics", "runs", "runtime"),
     "sampling": ("config", "data", "diffusion", "figures", "runs", *BASE),

@@ -98,7 +98,7 @@ def test_a_disk_that_refuses_checkpoints_is_one_line_and_the_last_one_is_untouch
     runs.train("full", max_train_steps=4)
     kept = runs.folder / "full" / "checkpoints" / "step-00000004"
     size = (kept / "optimizer.safetensors").stat().st_size
-    before = {file.name: file.read_bytes() for file in kept.iterdir()}
+    before = {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()}
     # Room for all that is published, and not for the optimiser, the largest file of a checkpoint.
     refused = runs.finish(runs.start("full", max_train_steps=12, preexec_fn=lambda: limit_files(size - 1)))
     assert refused.returncode == 0, refused.stderr
@@ -108,7 +108,7 @@ def test_a_disk_that_refuses_checkpoints_is_one_line_and_the_last_one_is_untouch
     for step, line in zip((8, 12), warnings[1:], strict=True):
         assert f"the checkpoint of step {step} cannot be written (" in line
         assert "the last complete checkpoint is full/checkpoints/step-00000004" in line
-    assert {file.name: file.read_bytes() for file in kept.iterdir()} == before
+    assert {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()} == before
     assert os.listdir(runs.folder / "full" / "checkpoints") == ["step-00000004"]
     # With room again the same command goes on, to the end of a run that had room all the time.
     runs.train("full", max_train_steps=12)

@@ -8,7 +8,8 @@ from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.training.averages import RAW, Averages, half_lives
+from ddpm_cars.runs.checkpoints import RAW
+from ddpm_cars.training.averages import Averages, half_lives
 
 
 def change_weights(unet: UNet2DModel, step: int) -> None:

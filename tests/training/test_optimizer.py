@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm_cars.training.checkpoints import load_checkpoint, save_checkpoint
+from ddpm_cars.runs.checkpoints import load_checkpoint, save_checkpoint
 from ddpm_cars.training.optimizer import flatten_optimizer, restore_optimizer
 
 

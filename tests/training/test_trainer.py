@@ -18,7 +18,7 @@ from ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.diffusion.denoiser import training_target
 from ddpm_cars.errors import UserError
-from ddpm_cars.training.checkpoints import load_checkpoint
+from ddpm_cars.runs.checkpoints import load_checkpoint
 from ddpm_cars.training.prepare import make_noise_scheduler
 from ddpm_cars.training.trainer import Trainer, train
 from tests.support.trainer_helpers import by_hand, forget_accelerate
@@ -420,7 +420,8 @@ def test_weights_that_are_not_finite_are_never_saved(make_config: Callable[..., 
     )
     with pytest.raises(FloatingPointError, match=r"diverged at step \d"):
         train(config)
-    for file in Path(config.output_dir).rglob("unet.safetensors"):
+    saved = list(Path(config.output_dir).rglob("diffusion_pytorch_model*.safetensors"))
+    for file in saved:
         assert all(bool(tensor.isfinite().all()) for tensor in load_file(file).values())
 
 
@@ -440,7 +441,9 @@ def test_a_stopped_run_becomes_a_model_when_told_to_end_at_its_checkpoint(
     for _ in range(2):
         trainer.train_step()
     assert trainer.save_checkpoint()
-    assert "with --max_train_steps 2 makes the model as it is" in str(trainer.stopped(signal.SIGTERM, True))
+    assert f"ddpm-cars sample --pretrained_model_name_or_path {config.output_dir} draws" in str(
+        trainer.stopped(signal.SIGTERM, True)
+    )
     assert str(trainer.stopped(signal.SIGINT, True)).startswith("interrupted at step 2 of ")
     forget_accelerate()
     folder = train(replace(config, max_train_steps=2))

@@ -17,6 +17,7 @@ from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler, calibrate, fit_init_n
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.pictures import load_pictures, to_samples
 from ddpm_cars.errors import UserError
+from ddpm_cars.runs.checkpoints import load_checkpoint
 from ddpm_cars.training.trainer import Trainer, train
 from tests.support.trainer_helpers import by_hand, forget_accelerate
 
@@ -240,7 +241,7 @@ def test_the_best_average_on_held_out_pictures_is_published(make_config: MakeCon
     chosen = min(("1", "500"), key=last.__getitem__)
     assert last["1"] != last["500"]
     published = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
-    average = load_file(folder / "checkpoints" / "step-00000040" / f"average-{chosen}.safetensors")
+    average = load_checkpoint(folder / "checkpoints" / "step-00000040")[0][f"average-{chosen}"]
     assert all(torch.equal(published[name], average[name]) for name in average)
     # The lowest value of the whole run is kept as a pipeline of its own.
     state = json.loads((folder / "checkpoints" / "step-00000040" / "state.json").read_text())
@@ -259,9 +260,12 @@ def test_measuring_changes_nothing_about_the_training(make_config: MakeConfig):
     often = train(make_config(output_dir=make_config().output_dir + "1", validation_steps=1, **settings))
     forget_accelerate()
     never = train(make_config(output_dir=make_config().output_dir + "2", validation_steps=None, **settings))
-    for name in ("unet", "optimizer", "average-7000"):
-        files = [run / "checkpoints" / "step-00000006" / f"{name}.safetensors" for run in (often, never)]
-        assert files[0].read_bytes() == files[1].read_bytes()
+    both = [run / "checkpoints" / "step-00000006" for run in (often, never)]
+    names = [sorted(file.relative_to(path) for file in path.rglob("*.safetensors")) for path in both]
+    assert names[0] == names[1]
+    assert len(names[0]) == 3
+    for name in names[0]:
+        assert (both[0] / name).read_bytes() == (both[1] / name).read_bytes()
     assert len(json.loads((often / "validation.json").read_text())) == 6
     [at_the_end] = json.loads((never / "validation.json").read_text())
     assert at_the_end == json.loads((often / "validation.json").read_text())[-1]
@@ -479,7 +483,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 ):
     config = make_config(checkpointing_steps=2, checkpoints_total_limit=None)
     folder = train(config)
-    expected = load_file(folder / "checkpoints" / "step-00000006" / "unet.safetensors")
+    expected = load_checkpoint(folder / "checkpoints" / "step-00000006")[0]["unet"]
     newest = folder / "checkpoints" / "step-00000006" / "optimizer.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
     forget_accelerate()
@@ -487,7 +491,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     out, err = capsys.readouterr()
     assert f"warning: {newest.parent} is damaged and left out: optimizer.safetensors is not what was written" in err
     assert f"continuing from {folder / 'checkpoints' / 'step-00000004'}" in out
-    again = load_file(folder / "checkpoints" / "step-00000006" / "unet.safetensors")
+    again = load_checkpoint(folder / "checkpoints" / "step-00000006")[0]["unet"]
     assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
     for path in (folder / "checkpoints").iterdir():
         (path / "state.json").write_text("{}")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from ddpm_cars.config import TrainingConfig
+from ddpm_cars.runs.checkpoints import load_checkpoint
 from ddpm_cars.runtime.threads import num_cores
 from ddpm_cars.training import train
 from tests.support.trainer_helpers import forget_accelerate
@@ -56,7 +56,7 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(
     whole = replace(longer, output_dir=str(tmp_path / "whole"))
     with_threads(whole, 1, set_by_user=True)
     weights, other = (
-        load_file(Path(c.output_dir) / "checkpoints" / "step-00000002" / "unet.safetensors") for c in (longer, whole)
+        load_checkpoint(Path(c.output_dir) / "checkpoints" / "step-00000002")[0]["unet"] for c in (longer, whole)
     )
     assert all(torch.equal(weights[name], other[name]) for name in weights)
 

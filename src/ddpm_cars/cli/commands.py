@@ -177,7 +177,7 @@ def push_to_hub(config: PushConfig, prog: str) -> None:
     from ddpm_cars.runs.saved_pipeline import open_model_folder
 
     if config.dry_run:
-        folder = open_model_folder(config.folder)
+        folder = open_model_folder(config.folder, config.weights, config.variant)
         print(describe(collect(config, folder, config.repo_id)))
         kind = f"{'private' if config.private else 'public'} {'Space' if config.space else 'model'}"
         licence = config.model_license or (folder.settings or {}).get("model_license")
@@ -216,15 +216,16 @@ def demo(config: DemoConfig, prog: str) -> None:
         raise missing_packages("the page", "gradio") from error
 
     from ddpm_cars import pretrained
-    from ddpm_cars.runs.saved_pipeline import load_pipeline
+    from ddpm_cars.runs.loading import find_model, label_of, load_pipeline
 
     check_address(config.server_name, config.server_port)
     path = config.pretrained_model_name_or_path
     if path is None:
         name, path = "Toy cars", str(pretrained())
     else:
-        name = Path(path).resolve().name if Path(path).is_dir() else path
-    pipeline = load_pipeline(path)
+        path = find_model(path)
+        name = label_of(path, config.weights, config.variant)
+    pipeline = load_pipeline(path, **config.loading())
     place_model(pipeline, None if config.mixed_precision == AUTO else config.mixed_precision)
     app = build_app(pipeline, name, config.max_images, path if Path(path).is_dir() else None)
     try:

@@ -75,12 +75,11 @@ def _check_model(name: str, may_be_on_hub: bool) -> None:
         is_typo = "/" not in name and bool(_similar(name))
         if not may_be_on_hub or folder.exists() or _is_path(name) or is_typo:
             raise UserError(f"{name} is not a folder with a saved pipeline{_similar(name)}")
-    elif not RunFolder(name).model_index.is_file():
+    elif (problem := RunFolder(name).why_no_pipeline()) is not None:
         inside = sorted(path.parent for path in folder.glob("*/*_index.json"))
         if inside:
             raise UserError(f"{name} holds no saved pipeline itself; did you mean {inside[0]}?")
-        if (problem := RunFolder(name).why_no_pipeline()) is not None:
-            raise UserError(problem)
+        raise UserError(problem)
 
 
 def _is_path(name: str) -> bool:

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import ClassVar, Literal
 
 from ddpm_cars.config.fields import AUTO, NUM_SEEDS, Settings, setting
@@ -69,15 +69,52 @@ def check_scheduler(wrong: str, name: str, others: Sequence[str] = ()) -> None:
     raise UserError(f"{wrong} {name}, which is no scheduler; choose one of {', '.join((*others, *SCHEDULERS))}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Settings):
+    """Which weights of a saved model a command takes."""
+
+    weights: str | None = setting(None, group="model")
+    """Weights of a checkpoint: ema (the average that it samples with), raw (no average), or ema_N, such as ema_1000,
+    for the average with a half-life of N steps. If unset, ema, or raw where there is no average."""
+    variant: str | None = setting(None, group="model")
+    """Variant of the files with the weights, such as fp16. If unset, the files without one."""
+
+    def loading(self) -> dict[str, str | None]:
+        """Return the arguments with which the model is loaded, besides its name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("group") == "model"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights is not None and self.variant is not None:
+            raise UserError(
+                f"weights is {self.weights} and variant is {self.variant}; both choose the weights, so give one"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubModelConfig(ModelConfig):
+    """Which weights of a saved model a command takes, which may be on the Hub."""
+
+    revision: str | None = setting(None, group="model")
+    """Branch, tag or commit of a model on the Hub. If unset, the main branch."""
+
+
+def _refuse_choice_of_weights(config: HubModelConfig, why: str) -> None:
+    """Raise UserError if a command is told which weights to take of no model in particular."""
+    for name, value in config.loading().items():
+        if value is not None:
+            raise UserError(f"{name} is {value}, and {why}")
+
+
 @dataclass(frozen=True)
-class PushConfig(Settings):
+class PushConfig(ModelConfig):
     """Publish a model on the Hub, or its demo as a Space.
 
     The token is the one of `hf auth login` or HF_TOKEN.
     """
 
     folder: str
-    """Folder of a model, as training leaves it."""
+    """Folder of a model, as training leaves it, or a checkpoint of a run."""
     repo_id: str
     """Repository to publish to, NAME or OWNER/NAME."""
     _: KW_ONLY
@@ -104,13 +141,14 @@ class PushConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig(Settings):
+class SampleConfig(HubModelConfig):
     """Sample images from a saved pipeline."""
 
     group: ClassVar[str] = "most used"
 
     pretrained_model_name_or_path: str
-    """Folder of a saved pipeline, or the id of one on the Hub."""
+    """Folder of a saved pipeline or of a checkpoint, or the id of a pipeline on the Hub. For a run that has not
+    finished, its newest checkpoint is taken."""
     output_dir: str = "samples"
     """Folder for the images. The same command continues with the images that are missing in it."""
     overwrite_output_dir: bool = False
@@ -155,7 +193,7 @@ class SampleConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateConfig(PicturesOfRunConfig):
+class CalibrateConfig(ModelConfig, PicturesOfRunConfig):
     """Measure a saved model on its training images, for better variances and starting noise.
 
     If neither train_data_dir nor dataset_name is given, the images are those that the model was trained on, according
@@ -165,7 +203,8 @@ class CalibrateConfig(PicturesOfRunConfig):
     group: ClassVar[str] = "most used"
 
     pretrained_model_name_or_path: str
-    """Folder of a saved pipeline. Its scheduler_config.json is replaced."""
+    """Folder of a saved pipeline, whose scheduler_config.json is replaced, or of a checkpoint, which stays as it is:
+    the calibrated model is written beside checkpoints/."""
     variance_type: Variance | None = None
     """Variance that the model samples with from now on. If unset, it stays as it is."""
     num_timesteps: int | None = setting(50, minimum=2)
@@ -191,7 +230,7 @@ class CalibrateConfig(PicturesOfRunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(PicturesOfRunConfig):
+class EvaluateConfig(HubModelConfig, PicturesOfRunConfig):
     """Measure how good a saved model is, and write metrics.json, plots and report.html.
 
     What metrics.json holds already is not measured again, and an evaluation with other settings goes to a folder
@@ -202,12 +241,13 @@ class EvaluateConfig(PicturesOfRunConfig):
     group: ClassVar[str] = "measurements"
 
     pretrained_model_name_or_path: str | None = setting(None, group="most used")
-    """Folder of a saved pipeline, or the id of one on the Hub."""
+    """Folder of a saved pipeline or of a checkpoint, or the id of a pipeline on the Hub. For a run that has not
+    finished, its newest checkpoint is taken."""
     compare: tuple[str, ...] | None = setting(None, group="most used")
     """Two models to measure with the same seeds and compare, instead of one model."""
     output_dir: str | None = setting(None, group="most used")
-    """Folder for the results. If unset, evaluation/ in the folder of the model, or beside it for other settings than
-    those of the evaluation there; with compare, comparison/."""
+    """Folder for the results. If unset, evaluation/ in the folder of the model, or beside it for a checkpoint, and for
+    other settings than those of the evaluation there; with compare, comparison/."""
     label_column: str = setting("label", group="images")
     """Column of the dataset that holds the classes, for models with classes."""
     num_images: int | None = setting(None, minimum=1, group="most used")
@@ -254,6 +294,8 @@ class EvaluateConfig(PicturesOfRunConfig):
         super().__post_init__()
         if (self.pretrained_model_name_or_path is None) == (self.compare is None):
             raise UserError("give exactly one of pretrained_model_name_or_path (a model) and compare (two models)")
+        if self.compare is not None:
+            _refuse_choice_of_weights(self, "compare takes two models as they are; give a folder for each")
         if self.num_images is not None and self.num_images < MIN_EVALUATION_IMAGES:
             raise UserError(
                 f"num_images is {self.num_images}; it must be {MIN_EVALUATION_IMAGES} or more, and takes "
@@ -314,14 +356,15 @@ class ToyCarsConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig(Settings):
+class DemoConfig(HubModelConfig):
     """Serve a page in the browser that samples from a model with a live preview.
 
     It also adds noise to an image of yours and plots the noise schedule.
     """
 
     pretrained_model_name_or_path: str | None = None
-    """Folder of a saved pipeline, or the id of one on the Hub. If unset, the model inside the package."""
+    """Folder of a saved pipeline or of a checkpoint, or the id of a pipeline on the Hub. If unset, the model inside
+    the package."""
     server_name: str = "127.0.0.1"
     """Address to serve the page at. 0.0.0.0 lets other machines in."""
     server_port: int | None = setting(None, minimum=1)
@@ -336,5 +379,7 @@ class DemoConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.pretrained_model_name_or_path is None:
+            _refuse_choice_of_weights(self, "the model inside the package has one set of weights")
         if self.server_port is not None and self.server_port > 65535:
             raise UserError(f"server_port is {self.server_port}; it must be 65535 or less")

@@ -25,6 +25,7 @@ NUM_SEEDS = 2**64 - 2**32
 _MAX_SHOWN = 200  # Characters of a value that a message shows.
 GROUPS = (
     "most used",
+    "model",
     "settings",
     "images",
     "network",
@@ -39,6 +40,7 @@ GROUPS = (
     "publishing",
 )
 """The groups of settings in `--help`, in their order."""
+_DEFAULT_GROUP = "settings"
 
 
 def setting(
@@ -78,7 +80,7 @@ def grouped(config_class: type["Settings"]) -> dict[str, list[Field]]:
     groups: dict[str, list[Field]] = {group: [] for group in GROUPS}
     for f in fields(config_class):  # type: ignore[arg-type]
         owner = next(c for c in config_class.__mro__ if f.name in inspect.get_annotations(c))
-        groups[f.metadata.get("group") or str(vars(owner).get("group", GROUPS[1]))].append(f)
+        groups[f.metadata.get("group") or str(vars(owner).get("group", _DEFAULT_GROUP))].append(f)
     return {group: members for group, members in groups.items() if members}
 
 
@@ -91,7 +93,7 @@ class Settings:
     """
 
     takes_recipes: ClassVar[bool] = False
-    group: ClassVar[str] = GROUPS[1]
+    group: ClassVar[str] = _DEFAULT_GROUP
 
     def __new__(cls, *_: Any, **settings: Any) -> "Settings":
         """Refuse a setting that does not exist, as Python does, with what to give instead."""

@@ -24,14 +24,14 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.features import load_extractor
 from ddpm_cars.evaluation.likelihood import bounds_to_measure, key_of, measure_bounds
 from ddpm_cars.evaluation.metrics_file import MetricsFile, describe
-from ddpm_cars.evaluation.places import comparison_folder, find_place, folder_of, is_standard, known_metrics
+from ddpm_cars.evaluation.places import comparison_folder, find_place, is_standard, known_metrics
 from ddpm_cars.evaluation.real_images import compared_pixels, features_path, load_real_images, mirrored
 from ddpm_cars.metrics.neighbours import look_for_copies
 from ddpm_cars.metrics.records import Comparison, Reference, measure
 from ddpm_cars.reports.text import summary
 from ddpm_cars.reports.write import has_images, save_comparison, save_images, save_report
+from ddpm_cars.runs.loading import evaluation_of, find_model, load_pipeline
 from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder
-from ddpm_cars.runs.saved_pipeline import load_pipeline
 from ddpm_cars.runs.settings import check_held_out, with_pictures_of_run
 from ddpm_cars.runtime.console import note, progress, warn
 from ddpm_cars.runtime.files import atomic_path, rounded
@@ -64,7 +64,7 @@ class Evaluation:
     def __init__(self, accelerator: Accelerator, config: EvaluateConfig, name: str, run: str):
         self.name = name
         self.is_main = accelerator.is_main_process
-        self.pipeline = load_pipeline(name)
+        self.pipeline = load_pipeline(name, **config.loading())
         # After the model: a mistyped folder has no config.yaml either.
         self.config = config = with_pictures_of_run(config, run)
         self.saved_config = self.pipeline.scheduler.config
@@ -317,9 +317,16 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
     """
     EvaluateConfig.check_given(config, "evaluate")
     device = connect().device
-    names = config.compare or (str(config.pretrained_model_name_or_path),)
+    # A run that trains may have another checkpoint when the other processes look.
+    asked = config.compare or (str(config.pretrained_model_name_or_path),)
+    names = on_main(lambda: [find_model(name) for name in asked])
+    if len({*names}) < len(names):
+        raise UserError(f"compare names {names[0]} twice; give two models")
     given = config.output_dir if config.compare is None else None
-    folders = [folder_of(name) if given is None else EvaluationFolder(Path(given)) for name in names]
+    folders = [
+        evaluation_of(name, config.weights, config.variant) if given is None else EvaluationFolder(Path(given))
+        for name in names
+    ]
     standard, config = is_standard(config), with_precision(config, folders, device)
     try:
         accelerator = Accelerator(mixed_precision=config.mixed_precision)

@@ -16,9 +16,10 @@ from ddpm_cars.evaluation.real_images import RealImages
 from ddpm_cars.metrics.records import METRICS
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.reports.wording import sampler_label
+from ddpm_cars.runs.loading import label_of
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.saved_pipeline import identity
-from ddpm_cars.runtime.files import read_file, write_text
+from ddpm_cars.runtime.files import write_text
 from ddpm_cars.runtime.hardware import versions
 from ddpm_cars.runtime.processes import on_main
 
@@ -30,7 +31,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return what metrics.json says of the model, the images and the way of measuring."""
     unet, saved, held_out, others = pipeline.unet, pipeline.scheduler.config, {}, ""
-    facts, T = read_file(RunFolder(name).facts), pipeline.scheduler.config.num_train_timesteps
+    facts, T = RunFolder(name).read_facts(), pipeline.scheduler.config.num_train_timesteps
     num_steps, num_likelihood = min(config.num_inference_steps or T, T), {}
     too_few = [metric for metric in METRICS if metric.min_images > real.num_floor_images]
     if real.held_out is not None:
@@ -45,7 +46,7 @@ def describe(
     return {
         "model": {
             # As others may read it: without the folders above.
-            "name": Path(name).resolve().name if Path(name).is_dir() else name,
+            "name": label_of(name, config.weights, config.variant),
             **identity(pipeline),
             "resolution": unet.config.sample_size,
             "num_channels": unet.config.in_channels,

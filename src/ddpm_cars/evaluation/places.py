@@ -10,7 +10,7 @@ from typing import Any
 from ddpm_cars.config.commands import EvaluateConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.reports.write import IMAGE_NAMES
-from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder
+from ddpm_cars.runs.run_folder import EvaluationFolder
 from ddpm_cars.runtime.console import note, warn
 from ddpm_cars.runtime.files import atomic_path, read_file
 from ddpm_cars.runtime.folders import FolderLock
@@ -34,12 +34,6 @@ _SETTINGS = (
     *("seed", "num_images", "num_inference_steps", "num_likelihood_images"),
     *("extractor", "extractor_weights", "mixed_precision"),
 )
-
-
-def folder_of(name: str) -> EvaluationFolder:
-    """Return where an evaluation of a model writes unless it is told otherwise."""
-    is_folder = Path(name).is_dir()
-    return RunFolder(name).evaluation if is_folder else EvaluationFolder(Path("evaluation") / name.replace("/", "--"))
 
 
 def comparison_folder(output_dir: str | None, models: Sequence[str]) -> EvaluationFolder:

@@ -15,6 +15,7 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.metrics.records import METRICS
 from ddpm_cars.reports.page import card_section, markdown_table
 from ddpm_cars.reports.wording import bound_label, name_of, plain_markdown, value_text
+from ddpm_cars.runs.run_folder import is_checkpoint
 from ddpm_cars.runs.saved_pipeline import ModelFolder
 from ddpm_cars.runs.settings import dataset_id
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES
@@ -177,7 +178,11 @@ def _data(folder: ModelFolder, data_license: str | None) -> str:
 def _training(folder: ModelFolder) -> str:
     rows, facts, settings = [], folder.training, folder.settings
     if facts is not None:
-        rows += [("Optimiser steps", f"{facts['steps']:,}"), ("Images per step", str(facts["global_batch_size"]))]
+        of_run = (
+            f" of a run of {settings['max_train_steps']:,}" if settings and is_checkpoint(folder.files.path) else ""
+        )
+        rows.append(("Optimiser steps", f"{facts['steps']:,}{of_run}"))
+        rows.append(("Images per step", str(facts["global_batch_size"])))
         half_life = facts["average_half_life_steps"]
         rows.append(("Weights", "the last" if half_life is None else f"averaged, half-life {half_life:,} steps"))
         if found := facts["validation"]:

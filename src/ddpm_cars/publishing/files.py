@@ -4,34 +4,35 @@ import json
 from pathlib import Path
 
 import yaml
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+from safetensors.torch import save
 
 from ddpm_cars.config.commands import PushConfig
-from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import one_file_source
 from ddpm_cars.publishing.card import CARD, eval_results, make_card
 from ddpm_cars.publishing.space import space_files
-from ddpm_cars.runs.saved_pipeline import WEIGHTS, ModelFolder
+from ddpm_cars.runs.saved_pipeline import WEIGHTS, ModelFolder, pipeline_texts
 from ddpm_cars.runs.settings import dataset_id, public_settings
 
 Files = dict[str, Path | bytes]  # Paths in the repository, each with the file or the content that goes there.
 
 
 def model_files(folder: ModelFolder) -> Files:
-    """Return the files with which a model loads anywhere. Raises UserError if no weights are in safetensors."""
+    """Return the files with which a model loads anywhere."""
     pipeline, files = folder.pipeline, folder.files
-    weights = sorted(path for path in files.unet.glob(WEIGHTS) if ".safetensors" in path.name)
-    if not weights:
-        raise UserError(f"{files.unet} has no weights in safetensors; save the pipeline again with safe_serialization")
-    unet_config = files.unet / pipeline.unet.config_name
-    contents: dict[Path, Path | bytes] = {
-        files.model_index: _json(pipeline.to_json_string()),
-        files.path / pipeline.code_name: one_file_source().encode(),
-        unet_config: _json(unet_config.read_text(encoding="utf-8")),
-        **{path: path for path in weights},
-        files.scheduler / pipeline.scheduler.config_name: _json(pipeline.scheduler.to_json_string()),
+    if folder.are_weights_chosen:
+        # Whoever loads what is published has no choice to make.
+        tensors = {name: tensor.contiguous() for name, tensor in pipeline.unet.state_dict().items()}
+        weights: Files = {f"unet/{SAFETENSORS_WEIGHTS_NAME}": save(tensors, metadata={"format": "pt"})}
+    else:
+        found = sorted(path for path in files.unet.glob(WEIGHTS) if ".safetensors" in path.name)
+        weights = {path.relative_to(files.path).as_posix(): path for path in found}
+    return {
+        **{name: _json(text) for name, text in pipeline_texts(pipeline).items()},
+        pipeline.code_name: one_file_source().encode(),
+        **weights,
     }
-    return {path.relative_to(files.path).as_posix(): content for path, content in contents.items()}
 
 
 def _json(text: str) -> bytes:

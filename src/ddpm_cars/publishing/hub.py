@@ -81,7 +81,7 @@ def push(config: PushConfig) -> Published:
         PublishError: If the Hub cannot be reached or refuses, or would show to all what is to be private. At most a
             repository without the commit is left there.
     """
-    folder = open_model_folder(config.folder)
+    folder = open_model_folder(config.folder, config.weights, config.variant)
     for seconds in _WAITS_SECONDS:
         try:
             return _push_once(config, folder)

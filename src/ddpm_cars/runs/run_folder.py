@@ -1,5 +1,6 @@
 """The names of the files that runs leave in a folder; no other module spells them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,20 @@ from ddpm_cars.runtime.files import read_file
 
 DENOISING = "denoising.png"
 """The name of a strip of denoising, beside a grid of samples."""
+MANIFEST, STATE = "manifest.json", "state.json"
+"""The files by which a checkpoint is known: the list of its files, and all of its state that is not a tensor."""
+_CHECKPOINT = re.compile(r"step-\d{8}")
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a folder is a checkpoint, wherever somebody has copied it."""
+    return (path / MANIFEST).is_file() and (path / STATE).is_file()
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder of checkpoints, oldest first. It need not exist."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in found if _CHECKPOINT.fullmatch(path.name))
 
 
 class EvaluationFolder:
@@ -81,14 +96,38 @@ class RunFolder:
         self.logs = path / "logs"
         self.evaluation = EvaluationFolder(path / "evaluation")
 
+    def run(self) -> "RunFolder | None":
+        """Return the folder of the run that this folder is a checkpoint of; None if it is none, or lies elsewhere."""
+        path = self.path.resolve()
+        if not is_checkpoint(path) or path.parent != RunFolder(path.parents[1]).checkpoints:
+            return None
+        # As the user has written it, where that is possible.
+        written = RunFolder(self.path.parent.parent)
+        return written if written.checkpoints.resolve() == path.parent else RunFolder(path.parents[1])
+
+    def newest_step(self) -> Path | None:
+        """Return the newest checkpoint in this folder, which is that of a run or of its checkpoints; None if none."""
+        found = list_checkpoints(self.path) or list_checkpoints(self.checkpoints)
+        return found[-1] if found else None
+
+    def read_facts(self) -> dict[str, Any] | None:
+        """Return what the run that has made the model says of itself, None if the folder does not say.
+
+        Checkpoints of earlier versions say their step only. Raises UserError if the file is damaged.
+        """
+        known: dict[str, Any] | None = read_file(self.facts)
+        if known is None and is_checkpoint(self.path):
+            return {"steps": read_file(self.path / STATE)["step"]}
+        return known
+
     def why_no_pipeline(self) -> str | None:
-        """Return why a folder that exists holds no saved pipeline; None if it seems to hold one."""
-        if self.model_index.is_file():
+        """Return why a folder that exists holds no model; None if it, or a checkpoint in it, seems to hold one."""
+        if self.model_index.is_file() or is_checkpoint(self.path) or self.newest_step() is not None:
             return None
         if self.checkpoints.is_dir():
             return (
-                f"{self.path} is a run that has not finished (no {self.model_index.name}); the same training command "
-                "continues it, and with --max_train_steps at the step of its checkpoint ends it there"
+                f"{self.path} is a run that has not finished, and it has no checkpoint yet; the same training command "
+                "continues it"
             )
         return f"{self.path} holds no saved pipeline: there is no {self.model_index.name}"
 
@@ -98,4 +137,5 @@ class RunFolder:
         Raises:
             UserError: If the file is damaged.
         """
-        return read_file(self.settings) or {}
+        # Checkpoints of earlier versions have no file of their own for them.
+        return read_file(self.settings) or (read_file(self.path / STATE) or {}).get("config", {})

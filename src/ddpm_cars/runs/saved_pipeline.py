@@ -1,87 +1,31 @@
-"""A pipeline in a folder or on the Hub: loading it, the hashes by which it is recognised, writing and deleting it."""
+"""A pipeline in a folder: the hashes by which it is recognised, what lies beside it, writing and deleting it."""
 
 import copy
 import hashlib
 import json
-import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from diffusers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
-from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 from safetensors import SafetensorError
 
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.runs.run_folder import RunFolder
+from ddpm_cars.runs.checkpoints import RAW, ema_name
+from ddpm_cars.runs.loading import evaluation_of, find_model, load_pipeline, weights_name
+from ddpm_cars.runs.old_checkpoints import old_facts
+from ddpm_cars.runs.run_folder import RunFolder, is_checkpoint
 from ddpm_cars.runtime.console import progress_style
 from ddpm_cars.runtime.files import atomic_path, fsync_path, read_file
 from ddpm_cars.runtime.folders import delete_empty
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
 WEIGHTS = "diffusion_pytorch_model*"  # Pattern of the names of a network's weights in its folder.
-
-
-def load_pipeline(name: str) -> DDPMCarsPipeline:
-    """Load a saved pipeline.
-
-    Args:
-        name: Its folder, or its id on the Hub.
-
-    Raises:
-        UserError: If there is none that loads.
-    """
-    folder = Path(name)
-    if folder.is_dir() and (problem := RunFolder(name).why_no_pipeline()) is not None:
-        raise UserError(problem)
-    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
-    logger.addFilter(_is_news)
-    try:
-        with _no_bar():
-            return DDPMCarsPipeline.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        if folder.is_dir():
-            raise UserError(f"no pipeline can be loaded from {name}: {error}") from error
-        reason = _why_not_from_hub(error)
-        raise UserError(f"there is no folder {name}, and no such model can be had from the Hub ({reason})") from error
-    finally:
-        logger.removeFilter(_is_news)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    # That the Hub is away matters only if the cache has no model either, and then the error says so.
-    return not record.getMessage().startswith("Couldn't connect to the Hub")
-
-
-@contextmanager
-def _no_bar() -> Iterator[None]:
-    """Hide diffusers' bar of the two parts of a pipeline, which are there at once."""
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bar()
-
-
-def _why_not_from_hub(error: Exception) -> str:
-    """Return in a few words what diffusers says in several sentences about its own arguments."""
-    cause = error.__cause__
-    if isinstance(error, ValueError):
-        return "its ids are NAME or OWNER/NAME"
-    if isinstance(cause, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, and it is not in the cache"
-    if isinstance(cause, RepositoryNotFoundError | GatedRepoError):
-        return "it does not exist there, or is private to others"
-    return f"{type(cause or error).__name__}, and it is not in the cache"
 
 
 def weights_sha256(network: torch.nn.Module, prefix: str = "") -> str:
@@ -112,20 +56,29 @@ class ModelFolder:
     metrics: dict[str, Any] | None  # Of these weights, sampled with the present settings of the scheduler.
     metrics_path: Path | None  # The file of these metrics.
     stale_metrics: Path | None  # Metrics of other weights or settings, or unfinished ones, which stay unpublished.
+    are_weights_chosen: bool  # Whether the pipeline's weights are some of several in the folder.
 
 
-def open_model_folder(folder: str | Path) -> ModelFolder:
+def open_model_folder(folder: str | Path, weights: str | None = None, variant: str | None = None) -> ModelFolder:
     """Load the pipeline of a folder and what lies beside it.
 
     Of the evaluations that fit the model, the one in evaluation/ counts, else the one beside it of the most images.
 
-    Raises UserError if there is no model in it that loads, or a file of the run cannot be read.
+    Args:
+        folder: The folder; for a run that has not finished, its newest checkpoint is taken.
+        weights: As `load_pipeline` takes it.
+        variant: As `load_pipeline` takes it.
+
+    Raises:
+        UserError: If there is no model in it that loads, or a file of the run cannot be read.
     """
-    files = RunFolder(folder)
-    if not files.model_index.is_file():
-        raise UserError(f"{files.path} is not a folder with a saved pipeline: there is no {files.model_index.name}")
-    pipeline = load_pipeline(str(files.path))
-    here, *beside = (place.metrics for place in (files.evaluation, *files.evaluation.beside()))
+    files = RunFolder(find_model(str(folder)))
+    if not files.path.is_dir() or (problem := files.why_no_pipeline()) is not None:
+        raise UserError(problem if files.path.is_dir() else f"{files.path} is not a folder with a saved pipeline")
+    pipeline = load_pipeline(str(files.path), weights, variant)
+    place = evaluation_of(str(files.path), weights, variant)
+    others = (files.run() or files).evaluation.beside()
+    here, *beside = (place.metrics, *(other.metrics for other in others if other.path != place.path))
     found = {path: metrics for path in (here, *beside) if (metrics := read_file(path)) is not None}
     # A new run in the folder replaces the weights, and a calibration replaces the settings of the scheduler.
     now = identity(pipeline)
@@ -135,12 +88,27 @@ def open_model_folder(folder: str | Path) -> ModelFolder:
     return ModelFolder(
         files,
         pipeline,
-        read_file(files.settings),
-        read_file(files.facts),
+        files.read_settings() or None,
+        training_facts(files, pipeline, weights or variant),
         None if path is None else found[path],
         path,
         next(iter(found), None) if path is None else None,
+        variant is not None or is_checkpoint(files.path),
     )
+
+
+def training_facts(files: RunFolder, pipeline: DDPMCarsPipeline, weights: str | None) -> dict[str, Any] | None:
+    """Return what is known of a training run that has made a model, None if nothing is."""
+    known: dict[str, Any] | None = read_file(files.facts)
+    if not is_checkpoint(files.path):
+        return known
+    if known is None:
+        known = old_facts(files.path, list((pipeline.config.get("id2label") or {}).values()))
+    if (name := weights_name(files.path, weights)) != weights_name(files.path, None):
+        # What was measured was measured of the weights to sample with.
+        half_life = None if name == RAW else int(name.removeprefix(ema_name("")))
+        known |= {"average_half_life_steps": half_life, "validation": None}
+    return known
 
 
 def _is_finished_and_of(metrics: Mapping[str, Any], model: Mapping[str, str]) -> bool:
@@ -164,6 +132,15 @@ def make_pipeline(
     pipeline = DDPMCarsPipeline(unet.eval().to(device), copy.deepcopy(scheduler), id2label=id2label)
     pipeline.set_progress_bar_config(**progress_style(), desc="sampling", leave=False)
     return pipeline
+
+
+def pipeline_texts(pipeline: DDPMCarsPipeline) -> dict[str, str]:
+    """Return the files of a saved pipeline that are not weights, by their paths in its folder."""
+    return {
+        DDPMCarsPipeline.config_name: pipeline.to_json_string(),
+        f"unet/{UNet2DModel.config_name}": pipeline.unet.to_json_string(),
+        f"scheduler/{pipeline.scheduler.config_name}": pipeline.scheduler.to_json_string(),
+    }
 
 
 def save_pipeline(pipeline: DDPMCarsPipeline, folder: Path) -> None:

@@ -1,9 +1,11 @@
 """`ddpm-cars calibrate`: measures a saved model on its training images and writes the result into its folder."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from accelerate import PartialState
 from diffusers import DDPMScheduler
 
@@ -12,8 +14,9 @@ from ddpm_cars.data.pictures import load_pictures, to_samples
 from ddpm_cars.diffusion.calibration import calibrate, fit_init_noise
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.runs.run_folder import RunFolder
-from ddpm_cars.runs.saved_pipeline import load_pipeline
+from ddpm_cars.runs.loading import find_model, label_of, load_pipeline
+from ddpm_cars.runs.run_folder import RunFolder, is_checkpoint
+from ddpm_cars.runs.saved_pipeline import save_pipeline, training_facts
 from ddpm_cars.runs.settings import check_classes, with_pictures_of_run
 from ddpm_cars.runtime.files import write_text
 from ddpm_cars.runtime.threads import ComputingThreads
@@ -25,13 +28,15 @@ from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsSchedul
 def calibrate_folder(config: CalibrateConfig) -> str:
     """Measure a saved model, replace its scheduler_config.json, which keeps its class, and return lines for the user.
 
+    A checkpoint stays as it is, because training continues from it; the measured model is written beside checkpoints/.
+
     Raises UserError if model, images and settings do not fit together, and OSError if the file cannot be written.
     """
     CalibrateConfig.check_given(config, "calibrate_folder")
-    folder = Path(config.pretrained_model_name_or_path)
+    folder = Path(find_model(config.pretrained_model_name_or_path))
     if not folder.is_dir():
         raise UserError(f"pretrained_model_name_or_path {folder} is not a folder with a saved pipeline")
-    pipeline = load_pipeline(str(folder)).to(PartialState().device)
+    pipeline = load_pipeline(str(folder), **config.loading()).to(PartialState().device)
     saved = pipeline.scheduler
     has_variances = isinstance(saved, DDPMCarsScheduler | DDPMScheduler)
     if config.variance_type is not None and not has_variances:
@@ -54,13 +59,29 @@ def calibrate_folder(config: CalibrateConfig) -> str:
         saved.register_to_config(**{name: value for name, value in scheduler.config.items() if name in measured})
         scheduler = saved
     path = RunFolder(folder).scheduler / scheduler.config_name
-    write_text(path, scheduler.to_json_string())
+    if is_checkpoint(folder):
+        pipeline.scheduler = scheduler
+        path = _save_beside(pipeline, config, RunFolder(folder)).path
+    else:
+        write_text(path, scheduler.to_json_string())
     sampler = scheduler.config.variance_type if has_variances else type(saved).__name__
     line = f"calibrated on {len(samples)} images, samples with {sampler}: {path}"
     if sampler in CALIBRATED_VARIANCES:
         return line
     other = "" if has_variances else "--scheduler DDPMCarsScheduler "
     return f"{line}\nit samples as before; ddpm-cars sample {other}--variance_type analytic uses what was measured"
+
+
+def _save_beside(pipeline: DDPMCarsPipeline, config: CalibrateConfig, checkpoint: RunFolder) -> RunFolder:
+    """Write the measured model of a checkpoint, with what its run says, into a folder of its own, and return that."""
+    name = label_of(str(checkpoint.path), **config.loading()).rpartition("/")[2]
+    run = checkpoint.run()
+    beside = RunFolder((checkpoint.path.resolve().parent if run is None else run.path) / f"{name}-calibrated")
+    save_pipeline(pipeline.to("cpu"), beside.path)
+    write_text(beside.settings, yaml.safe_dump(checkpoint.read_settings(), sort_keys=False))
+    facts = training_facts(checkpoint, pipeline, config.weights or config.variant)
+    write_text(beside.facts, json.dumps(facts, indent=1))
+    return beside
 
 
 def _training_samples(config: CalibrateConfig, pipeline: DDPMCarsPipeline) -> tuple[torch.Tensor, torch.Tensor | None]:

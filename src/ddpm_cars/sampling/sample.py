@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from contextlib import ExitStack
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from ddpm_cars.config.commands import SampleConfig
 from ddpm_cars.config.fields import AUTO
 from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, save_png
+from ddpm_cars.runs.loading import find_model, load_pipeline
 from ddpm_cars.runs.run_folder import DENOISING, RunFolder
-from ddpm_cars.runs.saved_pipeline import identity, load_pipeline
+from ddpm_cars.runs.saved_pipeline import identity
 from ddpm_cars.runtime.console import note, progress, progress_style
 from ddpm_cars.runtime.files import write_text
 from ddpm_cars.runtime.folders import FolderLock, refuse_inside
@@ -169,7 +170,7 @@ class Sampling:
 
     def _load(self) -> None:
         config = self.config
-        self.pipeline = load_pipeline(config.pretrained_model_name_or_path)
+        self.pipeline = load_pipeline(config.pretrained_model_name_or_path, **config.loading())
         run = RunFolder(config.pretrained_model_name_or_path).read_settings()
         refuse_inside(config.output_dir, run.get("train_data_dir"))
         request = request_of(config, self.pipeline.scheduler.config.num_train_timesteps, self.state.num_processes)
@@ -188,7 +189,7 @@ class Sampling:
             f.name: getattr(request, f.name) for f in fields(request) if f.name not in ("num_images", "batch_size")
         }
         settings = {  # All that the images depend on but their number.
-            "model": self.config.pretrained_model_name_or_path,
+            "model": ", ".join([self.config.pretrained_model_name_or_path, *_said(self.config.loading())]),
             **identity(self.pipeline),
             **asked,
             "scheduler": type(scheduler).__name__,
@@ -233,6 +234,10 @@ class Sampling:
         return lines
 
 
+def _said(values: dict[str, str | None]) -> list[str]:
+    return [f"{name} {value}" for name, value in values.items() if value is not None]
+
+
 def _read(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
@@ -266,6 +271,9 @@ def sample(config: SampleConfig) -> list[str]:
     with ExitStack() as stack:
         stack.callback(lock.release)
         stack.callback(state.destroy_process_group)
+        # A run that trains may have another checkpoint when the other processes look.
+        model = on_main(lambda: find_model(config.pretrained_model_name_or_path))
+        config = replace(config, pretrained_model_name_or_path=model)
         precision = on_main(lambda: precision_of(config, state.device))
         for warning in cpu_warnings(state.device, state.num_processes, precision):
             logger.warning(warning)

@@ -9,8 +9,7 @@ from diffusers import UNet2DModel
 from torch.distributed.tensor import DTensor
 
 from ddpm_cars.config.training import TrainingConfig
-
-RAW = "raw"  # the name of the weights themselves among their averages
+from ddpm_cars.runs.checkpoints import RAW
 
 
 def half_lives(config: TrainingConfig) -> tuple[int, ...]:

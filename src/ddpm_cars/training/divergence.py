@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from ddpm_cars.runs.run_folder import list_checkpoints
 from ddpm_cars.runtime.console import warn
-from ddpm_cars.training.checkpoints import list_checkpoints
 from ddpm_cars.training.state import TrainState, full_tensor
 
 

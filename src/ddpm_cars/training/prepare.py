@@ -15,13 +15,13 @@ from ddpm_cars.data.pictures import Pictures, load_pictures
 from ddpm_cars.data.row_decoding import first_images
 from ddpm_cars.data.shards import open_shards
 from ddpm_cars.errors import UserError, missing_packages
+from ddpm_cars.runs.checkpoints import newest_values
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.console import warn
 from ddpm_cars.runtime.folders import FolderLock, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings, device_name, keep_freed_memory
 from ddpm_cars.runtime.processes import connect, on_main, together
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
-from ddpm_cars.training.checkpoints import newest_values
 from ddpm_cars.training.choices import (
     choose_as_before,
     choose_for_device,

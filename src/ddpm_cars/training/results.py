@@ -1,5 +1,6 @@
 """What a run leaves for people: the pipeline, sample grids, curves and reports."""
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate.utils import gather_object
+from diffusers import UNet2DModel
 from PIL import Image
 
 from ddpm_cars.config.training import TrainingConfig
@@ -17,6 +19,7 @@ from ddpm_cars.errors import RunError
 from ddpm_cars.figures.grids import make_grid, save_png
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, DenoisingState, as_images
 from ddpm_cars.runs import saved_pipeline
+from ddpm_cars.runs.checkpoints import RAW, SavedModel, ema_name, last_safe
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.settings import dataset_id
 from ddpm_cars.runtime import files
@@ -26,8 +29,6 @@ from ddpm_cars.runtime.hardware import versions
 from ddpm_cars.runtime.processes import on_main
 from ddpm_cars.sampling.generate import frame_of, make_strip
 from ddpm_cars.sampling.request import SamplingRequest
-from ddpm_cars.training.averages import RAW
-from ddpm_cars.training.checkpoints import last_safe
 from ddpm_cars.training.log import track_image
 from ddpm_cars.training.run import Run
 from ddpm_cars.training.state import TrainState
@@ -58,9 +59,12 @@ def _try_write(run: Run, what: str, write: Callable[[], Any]) -> None:
 
 def save_settings(run: Run) -> None:
     """Write the settings; a run from its own settings continues it."""
-    text = yaml.safe_dump({**asdict(run.config), "overwrite_output_dir": False}, sort_keys=False)
     path = run.folder.settings
-    _try_write(run, path.name, lambda: files.write_text(path, text))
+    _try_write(run, path.name, lambda: files.write_text(path, _settings_text(run)))
+
+
+def _settings_text(run: Run) -> str:
+    return yaml.safe_dump({**asdict(run.config), "overwrite_output_dir": False}, sort_keys=False)
 
 
 def save_image_report(run: Run) -> None:
@@ -182,6 +186,21 @@ def _results_are_there(run: Run, state: TrainState) -> bool:
         return same and all(path.stat().st_size > 0 for path in paths)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def as_saved_model(run: Run, state: TrainState) -> SavedModel:
+    """Return what makes a checkpoint of the present state a saved pipeline, with the settings and facts of the run."""
+    average, names = state.chosen_average(), RunFolder("")
+    with torch.device("meta"):
+        unet = UNet2DModel.from_config(state.unet.config)
+    id2label = dict(enumerate(run.class_names)) if run.class_names else None
+    pipeline = DDPMCarsPipeline(unet, copy.deepcopy(run.noise_scheduler), id2label=id2label)
+    texts = {
+        **saved_pipeline.pipeline_texts(pipeline),
+        names.settings.name: _settings_text(run),
+        names.facts.name: json.dumps(_training_facts(run, state, average), indent=1),
+    }
+    return SavedModel(RAW if average == RAW else ema_name(average), texts)
 
 
 def _make_pipeline(run: Run, state: TrainState, weights: Weights) -> DDPMCarsPipeline:

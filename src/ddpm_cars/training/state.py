@@ -15,8 +15,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ddpm_cars.data.stream import ShardStream
+from ddpm_cars.runs.checkpoints import RAW
 from ddpm_cars.runtime.console import warn
-from ddpm_cars.training.averages import RAW, Averages
+from ddpm_cars.training.averages import Averages
 from ddpm_cars.training.batches import BatchOrder, MemorySource, has_room
 from ddpm_cars.training.log import Log
 from ddpm_cars.training.network import can_capture, place_network, wrap_network
@@ -118,8 +119,9 @@ class TrainState:
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """Return all tensors of a checkpoint, in groups, whole. Every process has to call this."""
         optimizer = {name: _whole(tensor) for name, tensor in flatten_optimizer(self.optimizer).items()}
-        averages = {f"average-{name}": self._average(name) for name in self.averages.tensors}
-        return {"unet": self.weights(RAW), "optimizer": optimizer, **averages}
+        unet = self.weights(RAW)
+        averages = {f"average-{name}": unet | self._average(name) for name in self.averages.tensors}
+        return {"unet": unet, "optimizer": optimizer, **averages}
 
     def values(self) -> dict[str, Any]:
         """Return what a checkpoint holds besides tensors, as JSON. Every process has to call this."""

@@ -4,18 +4,19 @@ import math
 import signal
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import RunError, RunStopped
+from ddpm_cars.runs.checkpoints import RAW, last_safe
 from ddpm_cars.runtime.console import progress, say, shows_bars, warn
 from ddpm_cars.runtime.processes import StopNotice, on_main
 from ddpm_cars.runtime.threads import ComputingThreads
 from ddpm_cars.training import plan, results
-from ddpm_cars.training.averages import RAW
-from ddpm_cars.training.checkpoints import Checkpointer, last_safe
+from ddpm_cars.training.checkpoints import Checkpointer
 from ddpm_cars.training.choices import length_warnings
 from ddpm_cars.training.divergence import FiniteWatch
 from ddpm_cars.training.log import start_tracker
@@ -56,7 +57,8 @@ class Trainer:
             self.threads.close()
             run.lock.release()
             raise
-        self.checkpoints = Checkpointer(run.folder.checkpoints, self.state, config.checkpoints_total_limit)
+        model = partial(results.as_saved_model, run, self.state)
+        self.checkpoints = Checkpointer(run.folder.checkpoints, self.state, config.checkpoints_total_limit, model)
         self.notice = StopNotice()
 
     def run(self) -> Path:
@@ -266,7 +268,8 @@ class Trainer:
             return RunError(f"{how} at step {step:,}, which could not be saved; {last_safe(folder)}")
         return RunStopped(
             f"{how} at step {step:,} of {self.prepared.total_steps:,} and saved in {folder}; "
-            f"the same command continues, and with --max_train_steps {step} makes the model as it is",
+            f"the same command continues, and ddpm-cars sample --pretrained_model_name_or_path "
+            f"{self.prepared.folder.path} draws with the model as it is",
             signum,
         )
 
