@@ -51,9 +51,7 @@ def test_a_variant_is_loaded_or_told_with_those_that_are_there(saved: Path):
         assert half.state_dict()[name].dtype == torch.float32
         assert torch.equal(half.state_dict()[name], weight.half().float())
     assert any(not torch.equal(half.state_dict()[name], weight) for name, weight in whole.state_dict().items())
-    with pytest.raises(
-        UserError, match=r"model has no variant bf16; it has weights without a variant and the variant"
-    ):
+    with pytest.raises(UserError, match=r"model has no variant bf16; it has weights without .* variant fp16$"):
         load_pipeline(str(saved), variant="bf16")
     (saved / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model has no weights without a variant; give --variant with one of fp16$"):
@@ -61,9 +59,7 @@ def test_a_variant_is_loaded_or_told_with_those_that_are_there(saved: Path):
 
 
 def test_a_folder_has_no_revisions(saved: Path):
-    with pytest.raises(
-        UserError, match=r"^revision is main, which chooses a state of a model on the Hub; .* a folder$"
-    ):
+    with pytest.raises(UserError, match=r"^revision is main, which chooses a state .* on the Hub; .* is a folder$"):
         load_pipeline(str(saved), revision="main")
 
 

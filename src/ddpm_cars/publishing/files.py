@@ -9,6 +9,7 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from safetensors.torch import save
 
 from ddpm_cars.config.commands import PushConfig
+from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import one_file_source
 from ddpm_cars.publishing.card import CARD, eval_results, make_card
 from ddpm_cars.publishing.space import space_files
@@ -19,7 +20,7 @@ Files = dict[str, Path | bytes]  # Paths in the repository, each with the file o
 
 
 def model_files(folder: ModelFolder) -> Files:
-    """Return the files with which a model loads anywhere."""
+    """Return the files with which a model loads anywhere. Raises UserError if no weights are in safetensors."""
     pipeline, files = folder.pipeline, folder.files
     if folder.are_weights_chosen:
         # Whoever loads what is published has no choice to make.
@@ -27,6 +28,8 @@ def model_files(folder: ModelFolder) -> Files:
         weights: Files = {f"unet/{SAFETENSORS_WEIGHTS_NAME}": save(tensors, metadata={"format": "pt"})}
     else:
         found = sorted(path for path in files.unet.glob(WEIGHTS) if ".safetensors" in path.name)
+        if not found:
+            raise UserError(f"{files.unet} has no weights in safetensors; save the pipeline again")
         weights = {path.relative_to(files.path).as_posix(): path for path in found}
     return {
         **{name: _json(text) for name, text in pipeline_texts(pipeline).items()},
