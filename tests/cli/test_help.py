@@ -62,7 +62,11 @@ def test_every_setting_of_training_is_in_a_group_of_its_kind():
             "A switch may stand alone; it means true. A list takes several words, one after the other. "
             "null means that a setting is unset.",
         ),
-        (EvaluateConfig, "A list takes several words, one after the other. null means that a setting is unset."),
+        (
+            EvaluateConfig,
+            "A switch may stand alone; it means true. A list takes several words, one after the other. "
+            "null means that a setting is unset.",
+        ),
         (ToyCarsConfig, None),
     ],
 )

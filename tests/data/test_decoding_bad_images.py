@@ -235,7 +235,7 @@ def test_files_that_are_no_part_of_the_data_are_reported(
         save(folder / name, RED)
     for name in ("c.HEIC", "notes.txt", "train/notes.TXT", "LICENSE", ".hidden.png"):
         (folder / name).write_text("text")
-    report = load(train_data_dir=str(folder)).report
+    report = load(train_data_dir=str(folder), split_folders=True).report
     assert report["not_listed"] == [str(folder / name) for name in ("beside.png", "c.HEIC", "other/b.png")]
     assert report["ignored_suffixes"] == {"": 1, ".txt": 2}
     assert report["num_listed"] == 1

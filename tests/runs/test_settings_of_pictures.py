@@ -98,6 +98,30 @@ def test_pictures_are_prepared_as_the_run_did_but_for_what_is_given(
     assert got.seed == 0
 
 
+@pytest.mark.parametrize(
+    ("run", "given", "expected"),
+    [
+        ({"split_folders": False}, {}, False),
+        ({"split_folders": False}, {"train_data_dir": "./cars"}, False),
+        ({"split_folders": False}, {"train_data_dir": "vans"}, None),
+        ({"split_folders": False}, {"split_folders": True}, True),
+        ({"split_folders": None}, {}, None),
+        # Runs of earlier versions left out what is beside splits.
+        ({}, {}, True),
+        ({}, {"train_data_dir": "vans"}, None),
+    ],
+)
+@pytest.mark.parametrize("command", [CalibrateConfig, EvaluateConfig])
+def test_folders_that_were_splits_for_the_run_are_splits(
+    command: type, run: dict, given: dict, expected: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cars").mkdir()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"train_data_dir": "cars", **run}))
+    asked = command(pretrained_model_name_or_path=str(tmp_path), **given)
+    assert with_pictures_of_run(asked, str(tmp_path)).split_folders is expected
+
+
 def test_pictures_of_a_model_without_a_run_are_squashed_on_white(tmp_path: Path):
     asked = CalibrateConfig(pretrained_model_name_or_path="x", train_data_dir="vans")
     got = with_pictures_of_run(asked, str(tmp_path))

@@ -133,6 +133,17 @@ def test_epochs_are_passes_over_all_images(num_images: int, epochs: int, process
     assert chosen(CPU, num_images, processes, **given, max_train_steps=5).max_train_steps == 5
 
 
+def test_a_run_goes_on_with_the_splits_that_it_had():
+    bare = TrainingConfig(train_data_dir="x")
+    saved = checkpoint(chosen(CPU, 300, split_folders=False))
+    assert choose_as_before(bare, saved, CPU, 1).split_folders is False
+    assert choose_as_before(replace(bare, split_folders=True), saved, CPU, 1).split_folders is True
+    assert choose_as_before(bare, checkpoint(chosen(CPU, 300)), CPU, 1).split_folders is None
+    # Earlier versions did not have the setting, and left out what is beside splits.
+    del saved["config"]["split_folders"]
+    assert choose_as_before(bare, saved, CPU, 1).split_folders is True
+
+
 @pytest.mark.parametrize("steps", [1, 19, 60, 400, 3_000, 10_000, 200_000])
 def test_what_is_counted_in_steps_follows_the_length(steps: int):
     config = chosen(CPU, max_train_steps=steps, validation_split="test")

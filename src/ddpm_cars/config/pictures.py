@@ -19,7 +19,8 @@ class PicturesConfig(Settings):
     group: ClassVar[str] = "images"
 
     train_data_dir: str | None = setting(None, may_change=True, path=True, from_run=True, group="most used")
-    """Folder of images, including its subfolders. Folders named train/ and test/ inside it are its splits."""
+    """Folder of images, including its subfolders. Folders named train/ and test/ inside it are its splits; see
+    split_folders."""
     dataset_name: str | None = setting(None, may_change=True, path=True, from_run=True, group="most used")
     """Dataset on the Hub, or the folder of a local dataset. Give it instead of train_data_dir."""
     dataset_config_name: str | None = setting(None, may_change=False, from_run=True)
@@ -28,6 +29,9 @@ class PicturesConfig(Settings):
     """Column of the dataset that holds the images."""
     split: str | None = setting(None, may_change=False, from_run=True)
     """Split to use, in the notation of `datasets` ("train", "train+test", "train[:90%]"). If unset, all of them."""
+    split_folders: bool | None = setting(None, may_change=True, from_run=True)
+    """Whether folders with names such as train, val or test-2 are splits: true leaves out the images beside them,
+    false makes all images one set. If unset, they are splits, and images beside them are an error."""
     cache_dir: str | None = setting(None, may_change=True, private=True, from_run=True, group="machine")
     """Folder that keeps decoded images between runs. If unset, the cache of `datasets`."""
     resize: Resize = setting("squash", may_change=False, from_run=True, label="Made square by")
@@ -51,8 +55,10 @@ class PicturesConfig(Settings):
         self._check_value_range()
         if (self.train_data_dir is None) == (self.dataset_name is None):
             raise UserError("give the images with exactly one of train_data_dir (a folder) and dataset_name")
+        if self.dataset_name is not None and self.split_folders is False:
+            raise UserError("split_folders is False; it goes with train_data_dir, not with dataset_name")
         if self.train_data_dir is not None:
-            for name, unset in (("dataset_config_name", None), ("image_column", "image"), ("label_column", "label")):
+            for name, unset in (("dataset_config_name", None), ("image_column", "image")):
                 value = getattr(self, name, unset)
                 if value != unset:
                     raise UserError(f"{name} is {value}; it goes with dataset_name, not with train_data_dir")

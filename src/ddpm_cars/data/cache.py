@@ -18,7 +18,7 @@ import numpy as np
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.decoding import decode_square, image_mode
 from ddpm_cars.data.findings import Findings, Found, ImageError, ValuesError
-from ddpm_cars.data.listing import Source
+from ddpm_cars.data.source import Source
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import note, progress
 from ddpm_cars.runtime.files import atomic_path

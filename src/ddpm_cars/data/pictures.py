@@ -14,11 +14,14 @@ import torch
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.data.cache import DECODER_VERSION, Decoded, cache_folder, decode_once
 from ddpm_cars.data.colours import can_convert
+from ddpm_cars.data.dataset import find_in_dataset
 from ddpm_cars.data.decoding import image_mode
 from ddpm_cars.data.findings import frames_of, give_value_range, report_of, warnings_of, written
-from ddpm_cars.data.listing import Source, find_pictures, unread_kinds
+from ddpm_cars.data.folder import find_in_folder
+from ddpm_cars.data.listing import unread_kinds
+from ddpm_cars.data.source import Source
 from ddpm_cars.errors import UserError
-from ddpm_cars.runtime.console import count, note, warn
+from ddpm_cars.runtime.console import count, note, note_once, warn
 from ddpm_cars.runtime.files import write_text
 
 _NUM_NAMED = 5  # This is how many bad images an error names.
@@ -37,7 +40,8 @@ class Pictures:
         report: What became of every file: "source", "num_images" (N), "num_listed" (with the bad ones), "bad_images"
             (each with "path" and "reason"), "duplicates" (lists of paths of files with the same bytes, all of which
             are kept), "not_listed" (images in no split or of a kind that is not read), "ignored_suffixes" (the
-            number of other files, by suffix), and what `report_of` adds.
+            number of other files, by suffix), "notes" (sentences about what a person may not expect of the files, such
+            as how many of them `datasets` reads), and what `report_of` adds.
     """
 
     images: np.ndarray
@@ -65,8 +69,9 @@ def load_pictures(
     Args:
         config: The settings: the images, their resolution and how to reach it, and how many may be bad.
         num_channels: 3 for colour, 1 for grey.
-        label_column: Column with the classes: a ClassLabel, integers or strings. For train_data_dir any name means
-            the names of the folders that hold the images. None is no classes.
+        label_column: Column with the classes: a ClassLabel, integers or strings. For train_data_dir it is one of
+            metadata.csv, and if that has no column "label", the names of the folders that hold the images are the
+            classes. None is no classes.
         excluded_split: Split that is not joined where `config.split` is None.
         report_path: Where the report is written as JSON. Only one of several processes gives it.
         check_number: Called with the folder or dataset and the number of its images, before anything is decoded and
@@ -81,7 +86,10 @@ def load_pictures(
             decoded cannot be kept in `config.cache_dir`.
     """
     image_mode(num_channels)
-    source = find_pictures(config, label_column, excluded_split)
+    find = find_in_dataset if config.train_data_dir is None else find_in_folder
+    source = find(config, label_column, excluded_split)
+    for text in source.notes:
+        note_once(f"{source.place}: {text}")
     _check_number(source.place, source.size, check_number)
     settings = [config.resolution, config.resize, config.background, config.split, label_column, excluded_split]
     # What is usual is not in the key, so that a cache of an earlier version is found.
@@ -116,6 +124,7 @@ def _make_report(source: Source, decoded: Decoded) -> dict[str, Any]:
         "duplicates": list(copies.values()),
         "not_listed": source.not_listed,
         "ignored_suffixes": source.ignored_suffixes,
+        "notes": source.notes,
         **report_of(decoded.findings, source.path),
     }
 

@@ -22,13 +22,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets.exceptions import DatasetNotFoundError
 from datasets.utils.file_utils import xopen
 from fsspec.core import url_to_fs
 
 from ddpm_cars.config.training import TrainingConfig
-from ddpm_cars.data.listing import find_image_column
+from ddpm_cars.data.dataset import find_image_column
+from ddpm_cars.data.dataset_files import is_saved_to_disk, read_errors, unread_files
 from ddpm_cars.errors import UserError
+from ddpm_cars.runtime.console import note_once
 
 _TAR_MEMBER = re.compile(r"((?:.*/|)[^./]+)[.]([^/]*)")
 _MAX_TAR_PADDING = 1 << 20
@@ -184,10 +185,13 @@ def open_shards(config: TrainingConfig, split: str | None) -> Shards:
     local = Path(source).is_dir()
     # `datasets` has a meaning of its own for words like "parquet", but not for whole paths.
     place = str(Path(source).absolute()) if local else source
-    try:
+    if local and is_saved_to_disk(place):
+        raise UserError(
+            f"{source} was written by save_to_disk; streaming reads Parquet files and WebDataset archives: drop "
+            "--streaming, or write it with to_parquet"
+        )
+    with read_errors(source, what="shards"):
         builder = datasets.load_dataset_builder(place, config.dataset_config_name, cache_dir=config.cache_dir)
-    except (DatasetNotFoundError, datasets.data_files.EmptyDatasetError, OSError, ValueError) as error:
-        raise UserError(f"no shards can be read from {source}: {' '.join(str(error).split())}") from error
     kind = builder.name
     if kind not in _READERS:
         raise UserError(
@@ -197,6 +201,10 @@ def open_shards(config: TrainingConfig, split: str | None) -> Shards:
     files = builder.config.data_files
     if split not in files:
         raise UserError(f"{source} has no split {split!r}; streaming reads one of {[str(name) for name in files]}")
+    if local:
+        read = {str(name): [*found] for name, found in files.items()}
+        for text in unread_files(Path(source), read, stop=config.split_folders is None):
+            note_once(f"{source}: {text}")
     paths = tuple(sorted(files[split]))
     # On the Hub, a path begins with a commit, which may have left the shards as they were.
     names = [os.path.relpath(p, source) if local else re.sub("^hf://[^@]*@[^/]*/", "", p) for p in paths]

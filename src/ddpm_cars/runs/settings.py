@@ -19,14 +19,17 @@ Config = TypeVar("Config", bound=PicturesOfRunConfig)
 def with_pictures_of_run(config: Config, name: str) -> Config:
     """Fill in what `config` does not say about the images from the run in the folder `name`.
 
-    If the settings name images, only two things are taken from the run: how images become pixels, and which of them
-    were held out, if the images are those of the run. Raises UserError if neither names images, or the settings do not
-    fit together.
+    If the settings name images, little is taken from the run: how images become pixels and, if the images are those
+    of the run, which of its folders are splits and which images were held out. Raises UserError if neither names
+    images, or the settings do not fit together.
     """
     defaults: dict[str, Any] = {field.name: field.default for field in fields(PicturesConfig)}
     names = {setting for setting in ("resize", "background", "value_range") if getattr(config, setting) is None}
     taken = {setting: defaults[setting] for setting in names}
     run = RunFolder(name).read_settings()
+    if run:
+        # Earlier versions left out what is beside splits.
+        run = {"split_folders": True, **run}
     if config.train_data_dir is None and config.dataset_name is None:
         if not run:
             raise UserError(
@@ -36,8 +39,9 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
         names = {*settings_with(TrainingConfig, "from_run")}
         # A setting of the command wins. It is known to be set only if its default is None.
         names -= {f.name for f in fields(config) if f.default is None and getattr(config, f.name) is not None}
-    elif config.split is None and config.validation_split is None and _are_of_run(config, run):
-        names.add("validation_split")
+    elif _are_of_run(config, run):
+        names |= {"split_folders"} if config.split_folders is None else set()
+        names |= {"validation_split"} if config.split is None and config.validation_split is None else set()
     return replace(config, **taken | {setting: value for setting, value in run.items() if setting in names})
 
 

@@ -1,5 +1,6 @@
 """What a command says to the person who started it: each line once, by one process."""
 
+import functools
 import logging
 import os
 import sys
@@ -34,6 +35,12 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """Print on the main process what is no result of the command: on stderr."""
     _write(text, sys.stderr)
+
+
+@functools.cache
+def note_once(text: str) -> None:
+    """Print what is no result of the command, unless this process has printed it before."""
+    note(text)
 
 
 def _write(text: str, stream: TextIO | None) -> None:

@@ -85,6 +85,9 @@ def choose_as_before(
     """
     before, given = checkpoint["config"], left_to_the_machine(config)
     taken = {name: before[name] for name in (given & before.keys()) - {"max_train_steps"}}
+    if config.split_folders is None:
+        # Earlier versions left out what is beside splits.
+        taken["split_folders"] = before.get("split_folders", True)
     if "mixed_precision" in given:
         taken["mixed_precision"] = _precision_to_go_on_with(checkpoint, device)
     if "train_batch_size" in given:

@@ -1,4 +1,4 @@
-"""Where images come from: splits and classes of folders and of datasets."""
+"""Datasets of the Hub's formats on this machine: their splits, their columns and their classes."""
 
 import zipfile
 from collections.abc import Callable
@@ -6,70 +6,12 @@ from io import BytesIO
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pytest
 from PIL import Image
 
 from ddpm_cars.data.pictures import Pictures
 from ddpm_cars.errors import UserError
-from tests.support.picture_helpers import BLUE, GREEN, GREY, RED, colours, save
-
-
-def test_a_split_can_be_kept_out(load: Callable[..., Pictures]):
-    assert colours(load(excluded_split="test")) == [BLUE, RED]
-    assert colours(load(excluded_split="train")) == [GREY]
-    # The split that is asked for is what counts.
-    assert colours(load(split="test", excluded_split="test")) == [GREY]
-
-
-def test_what_cannot_be_found_is_named(load: Callable[..., Pictures], folder: Path, tmp_path: Path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("text")
-    for changes, words in (
-        ({"train_data_dir": str(tmp_path / "nowhere")}, "nowhere is not a folder"),
-        ({"train_data_dir": str(tmp_path / "empty")}, "empty holds no images"),
-        ({"train_data_dir": str(tmp_path / "texts")}, r"texts holds no images; other files: 1 \.txt"),
-        ({"train_data_dir": None, "dataset_name": str(tmp_path / "empty")}, "no images can be read from .*empty"),
-        ({"train_data_dir": None, "dataset_name": str(tmp_path / "no")}, "no images can be read from .*no"),
-        ({"split": "validation"}, "split is 'validation'.*pictures.*train.*test"),
-        ({"split": "train["}, r"split is 'train\['"),
-        ({"split": "train[:0%]"}, "holds no images"),
-        ({"excluded_split": "validation"}, "validation_split is 'validation'; the splits of .* are train, test"),
-        ({"excluded_split": "train[:10%]"}, r"validation_split is 'train\[:10%\]'.*give split"),
-        ({"excluded_split": "train", "train_data_dir": str(folder / "train")}, "the only split"),
-        ({"num_channels": 4}, "4 channels"),
-    ):
-        with pytest.raises(UserError, match=words):
-            load(**changes)
-
-
-def test_classes_are_the_folders_that_hold_the_pictures(load: Callable[..., Pictures], tmp_path: Path):
-    folder = tmp_path / "classes"
-    for name in ("train/van/a.png", "train/car/b.png", "train/van/c.png", "test/van/d.png", "test/bus/e.png"):
-        save(folder / name, RED)
-    pictures = load(train_data_dir=str(folder), label_column="any name")
-    assert pictures.class_names == ("bus", "car", "van")
-    assert pictures.labels.dtype == np.int64
-    assert pictures.labels.tolist() == [1, 2, 2, 0, 2]
-    # A class has the same number in every split.
-    test = load(train_data_dir=str(folder), label_column="any name", split="test")
-    assert (test.class_names, test.labels.tolist()) == (("bus", "car", "van"), [0, 2])
-    stock = datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(tmp_path / "stock"))
-    assert tuple(stock["train"].features["label"].names) == pictures.class_names
-    assert [*stock["train"]["label"], *stock["test"]["label"]] == pictures.labels.tolist()
-
-
-def test_a_folder_without_classes_says_so(load: Callable[..., Pictures], tmp_path: Path):
-    for names in (("a.png", "b.png"), ("train/a.png", "test/b.png"), ("cat/a.png", "dog/b.png", "c.png")):
-        folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        for name in names:
-            save(folder / name, RED)
-        with pytest.raises(UserError, match=r"\.png is in none; make one folder per class"):
-            load(train_data_dir=str(folder), label_column="label")
-    save(tmp_path / "one" / "cars" / "a.png", RED)
-    with pytest.raises(UserError, match="are in one, cars"):
-        load(train_data_dir=str(tmp_path / "one"), label_column="label")
+from tests.support.picture_helpers import BLUE, GREEN, RED, colours, save
 
 
 def as_parquet(folder: Path, split: str, features: dict, **columns: list) -> str:
@@ -180,3 +122,100 @@ def test_a_dataset_of_archives(tmp_path: Path, load: Callable[..., Pictures]):
             one_colour(colour).save(buffer := BytesIO(), "png")
             archive.writestr(name, buffer.getvalue())
     assert colours(load(train_data_dir=None, dataset_name=str(tmp_path / "zipped"))) == [RED, BLUE]
+
+
+def write_images(folder: Path, **numbers: int) -> Path:
+    for n, (name, number) in enumerate(numbers.items()):
+        for i in range(number):
+            save(folder / name / f"{i}.png", (40 * n, 9 * i, 7))
+    return folder
+
+
+def test_a_folder_of_which_datasets_reads_a_part_stops_or_is_said(
+    tmp_path: Path, load: Callable[..., Pictures], capsys: pytest.CaptureFixture
+):
+    folder = write_images(tmp_path / "vehicles", bus=10, car=10, train=6, truck=10)
+    (folder / "labels.csv").write_text("a,b\n")
+    (folder / "README.md").write_text("text")
+    source = {"train_data_dir": None, "dataset_name": str(folder)}
+    words = (
+        r"vehicles: `datasets` reads 6 of 37 files, those in splits that it finds by names, train \(6\); "
+        r"not read: 1 .csv, 30 .png, "
+        r"such as .*bus/0.png; give --train_data_dir .*vehicles --split_folders false .*--split_folders true"
+    )
+    with pytest.raises(UserError, match=words):
+        load(**source)
+    pictures = load(**source, split_folders=True)
+    assert len(pictures.images) == 6
+    [note] = pictures.report["notes"]
+    assert "reads 6 of 37 files" in note
+    assert note in capsys.readouterr().err
+    with pytest.raises(UserError, match="split_folders is False; it goes with train_data_dir"):
+        load(**source, split_folders=False)
+    # Whoever says in README.md what is read has chosen.
+    declared = "---\nconfigs:\n- config_name: default\n  data_files: 'bus/*.png'\n---\n"
+    (folder / "README.md").write_text(declared)
+    chosen = load(**source)
+    assert len(chosen.images) == 10
+    assert "reads 10 of 37 files" in chosen.report["notes"][0]
+
+
+def test_a_metadata_file_that_leaves_out_images_is_said(tmp_path: Path, load: Callable[..., Pictures]):
+    folder = write_images(tmp_path / "described", a=3)
+    (folder / "metadata.jsonl").write_text('{"file_name": "a/0.png"}\n{"file_name": "a/2.png"}\n')
+    pictures = load(train_data_dir=None, dataset_name=str(folder))
+    assert len(pictures.images) == 2
+    assert pictures.report["notes"] == ["`datasets` has 2 rows for 3 images: a metadata file names no more"]
+
+
+@pytest.mark.parametrize("as_dict", [False, True], ids=["Dataset", "DatasetDict"])
+def test_what_save_to_disk_has_written_is_read(tmp_path: Path, load: Callable[..., Pictures], as_dict: bool):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["van", "car"])})
+    rows = {"image": [one_colour(RED), one_colour(GREEN), one_colour(BLUE)], "label": [1, 0, 1]}
+    saved = datasets.Dataset.from_dict(rows, features=features)
+    folder = tmp_path / "saved"
+    (datasets.DatasetDict(train=saved, test=saved.select([2])) if as_dict else saved).save_to_disk(folder)
+    source = {"train_data_dir": None, "dataset_name": str(folder), "label_column": "label"}
+    pictures = load(**source, excluded_split="test" if as_dict else None)
+    assert colours(pictures) == [RED, GREEN, BLUE]
+    assert (pictures.class_names, pictures.labels.tolist()) == (("van", "car"), [1, 0, 1])
+    assert (
+        colours(load(**source, split="train[1:]+test" if as_dict else "train[1:]"))
+        == [GREEN, BLUE, BLUE][: 2 + as_dict]
+    )
+    for changes, words in (
+        ({"split": "validation"}, "split is 'validation', of .*saved: Unknown split"),
+        ({"excluded_split": "validation"}, "validation_split is 'validation'"),
+        ({"dataset_config_name": "x"}, "dataset_config_name is x, and .*saved is a dataset that save_to_disk"),
+        ({"image_column": "photo"}, "no column 'photo'; it has image, label"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load(**source, **changes)
+    arrow = next(folder.rglob("*.arrow"))
+    arrow.write_bytes(arrow.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"no images can be read from .*saved: "):
+        load(**source)
+
+
+def test_the_cause_that_datasets_hides_is_said_with_its_file(tmp_path: Path, load: Callable[..., Pictures]):
+    good = Path(as_parquet(tmp_path / "good", "a", {"image": datasets.Image()}, image=[one_colour(RED)]), "a.parquet")
+    page = bytearray(good.read_bytes())
+    page[4:60] = b"\xff" * 56
+    for name, damaged, words in (
+        ("README.md", b"---\nconfigs: [\n---\n", "README-md: while parsing"),
+        ("cut.parquet", good.read_bytes()[:200], "cut.parquet.*magic bytes"),
+        ("page.parquet", bytes(page), "page.parquet: .*header"),
+        ("text.tar", b"text" * 1000, "text.tar: invalid header"),
+        ("text.zip", b"text" * 1000, "text.zip: File is not a zip file"),
+        ("a.csv", b"x,y\n1,2\n", "has no column 'image'; it has x, y"),
+    ):
+        folder = tmp_path / name.replace(".", "-")
+        folder.mkdir()
+        (folder / name).write_bytes(damaged)
+        if name.endswith("parquet"):
+            (folder / "a.parquet").write_bytes(good.read_bytes())
+        with pytest.raises(UserError, match=words) as caught:
+            load(train_data_dir=None, dataset_name=str(folder))
+        assert "An error occurred while generating" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 1000

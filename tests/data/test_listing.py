@@ -1,4 +1,4 @@
-"""Which images a folder holds, in which splits and classes."""
+"""Which images a folder holds, in which splits and classes its folders put them."""
 
 from pathlib import Path
 
@@ -6,9 +6,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from ddpm_cars.config.pictures import ImageConfig
-from ddpm_cars.data.listing import class_of, find_pictures, list_folder
-from ddpm_cars.errors import UserError
+from ddpm_cars.data.listing import class_of, list_folder
 
 
 def make_files(folder: Path, *names: str) -> Path:
@@ -48,7 +46,7 @@ def test_a_folder_is_split_and_ordered_as_datasets_does_it(tmp_path: Path, names
     assert listing.splits == expected
     assert list(listing.splits) == list(expected)
     shown = [name for split in expected.values() for name in split]
-    assert sorted(shown + listing.not_listed) == sorted(
+    assert sorted(shown + listing.beside) == sorted(
         n for n in names if n[0] != "." and n[-3:] in "PNG png JPG jpg peg"
     )
 
@@ -56,7 +54,7 @@ def test_a_folder_is_split_and_ordered_as_datasets_does_it(tmp_path: Path, names
 def test_every_picture_is_in_one_split_and_names_of_files_make_none(tmp_path: Path):
     listing = list_folder(make_files(tmp_path, "train/test/a.png", "train/b.png", "train_test/c.png", "x.png"))
     assert listing.splits == {"train": ["train/b.png", "train/test/a.png", "train_test/c.png"]}
-    assert listing.not_listed == ["x.png"]
+    assert listing.beside == ["x.png"]
     listing = list_folder(make_files(tmp_path / "other", "car test 1.png", "train.png", "car.png", "val/../dev.png"))
     assert listing.splits == {"train": ["car test 1.png", "car.png", "dev.png", "train.png"]}
 
@@ -101,12 +99,3 @@ def test_the_class_is_the_folder_around_a_picture():
         "train/animals/cat/a.png": "cat",
     }
     assert {name: class_of(name) for name in expected} == expected
-
-
-def test_a_folder_without_splits_is_answered_with_how_to_make_some(tmp_path: Path):
-    folder = make_files(tmp_path / "pictures", *(f"{i}.png" for i in range(10)))
-    config = {"train_data_dir": str(folder), "resolution": 8}
-    with pytest.raises(UserError, match=r"no splits but train; make folders train/ and test/ in it, or give split"):
-        find_pictures(ImageConfig(**config), excluded_split="test")
-    parts = [find_pictures(ImageConfig(**config, split=split)).size for split in ("train[:90%]", "train[90%:]")]
-    assert parts == [9, 1]
