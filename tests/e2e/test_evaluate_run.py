@@ -256,7 +256,7 @@ MISTAKES = {
     "too many steps in the table": ({"steps": "5 30"}, "steps is 30"),
     "unknown scheduler": (
         {"steps": "5", "schedulers": "fixed_smal"},
-        "schedulers has fixed_smal, which is no scheduler; did you mean fixed_small?",
+        "schedulers has fixed_smal, which is no scheduler for these models; did you mean fixed_small?",
     ),
     "unknown extractor": ({"extractor": "resnet"}, "resnet"),
     "missing weights": (

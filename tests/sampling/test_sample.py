@@ -347,7 +347,7 @@ def test_steps_that_are_not_given_are_those_of_the_training(config: SampleConfig
 
 
 def test_the_grid_shows_the_first_64_from_the_disk(config: SampleConfig):
-    sample(replace(config, num_images=70, batch_size=70, num_inference_steps=1))
+    sample(replace(config, num_images=70, batch_size=70, num_inference_steps=2))
     folder = Path(config.output_dir)
     with Image.open(folder / "grid.png") as grid:
         assert grid.size == (8 * 98 + 2, 8 * 98 + 2)
@@ -394,7 +394,7 @@ def test_an_interrupted_command_says_how_to_go_on(
 
 def test_the_command_line_overwrites(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     flags = ["--pretrained_model_name_or_path", str(model), "--output_dir", str(tmp_path / "drawn")]
-    flags += ["--num_images", "2", "--num_inference_steps", "1"]
+    flags += ["--num_images", "2", "--num_inference_steps", "2"]
     cli.sample(flags)
     with pytest.raises(SystemExit) as stop:
         cli.sample([*flags, "--seed", "1"])

@@ -30,12 +30,6 @@ SEED = 5
 
 # The autoencoder of Stable Audio builds its layers with a function of torch that is on its way out.
 OLD_WEIGHT_NORM = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
-# The constructors of some schedulers, Heun's and KDPM2's among them, hand tensors to NumPy functions, and tensors lack
-# what NumPy 2 asks of arrays.
-TENSOR_AS_ARRAY = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
-    "ignore:__array_wrap__ must accept context and return_scalar:DeprecationWarning",
-)
 
 ALL_PIPELINES = [
     pytest.param(build, id=build.__name__, marks=[OLD_WEIGHT_NORM] if build is stable_audio else [])
@@ -126,7 +120,6 @@ def test_every_scheduler_of_a_pipeline_shapes_its_output(build: Callable[[], Sto
         assert not np.allclose(got, run.output, rtol=1e-2, atol=1e-2), name
 
 
-@TENSOR_AS_ARRAY
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("other", COMPATIBLES)
 def test_a_config_survives_the_way_through_any_compatible_scheduler(other: type, config: dict):

@@ -23,7 +23,6 @@ SCHEDULERS = (
     "DPMSolverMultistepScheduler",
     "DPMSolverSDEScheduler",
     "DPMSolverSinglestepScheduler",
-    "EDMEulerScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
@@ -65,8 +64,8 @@ def check_scheduler(wrong: str, name: str, others: Sequence[str] = ()) -> None:
     plain = re.sub(r"[^a-z0-9+]|sch[a-z]*$", "", name.lower())
     similar = difflib.get_close_matches(name, others, n=1) or difflib.get_close_matches(plain, known, n=1, cutoff=0.7)
     if similar:
-        raise UserError(f"{wrong} {name}, which is no scheduler; did you mean {known[similar[0]]}?")
-    raise UserError(f"{wrong} {name}, which is no scheduler; choose one of {', '.join((*others, *SCHEDULERS))}")
+        raise UserError(f"{wrong} {name}, which is no scheduler for these models; did you mean {known[similar[0]]}?")
+    raise UserError(f"{wrong} {name}, which is no scheduler for these models; choose one of {', '.join((*others, *SCHEDULERS))}")
 
 
 @dataclass(frozen=True, kw_only=True)

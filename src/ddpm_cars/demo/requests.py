@@ -8,7 +8,7 @@ from typing import Any
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.sampling.request import SamplingRequest, class_names_of
-from ddpm_cars.sampling.samplers import with_scheduler
+from ddpm_cars.sampling.samplers import able_schedulers, with_scheduler
 from ddpm_cars.scheduling_ddpm_cars import LEARNED_VARIANCES
 
 OWN_SCHEDULER = "DDPMCarsScheduler"
@@ -100,12 +100,14 @@ def draw_options(pipeline: DDPMCarsPipeline, max_images: int) -> dict[str, Optio
     Raises UserError if the classes of the model lack names.
     """
     T, saved = pipeline.scheduler.config.num_train_timesteps, type(pipeline.scheduler).__name__
+    steps = min(100, T)
     schedulers = {saved: saved, **SCHEDULERS}
+    able = {saved, OWN_SCHEDULER, *able_schedulers(schedulers, pipeline.scheduler.config, steps)}
     return {
         "steps": Number(
             "the number of steps", "Steps",
             "How many steps lead from noise to image. More take longer and draw better.",
-            1, T, min(100, T), field="num_inference_steps",
+            1, T, steps, field="num_inference_steps",
         ),
         "seed": Number(
             "the seed", "Seed of the first image",
@@ -118,7 +120,7 @@ def draw_options(pipeline: DDPMCarsPipeline, max_images: int) -> dict[str, Optio
         ),
         "scheduler": Choice(
             "the scheduler", "Sampler", "The rule of a step. DDIM, DPM-Solver++ and UniPC are made for few steps.",
-            tuple((label, name) for name, label in schedulers.items()), field="scheduler",
+            tuple((label, name) for name, label in schedulers.items() if name in able), field="scheduler",
         ),
         "variance": Choice(
             "the variance", "Variance of the noise that a step adds",

@@ -41,7 +41,7 @@ from ddpm_cars.runtime.processes import connect, gathered, on_main
 from ddpm_cars.runtime.threads import ComputingThreads
 from ddpm_cars.sampling.generate import denoising_strip, generate, move_for_inference
 from ddpm_cars.sampling.request import SamplingRequest, class_names_of
-from ddpm_cars.sampling.samplers import sampler_from_config
+from ddpm_cars.sampling.samplers import check_sampler, sampler_from_config
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
 
 _NUM_CALIBRATION_IMAGES = 2048
@@ -88,10 +88,22 @@ class Evaluation:
         for name, values in (("steps", config.steps or ()), ("likelihood_steps", config.likelihood_steps or ())):
             if any(value > T for value in values):
                 raise UserError(f"{name} is {max(values)}; {self.name} was trained with {T} timesteps")
-        for name in config.schedulers if config.steps else ():
-            # Schedulers that need a calibration are built when there is one.
-            if name not in CALIBRATED_VARIANCES:
-                sampler_from_config(name, self.saved_config)
+        self.num_inference_steps = min(config.num_inference_steps or T, T)
+        check_sampler(self.pipeline.scheduler, self.num_inference_steps)
+        # Where a setting is not given, what the model cannot do is left out.
+        may_be_left_out = config.schedulers == EvaluateConfig.schedulers
+        self.samplers: list[tuple[str, int]] = []
+        for steps in config.steps or ():
+            for name in config.schedulers:
+                try:
+                    # Schedulers that need a calibration are built when there is one.
+                    kind = "fixed_small" if name in CALIBRATED_VARIANCES else name
+                    check_sampler(sampler_from_config(kind, self.saved_config), steps)
+                    self.samplers.append((name, steps))
+                except UserError as error:
+                    if not may_be_left_out:
+                        raise
+                    warn(f"{name} with {steps} steps is left out: {error}")
 
     @contextmanager
     def opened(self, base: EvaluationFolder, *, is_fixed: bool, is_standard: bool) -> Iterator[None]:
@@ -123,13 +135,11 @@ class Evaluation:
         if config.num_likelihood_images is not None and held_out is not None:
             self._measure_likelihood(held_out, min(config.num_likelihood_images, len(held_out.images)))
         self._measure_floor()
-        T = self.saved_config.num_train_timesteps
-        self._measure_model(min(config.num_inference_steps or T, T))
-        for steps in config.steps or ():
-            for name in config.schedulers:
-                if self.metrics.sampler(name, steps) is None:
-                    scheduler_config = self.calibrated_config if name in CALIBRATED_VARIANCES else self.saved_config
-                    self._measure_sampler(name, sampler_from_config(name, scheduler_config), steps)
+        self._measure_model(self.num_inference_steps)
+        for name, steps in self.samplers:
+            if self.metrics.sampler(name, steps) is None:
+                scheduler_config = self.calibrated_config if name in CALIBRATED_VARIANCES else self.saved_config
+                self._measure_sampler(name, sampler_from_config(name, scheduler_config), steps)
         on_main(lambda: save_report(self.metrics.values, RunFolder(self.name), self.folder))
         return self.metrics.values
 

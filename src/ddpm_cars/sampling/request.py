@@ -7,7 +7,7 @@ from typing import Any
 from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, samples_with_learned_variance
-from ddpm_cars.sampling.samplers import make_scheduler
+from ddpm_cars.sampling.samplers import check_sampler, make_scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class SamplingRequest:
 
         Raises:
             UserError: If the model does not have the classes, needs some, cannot be guided, has not learned the
-                variance of its scheduler, or cannot be drawn with so many steps.
+                variance of its scheduler, or the scheduler cannot draw from it in so many steps.
         """
         scheduler, unet = pipeline.scheduler, pipeline.unet.config
         if samples_with_learned_variance(scheduler) and unet.out_channels != 2 * unet.in_channels:
@@ -82,11 +82,7 @@ class SamplingRequest:
             labels = pipeline.prepare_class_labels(ids, len(ids or [0]), self.guidance_scale)
         except ValueError as error:
             raise UserError(str(error)) from error
-        try:
-            scheduler.set_timesteps(steps)
-        except ValueError as error:
-            name = type(scheduler).__name__
-            raise UserError(f"{name} cannot take {steps} steps; choose another number: {error}") from error
+        check_sampler(scheduler, steps)
         return replace(self, class_labels=None if ids is None or labels is None else tuple(labels.tolist()))
 
 

@@ -21,6 +21,7 @@ from ddpm_cars.runtime.console import warn
 from ddpm_cars.runtime.folders import FolderLock, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings, device_name, keep_freed_memory
 from ddpm_cars.runtime.processes import connect, on_main, together
+from ddpm_cars.sampling.samplers import check_sampler
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 from ddpm_cars.training.choices import (
     choose_as_before,
@@ -82,6 +83,7 @@ def _prepare(
     num_images = None if images is None else len(images.images)
     config = choose_for_length(config, device, num_images, num_processes)
     assert config.max_train_steps is not None
+    check_sampler(noise_scheduler, config.num_inference_steps or config.num_train_timesteps)
     # Tensor cores read channels-last. Group normalisation that is not compiled goes back and forth between the two
     # orders, and a CPU's convolutions are slower with channels last.
     channels_last = device.type == "cuda" and config.compile

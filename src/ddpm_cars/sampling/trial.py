@@ -1,0 +1,116 @@
+"""Whether a scheduler gets from noise to images with a model, tried out on data whose denoiser is known exactly."""
+
+import copy
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddpm_cars.diffusion.seeds import seeded_generator
+from ddpm_cars.pipeline_ddpm_cars import samples_with_learned_variance
+from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
+
+MEAN, STD = 0.3, 0.2
+"""x_0 ~ N(MEAN, STD^2): far enough from 0 and 1 to tell it from noise, and within what clipping leaves alone."""
+MAX_MEAN_ERROR = STD / 2
+MAX_STD = 1.5 * STD
+"""Few steps make the standard deviation too small, which is their error alone; noise that is left makes it larger."""
+_NUM_SAMPLES = 256
+
+
+class GaussianNetwork:
+    """The best network there can be for x_0 ~ N(mean, std^2), with the noise levels of a model.
+
+    E[x_0 | x_t] = mean + sqrt(alpha_bar_t) std^2 (x_t - sqrt(alpha_bar_t) mean) / variance, and E[eps | x_t] =
+    sqrt(1 - alpha_bar_t) (x_t - sqrt(alpha_bar_t) mean) / variance, where variance = alpha_bar_t std^2 +
+    1 - alpha_bar_t; v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022, appendix D).
+
+    Args:
+        model: What the noise levels and `prediction_type` are read from.
+        mean: The mean of x_0.
+        std: The standard deviation of x_0, 0 or more.
+    """
+
+    def __init__(self, model: DDPMCarsScheduler, mean: float = MEAN, std: float = STD):
+        self.mean, self.variance, self.prediction_type = mean, std**2, model.config.prediction_type
+        alpha_bar = model.alphas_cumprod_float64
+        # Between two timesteps, where some schedulers look, the logarithm of the signal-to-noise ratio is linear.
+        self.alpha_bar = alpha_bar
+        self.log_snr = np.log(np.maximum(alpha_bar, 1e-30)) - np.log(np.maximum(1 - alpha_bar, 1e-30))
+
+    def start(self, z: torch.Tensor) -> torch.Tensor:
+        """Turn z ~ N(0, 1) into x_T of the last timestep, which is N(0, 1) only where noising ends in it."""
+        alpha_bar = float(self.alpha_bar[-1])
+        return alpha_bar**0.5 * self.mean + (alpha_bar * self.variance + 1 - alpha_bar) ** 0.5 * z
+
+    def __call__(self, x_t: torch.Tensor, timestep: float) -> torch.Tensor:
+        """Return what the model predicts from x_t, of any shape, at a timestep in [0, T - 1], whole or not."""
+        if timestep == int(timestep):
+            alpha_bar = float(self.alpha_bar[int(timestep)])
+        else:
+            alpha_bar = float(1 / (1 + np.exp(-np.interp(timestep, np.arange(len(self.log_snr)), self.log_snr))))
+        a, b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+        distance = (x_t - a * self.mean) / (alpha_bar * self.variance + 1 - alpha_bar)
+        x_0, eps = self.mean + a * self.variance * distance, b * distance
+        return {"epsilon": eps, "sample": x_0, "v_prediction": a * eps - b * x_0}[self.prediction_type]
+
+
+def draw_numbers(scheduler: Any, model: DDPMCarsScheduler, num_inference_steps: int) -> torch.Tensor:
+    """Return what a scheduler makes of noise with the perfect network for N(MEAN, STD^2), float32 (256,).
+
+    Args:
+        scheduler: The scheduler. It is not changed.
+        model: The noise levels that the model was trained with, and what it predicts.
+        num_inference_steps: The number of denoising steps, 1 or more.
+
+    Raises:
+        Exception: Whatever the scheduler raises where it cannot take these steps.
+    """
+    config = scheduler.config
+    network, own = GaussianNetwork(model), copy.deepcopy(scheduler, {id(config): config})
+    if isinstance(own, DDPMCarsScheduler) and config.variance_type in CALIBRATED_VARIANCES:
+        # What was measured fits the images of the model, and not these.
+        own.register_to_config(variance_type="fixed_small")
+    is_learned = samples_with_learned_variance(own)
+    generator = seeded_generator(0)
+    given = {"generator": generator} if "generator" in inspect.signature(own.step).parameters else {}
+    own.set_timesteps(num_inference_steps)
+    z = torch.randn(_NUM_SAMPLES, 1, 1, 1, generator=generator)
+    x_t = network.start((z - z.mean()) / z.std()) * own.init_noise_sigma
+    # Some schedulers draw from the generator of all.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for t in own.timesteps:
+            output = network(own.scale_model_input(x_t, t), float(t)).to(x_t.dtype)
+            if is_learned:
+                output = torch.cat([output, torch.zeros_like(output)], dim=1)
+            x_t = own.step(output, t, x_t, **given).prev_sample
+    return x_t.flatten()
+
+
+def fault_of(scheduler: Any, num_inference_steps: int) -> str | None:
+    """Say why a scheduler cannot draw from its model in a number of steps.
+
+    Args:
+        scheduler: A scheduler whose config says what the model was trained with. It is not changed.
+        num_inference_steps: The number of denoising steps, 1 or more.
+
+    Returns:
+        The reason; None if it can, or if the noise levels of the model are not made of betas, so that nobody knows.
+    """
+    try:
+        own = isinstance(scheduler, DDPMCarsScheduler)
+        model = scheduler if own else DDPMCarsScheduler.from_config(scheduler.config)
+    except (NotImplementedError, ValueError):
+        return None
+    try:
+        drawn = draw_numbers(scheduler, model, num_inference_steps)
+    except Exception as error:
+        # Schedulers of diffusers raise whatever their arithmetic runs into.
+        reason = " ".join(str(error).split())[:200]
+        return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    mean, std = float(drawn.mean()), float(drawn.std())
+    # NaN is no good result either.
+    if abs(mean - MEAN) <= MAX_MEAN_ERROR and std <= MAX_STD:
+        return None
+    return "what it draws is noise, whatever the network predicts"

@@ -1,0 +1,156 @@
+"""Every scheduler that is offered, with every kind of model: it draws the data from perfect predictions, or says no."""
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
+from ddpm_cars.config.commands import SCHEDULERS
+from ddpm_cars.errors import UserError
+from ddpm_cars.sampling.request import SamplingRequest
+from ddpm_cars.sampling.samplers import able_schedulers, check_sampler, make_scheduler
+from ddpm_cars.sampling.trial import MEAN, STD, GaussianNetwork, draw_numbers, fault_of
+
+pytestmark = [
+    # An interval of the Brownian motion of DPMSolverSDE may end a rounding error too late.
+    pytest.mark.filterwarnings("ignore:Should have:UserWarning:torchsde")
+]
+T = 25
+# 1000 / T times the usual betas, so that a short schedule ends in noise too.
+SCHEDULES = {
+    "linear": {"scale_betas_for_timesteps": True},
+    "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.02, "beta_end": 0.5},
+    "squaredcos_cap_v2": {"beta_schedule": "squaredcos_cap_v2"},
+    "sigmoid": {"beta_schedule": "sigmoid", "scale_betas_for_timesteps": True},
+    "sigmoid-not-scaled": {"beta_schedule": "sigmoid", "beta_start": 0.01, "beta_end": 0.5},
+    "laplace": {"beta_schedule": "laplace"},
+    "trained_betas": {"trained_betas": np.geomspace(0.01, 0.6, T).tolist()},
+    "zero-snr": {"scale_betas_for_timesteps": True, "rescale_betas_zero_snr": True},
+    "zero-snr-sigmoid": {"beta_schedule": "sigmoid", "beta_end": 0.5, "rescale_betas_zero_snr": True},
+    "trailing": {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"},
+    "linspace": {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "linspace"},
+}
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
+NO_SAMPLE_PREDICTION = {
+    *("EulerAncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+    *("DPMSolverSDEScheduler", "PNDMScheduler"),
+}
+
+
+def model_of(schedule: str, prediction_type: str = "epsilon", num_train_timesteps: int = T) -> DDPMCarsScheduler:
+    return DDPMCarsScheduler(num_train_timesteps, prediction_type=prediction_type, **SCHEDULES[schedule])
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_scheduler_draws_the_data_or_is_refused(schedule: str, prediction_type: str):
+    if schedule.startswith("zero-snr") and prediction_type == "epsilon":
+        pytest.skip("the last timestep says nothing of the image")
+    model, able = model_of(schedule, prediction_type), {}
+    for name in SCHEDULERS:
+        able[name] = set()
+        scheduler = make_scheduler(name, model.config)
+        np.testing.assert_allclose(
+            scheduler.alphas_cumprod.double(), model.alphas_cumprod_float64, rtol=1e-4, atol=2e-7, err_msg=name
+        )
+        for steps in (1, 2, 5, T):
+            if fault_of(scheduler, steps) is not None:
+                continue
+            able[name].add(steps)
+            drawn = draw_numbers(scheduler, model, steps)
+            mean, std = float(drawn.mean()), float(drawn.std())
+            # The mean of 256 numbers is off by 0.0125, and each step may add noise of its own.
+            assert mean == pytest.approx(MEAN, abs=0.035 if steps == T else 0.07), (name, steps)
+            # Few steps of a low order make it too small: a single one leaves next to nothing.
+            assert {1: 0, 2: 0.15, 5: 0.2, T: 0.45}[steps] <= std / STD <= 1.5, (name, steps)
+    refused = {name for name, steps in able.items() if not steps}
+    assert refused == (NO_SAMPLE_PREDICTION if prediction_type == "sample" else set())
+    assert {2, 5, T} <= able["DDPMCarsScheduler"]
+    assert all({5, T} <= able[name] for name in ("DDPMScheduler", "DDIMScheduler"))
+    assert all({1, 2, 5} <= able[name] for name in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler"))
+
+
+def test_a_thousand_steps_draw_the_data_or_are_refused():
+    model = DDPMCarsScheduler()
+    # Those of LMSDiscreteScheduler and DPMSolverSDEScheduler take seconds.
+    for name in sorted({*SCHEDULERS} - {"LMSDiscreteScheduler", "DPMSolverSDEScheduler"}):
+        scheduler = make_scheduler(name, model.config)
+        # With this spacing, all timesteps of these are 0.
+        if name in ("DEISMultistepScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
+            assert fault_of(scheduler, 1000) is not None, name
+            continue
+        drawn = draw_numbers(scheduler, model, 1000)
+        assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.065), name
+        assert float(drawn.std()) == pytest.approx(STD, rel=0.2), name
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+def test_the_perfect_network_knows_what_is_in_the_noise(prediction_type: str):
+    model = model_of("squaredcos_cap_v2", prediction_type)
+    generator = torch.Generator().manual_seed(0)
+    x_0, eps = (torch.randn(400_000, generator=generator, dtype=torch.float64) for _ in range(2))
+    x_0 = MEAN + STD * x_0
+    t = torch.tensor(12)
+    x_t = model.add_noise(x_0, eps, t)
+    target = {"epsilon": eps, "sample": x_0, "v_prediction": model.get_velocity(x_0, eps, t)}[prediction_type]
+    predicted = GaussianNetwork(model)(x_t, 12)
+    # Regression of the target on x_t, which is what the best prediction is for Gaussian data.
+    slope, offset = np.polyfit(x_t.numpy(), target.numpy(), 1)
+    np.testing.assert_allclose(predicted.numpy(), slope * x_t.numpy() + offset, atol=0.01)
+
+
+@pytest.mark.parametrize("schedule", ["sigmoid", "laplace", "zero-snr"])
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "PNDMScheduler"])
+def test_a_class_that_does_not_know_the_schedule_gets_the_betas(name: str, schedule: str):
+    model = DDPMCarsScheduler(prediction_type="v_prediction", **SCHEDULES[schedule])
+    scheduler = make_scheduler(name, model.config)
+    assert type(scheduler) is getattr(diffusers, name)
+    alphas_cumprod = scheduler.alphas_cumprod.double()
+    np.testing.assert_allclose(alphas_cumprod, model.alphas_cumprod_float64, rtol=2e-4, atol=2e-7)
+    # And on to our class, which computes with the same.
+    again = make_scheduler("DDPMCarsScheduler", scheduler.config)
+    np.testing.assert_allclose(again.alphas_cumprod_float64, model.alphas_cumprod_float64, rtol=1e-6, atol=6e-8)
+
+
+def test_a_class_that_knows_the_schedule_computes_its_own_betas():
+    model = DDPMCarsScheduler(beta_schedule="sigmoid")
+    assert make_scheduler("DDPMScheduler", model.config).config.trained_betas is None
+    assert make_scheduler("DDIMScheduler", DDPMCarsScheduler().config).config.trained_betas is None
+
+
+def test_a_scheduler_that_cannot_draw_is_one_line_with_those_that_can():
+    config = DDPMCarsScheduler(prediction_type="sample").config
+    with pytest.raises(UserError) as error:
+        check_sampler(make_scheduler("EulerAncestralDiscreteScheduler", config), 5)
+    assert str(error.value) == (
+        "EulerAncestralDiscreteScheduler cannot draw from this model in 5 steps (NotImplementedError: prediction_type "
+        "not implemented yet: sample); choose another number of steps, or DDPMCarsScheduler, DDIMScheduler, "
+        "DPMSolverMultistepScheduler or UniPCMultistepScheduler"
+    )
+    with pytest.raises(UserError, match=r"^DDPMCarsScheduler cannot .* in 1 step \(what it draws is noise, whatever"):
+        check_sampler(DDPMCarsScheduler(), 1)
+    assert able_schedulers(SCHEDULERS[:2], config, 5) == ["DDPMCarsScheduler", "DDIMScheduler"]
+
+
+def test_a_trial_changes_neither_the_scheduler_nor_the_random_numbers_of_others():
+    scheduler = make_scheduler("DPMSolverSDEScheduler", DDPMCarsScheduler().config)
+    torch.manual_seed(0)
+    before, steps = torch.get_rng_state(), scheduler.num_inference_steps
+    check_sampler(scheduler, 5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert scheduler.num_inference_steps == steps
+
+
+def test_noise_levels_that_nobody_knows_are_left_to_the_scheduler():
+    assert fault_of(diffusers.FlowMatchEulerDiscreteScheduler(), 1) is None
+
+
+def test_every_kind_of_variance_is_tried(unet: UNet2DModel):
+    for variance_type in ("learned", "learned_range", "fixed_large"):
+        for scheduler_class in (DDPMCarsScheduler, diffusers.DDPMScheduler):
+            assert fault_of(scheduler_class(variance_type=variance_type), 20) is None
+    request = SamplingRequest(num_images=1, num_inference_steps=1)
+    with pytest.raises(UserError, match="cannot draw from this model in 1 step"):
+        request.checked(DDPMCarsPipeline(unet, DDPMCarsScheduler()))
