@@ -147,7 +147,10 @@ def test_a_scheduler_that_is_no_class_is_answered_with_one(name: str, meant: str
 
 @pytest.mark.parametrize("name", ["Foo", "FooScheduler", "VQDiffusionScheduler", "UNet2DModel", ""])
 def test_a_scheduler_like_no_other_is_answered_with_all(name: str):
-    with pytest.raises(UserError, match=f"^scheduler is {name}, which is no scheduler for these models; choose one of DDPMCars.*, DDIMS"):
+    with pytest.raises(
+        UserError,
+        match=f"^scheduler is {name}, which is no scheduler for these models; choose one of DDPMCars.*, DDIMS",
+    ):
         make(SampleConfig, scheduler=name)
 
 
@@ -194,6 +197,7 @@ def test_a_repository_has_a_name_that_the_hub_takes(name: str):
 
 def test_a_misspelt_variance_is_answered_with_one():
     with pytest.raises(
-        UserError, match=r"^schedulers has fixed_smal, which is no scheduler for these models; did you mean fixed_small"
+        UserError,
+        match=r"^schedulers has fixed_smal, which is no scheduler for these models; did you mean fixed_small",
     ):
         make(EvaluateConfig, schedulers="fixed_smal")

@@ -6,7 +6,17 @@ import shutil
 import tempfile
 
 # Of processes that know each other, of terminals, of programs that draw or fetch, and of the make that runs the tests.
-_NAMES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "COLUMNS", "FORCE_COLOR", "MPLBACKEND", "MFLAGS"}
+_NAMES = {
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "COLUMNS",
+    "FORCE_COLOR",
+    "MPLBACKEND",
+    "MFLAGS",
+}
 _BEGINNINGS = ("HF_", "HUGGING_FACE_", "ACCELERATE_", "FSDP_", "GRADIO_", "MAKE", "WANDB_")
 
 

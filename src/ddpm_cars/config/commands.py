@@ -65,7 +65,9 @@ def check_scheduler(wrong: str, name: str, others: Sequence[str] = ()) -> None:
     similar = difflib.get_close_matches(name, others, n=1) or difflib.get_close_matches(plain, known, n=1, cutoff=0.7)
     if similar:
         raise UserError(f"{wrong} {name}, which is no scheduler for these models; did you mean {known[similar[0]]}?")
-    raise UserError(f"{wrong} {name}, which is no scheduler for these models; choose one of {', '.join((*others, *SCHEDULERS))}")
+    raise UserError(
+        f"{wrong} {name}, which is no scheduler for these models; choose one of {', '.join((*others, *SCHEDULERS))}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,10 @@ def draw_options(pipeline: DDPMCarsPipeline, max_images: int) -> dict[str, Optio
     T, saved = pipeline.scheduler.config.num_train_timesteps, type(pipeline.scheduler).__name__
     steps = min(100, T)
     schedulers = {saved: saved, **SCHEDULERS}
-    able = {saved, OWN_SCHEDULER, *able_schedulers(schedulers, pipeline.scheduler.config, steps)}
+    # Some take every number of steps but the largest.
+    able = {saved, OWN_SCHEDULER}.union(
+        *(able_schedulers(schedulers, pipeline.scheduler.config, n) for n in {steps, max(1, steps // 2)})
+    )
     return {
         "steps": Number(
             "the number of steps", "Steps",

@@ -33,7 +33,7 @@ from ddpm_cars.reports.write import has_images, save_comparison, save_images, sa
 from ddpm_cars.runs.loading import evaluation_of, find_model, load_pipeline
 from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder
 from ddpm_cars.runs.settings import check_held_out, with_pictures_of_run
-from ddpm_cars.runtime.console import note, progress, warn
+from ddpm_cars.runtime.console import count, note, progress, warn
 from ddpm_cars.runtime.files import atomic_path, rounded
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder
 from ddpm_cars.runtime.hardware import cpu_warnings, default_precision, describe_computing
@@ -90,20 +90,21 @@ class Evaluation:
                 raise UserError(f"{name} is {max(values)}; {self.name} was trained with {T} timesteps")
         self.num_inference_steps = min(config.num_inference_steps or T, T)
         check_sampler(self.pipeline.scheduler, self.num_inference_steps)
-        # Where a setting is not given, what the model cannot do is left out.
-        may_be_left_out = config.schedulers == EvaluateConfig.schedulers
-        self.samplers: list[tuple[str, int]] = []
-        for steps in config.steps or ():
-            for name in config.schedulers:
-                try:
-                    # Schedulers that need a calibration are built when there is one.
-                    kind = "fixed_small" if name in CALIBRATED_VARIANCES else name
-                    check_sampler(sampler_from_config(kind, self.saved_config), steps)
-                    self.samplers.append((name, steps))
-                except UserError as error:
-                    if not may_be_left_out:
-                        raise
-                    warn(f"{name} with {steps} steps is left out: {error}")
+        asked = [(name, steps) for steps in config.steps or () for name in config.schedulers]
+        self.samplers = [pair for pair in asked if self._is_able(*pair)]
+
+    def _is_able(self, name: str, steps: int) -> bool:
+        """Return whether a sampler can draw from the model. Raises UserError if one asked for by name cannot."""
+        # Schedulers that need a calibration are built when there is one.
+        kind = "fixed_small" if name in CALIBRATED_VARIANCES else name
+        try:
+            check_sampler(sampler_from_config(kind, self.saved_config), steps)
+        except UserError as error:
+            if self.config.schedulers != EvaluateConfig.schedulers:
+                raise
+            warn(f"{name} with {count(steps, 'step')} is left out: {error}")
+            return False
+        return True
 
     @contextmanager
     def opened(self, base: EvaluationFolder, *, is_fixed: bool, is_standard: bool) -> Iterator[None]:
