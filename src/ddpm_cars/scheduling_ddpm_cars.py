@@ -21,6 +21,7 @@ from ddpm_cars.portable.forward_process import ForwardProcess, PredictionType, a
 from ddpm_cars.portable.noise_schedules import (
     BetaSchedule,
     TimestepSpacing,
+    checked_betas,
     custom_timesteps,
     make_betas,
     mistakes_in_noise_schedule,
@@ -75,7 +76,8 @@ class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
         beta_start: The variance of the first noise step, in (0, 1).
         beta_end: The variance of the last noise step, in (0, 1).
         beta_schedule: How beta runs from `beta_start` to `beta_end`. "squaredcos_cap_v2" and "laplace" ignore both.
-        trained_betas: T betas that replace the schedule.
+        trained_betas: T betas in (0, 1) that replace the schedule, as a list, a tuple, an array or a tensor. The last
+            may be 1. The config holds them as a list.
         variance_type: sigma_t^2. "fixed_small" is (1 - alpha_bar_s) / (1 - alpha_bar_t) beta_t, exact when the data
             is one point; "fixed_large" is beta_t, exact when it is N(0, I); the `_log` forms name the same values.
             "learned" and "learned_range" read it from a second half of the model's output channels. "analytic" adds
@@ -100,7 +102,7 @@ class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
     Raises:
         NotImplementedError: If `beta_schedule` is unknown.
         ValueError: If `num_train_timesteps` is below 1, `prediction_type` or `timestep_spacing` is unknown, scaled
-            betas leave (0, 1), or other betas are given beside them.
+            betas leave (0, 1), or other betas are given beside them, or `trained_betas` are not T numbers in (0, 1).
     """
 
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]
@@ -113,7 +115,7 @@ class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
         beta_schedule: BetaSchedule = "linear",
-        trained_betas: np.ndarray | list[float] | None = None,
+        trained_betas: np.ndarray | list[float] | torch.Tensor | None = None,
         variance_type: VarianceType = "fixed_small",
         clip_sample: bool = True,
         prediction_type: PredictionType = "epsilon",
@@ -132,6 +134,8 @@ class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
         for name, choices in (("prediction_type", PredictionType), ("timestep_spacing", TimestepSpacing)):
             if self.config[name] not in get_args(choices):
                 raise ValueError(f"{name} is {self.config[name]!r}; choose one of {get_args(choices)}.")
+        # The config holds lists and numbers, whatever the arguments are.
+        trained_betas, beta_start, beta_end = (self.config[k] for k in ("trained_betas", "beta_start", "beta_end"))
         # beta_end above 1 makes square roots of negative numbers; diffusers carries the NaN along, and so does this.
         with np.errstate(all="ignore"):
             if scale_betas_for_timesteps:
@@ -144,7 +148,7 @@ class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
                 # Before rescaling, which the classes that read the config do themselves.
                 self.register_to_config(trained_betas=betas.tolist())
             elif trained_betas is not None:
-                betas = np.array(trained_betas, dtype=np.float64)
+                betas = checked_betas(trained_betas, num_train_timesteps)
             else:
                 betas = make_betas(beta_schedule, beta_start, beta_end, num_train_timesteps)
             if rescale_betas_zero_snr:

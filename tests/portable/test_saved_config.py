@@ -2,13 +2,14 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DDPMWuerstchenScheduler, SchedulerMixin
+from diffusers import DDIMScheduler, DDPMScheduler, DDPMWuerstchenScheduler, SchedulerMixin
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
 from ddpm_cars import DDPMCarsScheduler, fit_init_noise
@@ -142,11 +143,71 @@ def test_trained_betas_survive_a_json_file(tmp_path: Path):
     np.testing.assert_array_equal(loaded.betas.numpy(), betas.astype(np.float32))
 
 
-def test_fewer_trained_betas_than_timesteps_survive_saving(tmp_path: Path):
-    scheduler = DDPMCarsScheduler(trained_betas=np.array([0.1, 0.3]))
-    scheduler.save_config(tmp_path)
-    again = DDPMCarsScheduler.from_pretrained(tmp_path)
-    torch.testing.assert_close(again.betas, torch.tensor([0.1, 0.3]))
+@pytest.mark.parametrize(
+    "kind",
+    [
+        list,
+        tuple,
+        np.array,
+        lambda betas: np.array(betas, dtype=np.float32),
+        lambda betas: torch.tensor(betas, dtype=torch.float64),
+        lambda betas: torch.nn.Parameter(torch.tensor(betas)),
+        lambda betas: [np.float64(beta) for beta in betas],
+    ],
+    ids=["list", "tuple", "array", "float32", "tensor", "parameter", "scalars"],
+)
+def test_trained_betas_of_any_kind_are_kept_as_a_list(kind: Callable, tmp_path: Path):
+    betas = np.linspace(0.01, 0.4, 30).tolist()
+    for scheduler in (
+        DDPMCarsScheduler(30, trained_betas=kind(betas)),
+        DDPMCarsScheduler.from_config(DDPMScheduler().config, num_train_timesteps=30, trained_betas=kind(betas)),
+        DDPMCarsScheduler.from_config({**DDPMScheduler(30).config, "trained_betas": kind(betas)}),
+    ):
+        assert type(scheduler.config.trained_betas) is list
+        assert {type(beta) for beta in scheduler.config.trained_betas} == {float}
+        np.testing.assert_allclose(scheduler.alphas_cumprod_float64, np.cumprod(1 - np.array(betas)), rtol=1e-5)
+        scheduler.save_pretrained(tmp_path)
+        again = DDPMCarsScheduler.from_pretrained(tmp_path)
+        np.testing.assert_array_equal(again.alphas_cumprod_float64, scheduler.alphas_cumprod_float64)
+        assert DDIMScheduler.from_pretrained(tmp_path).config.trained_betas == scheduler.config.trained_betas
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"trained_betas": [0.1, 1.0, 0.1]}, r"trained_betas\[1\] is 1; every beta must be inside \(0, 1\)"),
+        ({"trained_betas": torch.tensor([0.1, 0.0, 0.1])}, r"trained_betas\[1\] is 0;"),
+        ({"trained_betas": [0.1, float("nan"), 0.1]}, r"trained_betas\[1\] is nan;"),
+        ({"trained_betas": [0.1, 0.2, 1.5]}, r"trained_betas\[2\] is 1.5;"),
+        ({"trained_betas": [-0.1, 0.2, 0.5]}, r"trained_betas\[0\] is -0.1;"),
+        ({"trained_betas": torch.full((1, 3), 0.1)}, r"has the shape \(1, 3\); it must be a list of T numbers"),
+        ({"trained_betas": 0.1}, r"has the shape \(\);"),
+        ({"trained_betas": "linear"}, "must be a list of numbers, and is a str"),
+        ({"trained_betas": [0.1, [0.2], 0.3]}, "must be a list of numbers, and is a list"),
+        ({"trained_betas": [0.9, 0.99]}, "has 2 values and num_train_timesteps is 3: set it to 2"),
+    ],
+)
+def test_trained_betas_that_are_no_betas_are_one_error(given: dict, message: str):
+    for make in (DDPMCarsScheduler, lambda **c: DDPMCarsScheduler.from_config({**DDPMScheduler().config, **c})):
+        with pytest.raises(ValueError, match=message):
+            make(num_train_timesteps=3, **given)
+
+
+def test_the_last_of_trained_betas_may_be_1(tmp_path: Path):
+    DDPMCarsScheduler(3, trained_betas=[0.1, 0.5, 1.0], prediction_type="sample").save_pretrained(tmp_path)
+    assert DDPMCarsScheduler.from_pretrained(tmp_path).alphas_cumprod_float64[-1] == 0
+
+
+def test_numbers_of_numpy_and_torch_are_kept_as_pythons_own(tmp_path: Path):
+    scheduler = DDPMCarsScheduler(
+        np.int64(40), torch.tensor(0.001, dtype=torch.float64), np.float64(0.03), clip_sample=np.bool_(False)
+    )
+    expected = DDPMCarsScheduler(40, 0.001, 0.03, clip_sample=False)
+    assert scheduler.config == expected.config
+    np.testing.assert_array_equal(scheduler.alphas_cumprod_float64, expected.alphas_cumprod_float64)
+    scheduler.register_to_config(_note={"of": np.array([1.0]), "and": (torch.tensor(2),)})
+    scheduler.save_pretrained(tmp_path)
+    assert DDPMCarsScheduler.from_pretrained(tmp_path).config["_note"] == {"of": [1.0], "and": [2]}
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture, **config) -> list[str]:
@@ -204,7 +265,6 @@ def test_sound_schedules_are_not_warned_of(config: dict, caplog: pytest.LogCaptu
         ({"beta_end": 2.0}, ["betas run from 0.0001 to 2", "inside (0, 1)", "NaN"]),
         ({"beta_start": -0.1}, ["betas run from -0.1"]),
         ({"beta_start": 0.0}, ["betas run from 0 to 0.02", "NaN"]),
-        ({"trained_betas": [0.1, 1.0, 0.1], "num_train_timesteps": 3}, ["to 1,"]),
         ({"rescale_betas_zero_snr": True}, ["zero terminal SNR", "epsilon", "v_prediction"]),
         ({"num_train_timesteps": 1, "rescale_betas_zero_snr": True}, ["betas run from nan", "NaN"]),
         # Ends at 0.03 at any T.
@@ -212,7 +272,6 @@ def test_sound_schedules_are_not_warned_of(config: dict, caplog: pytest.LogCaptu
         # Scaled, these would have a beta of 1.
         ({"num_train_timesteps": 20}, ["Train with beta_schedule='squaredcos_cap_v2'"]),
         ({"num_train_timesteps": 21}, ["Train with scale_betas_for_timesteps=True"]),
-        ({"trained_betas": [0.9, 0.99, 0.999]}, ["has 3 values and num_train_timesteps is 1000: set it to 3"]),
     ],
 )
 def test_mistakes_that_stock_accepts_silently_are_warned_of(

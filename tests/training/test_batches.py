@@ -92,6 +92,23 @@ def test_uniform_timesteps_are_not_stratified():
     assert any(len(set(make(step, 0).t.tolist())) < T * 0.8 for step in range(5))
 
 
+def test_an_offset_is_noise_of_a_whole_channel_and_changes_nothing_else():
+    settings = {"source": pictures(labels=True), "class_conditional": True}
+    plain, offset = maker([range(12)], **settings)(3, 0), maker([range(12)], noise_offset=0.5, **settings)(3, 0)
+    for i in (0, 2, 3):
+        assert torch.equal(plain[i], offset[i])
+    added = offset.eps - plain.eps
+    # One number for all pixels of a channel, another for every channel and image.
+    assert len(torch.unique(added[:, :, 0, 0])) == 36
+    torch.testing.assert_close(added, added[:, :, :1, :1].expand_as(added), rtol=0, atol=1e-6)
+    make, B = maker([range(400)], 400, noise_offset=0.5), 400
+    means = torch.cat([make(step, 0).eps.mean((2, 3)) for step in range(20)])
+    # The mean of 16 pixels has the variance 1 / 16, and the offset adds its square.
+    assert float(means.var()) == pytest.approx(1 / 16 + 0.25, rel=0.05)
+    parts = [maker(rows_of_process(p, 2, 6, 1), noise_offset=0.5, **settings)(3, 0).eps for p in range(2)]
+    assert torch.equal(torch.cat(parts), offset.eps)
+
+
 def test_classes_go_with_their_pictures_and_some_are_hidden():
     source = pictures(labels=True)
     make = maker([range(12)], source=source, class_conditional=True, class_dropout_prob=0.25, random_flip=False)

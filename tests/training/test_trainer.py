@@ -335,6 +335,7 @@ FIXED = {
     "ema_inv_gamma": 3.0,
     "ema_power": 0.8,
     "num_validation_images": 3,
+    "noise_offset": 0.1,
     "seed": 4,
 }
 
@@ -376,6 +377,8 @@ def test_a_checkpoint_from_before_a_setting_existed_continues(make_config: Calla
 def test_every_setting_may_change_between_parts_or_is_refused_by_name(make_config: Callable[..., TrainingConfig]):
     # Images come from a folder here, which has no columns and nothing to stream.
     others = {"dataset_name", "dataset_config_name", "image_column", "label_column", "streaming"}
+    # Those have a test of their own below.
+    others.add("trained_betas")
     assert {*FREE, *FIXED, *FIXED_TOGETHER, *others} == {field.name for field in fields(TrainingConfig)}
     trainer, path = saved_after_one_step(make_config())
     config = trainer.config
@@ -394,6 +397,24 @@ def test_every_setting_may_change_between_parts_or_is_refused_by_name(make_confi
     for name, others in FIXED_TOGETHER.items():
         with pytest.raises(UserError, match=rf"{name} False \(now True\)"):
             load(trainer, path, replace(config, **{name: True}, **others))
+
+
+def test_a_run_knows_its_betas_by_their_values(make_config: Callable[..., TrainingConfig], tmp_path: Path):
+    file, betas = tmp_path / "betas.txt", np.linspace(0.01, 0.4, 20).tolist()
+    file.write_text("\n".join(map(str, betas)))
+    trainer, path = saved_after_one_step(make_config(trained_betas=str(file), num_train_timesteps=1000))
+    config = trainer.config
+    assert config.trained_betas == tuple(betas)
+    assert make_noise_scheduler(config).config.trained_betas == betas
+    # Another file with the same numbers is the same run, and the file itself is not needed.
+    file.unlink()
+    load(trainer, path, make_config(trained_betas=betas))
+    assert trainer.state.step == 1
+    file.write_text(json.dumps([*betas[:-1], 0.5]))
+    with pytest.raises(UserError, match=r"a run with trained_betas 20 other numbers \(now 20 other numbers\);"):
+        load(trainer, path, make_config(trained_betas=str(file)))
+    with pytest.raises(UserError, match=r"trained_betas 20 other numbers \(now None\);"):
+        load(trainer, path, make_config())
 
 
 @pytest.mark.parametrize(

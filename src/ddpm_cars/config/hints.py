@@ -62,6 +62,8 @@ _CURES = {
     ),
     "sampling_timesteps sampling_steps sample_steps timestep_respacing ddim_steps": "give --num_inference_steps",
     "noise_schedule schedule": "give --beta_schedule",
+    "betas beta_file betas_file": "give --trained_betas",
+    "offset_noise offset_noise_strength": "give --noise_offset",
     "objective parameterization": "give --prediction_type",
     "learn_sigma": "give --variance_type learned_range",
     "schedule_sampler": "give --timestep_sampling",

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ddpm_cars.config.betas import check_betas, read_betas
 from ddpm_cars.config.fields import AUTO, NUM_SEEDS, Settings, setting
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.config.values import check_repo_id
@@ -32,6 +33,9 @@ class NoiseConfig(Settings):
     """Variance of the first noise step."""
     beta_end: float = setting(0.02, may_change=False)
     """Variance of the last noise step."""
+    trained_betas: tuple[float, ...] | str | None = setting(None, may_change=False)
+    """File of T betas instead of a schedule, the variances of the noise steps: .npy, or text with one number per line,
+    or a list in JSON. num_train_timesteps is then their number. A model and a run keep the numbers, not the file."""
     scale_betas_for_timesteps: bool = setting(False, may_change=False)
     """Multiply the betas by 1000 / num_train_timesteps, so that any number of timesteps ends in pure noise."""
     rescale_betas_zero_snr: bool = setting(False, may_change=False)
@@ -39,6 +43,8 @@ class NoiseConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.trained_betas is not None:
+            self._take_trained_betas(self.trained_betas)
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise UserError(
                 f"beta_start is {self.beta_start} and beta_end is {self.beta_end}; "
@@ -50,6 +56,22 @@ class NoiseConfig(Settings):
                 f"scale_betas_for_timesteps makes a beta of {self.beta_end * 1000 / self.num_train_timesteps:.4g}; "
                 f"num_train_timesteps is {self.num_train_timesteps}, it must be above {self.beta_end * 1000:g}"
             )
+
+    def _take_trained_betas(self, given: tuple[float, ...] | str) -> None:
+        source = f"trained_betas {given}" if isinstance(given, str) else "trained_betas"
+        betas = read_betas(given) if isinstance(given, str) else given
+        check_betas(source, betas)
+        for name in ("beta_schedule", "beta_start", "beta_end", "scale_betas_for_timesteps"):
+            if getattr(self, name) != getattr(NoiseConfig, name):
+                raise UserError(f"{source} and {name} {getattr(self, name)} are two noise schedules; leave one out")
+        if self.num_train_timesteps not in (len(betas), NoiseConfig.num_train_timesteps):
+            raise UserError(
+                f"{source} has {len(betas)} betas and num_train_timesteps is {self.num_train_timesteps}; leave "
+                "num_train_timesteps out"
+            )
+        # The file may change or go away, and the numbers may not.
+        object.__setattr__(self, "trained_betas", betas)
+        object.__setattr__(self, "num_train_timesteps", len(betas))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +127,9 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     """Weight of the variational bound added to the simple loss, with learned_range."""
     snr_gamma: float | None = setting(None, may_change=False, label="SNR weight at most", above=0, group="loss")
     """Weight the loss by min(SNR, snr_gamma); 5 is usual. If unset, all timesteps have the same weight."""
+    noise_offset: float | None = setting(None, may_change=False, label="Noise offset", above=0, group="loss")
+    """Add this times a random number for each image and colour channel to the noise in training, so that the model
+    learns very dark and very bright images; 0.1 is usual. If unset, none."""
     timestep_sampling: Literal["uniform", "stratified"] = setting("uniform", may_change=False, group="loss")
     """How a batch draws its timesteps: uniform draws each independently, stratified draws one from each of as many
     equal parts as the batch has images."""
@@ -214,10 +239,17 @@ class TrainingConfig(ImageConfig, NoiseConfig):
                     f"resolution is {self.resolution}; with preset {self.preset} it must be a multiple of {factor} "
                     f"(the nearest is {max(1, round(self.resolution / factor)) * factor})"
                 )
-        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+        ends_in_noise = self.trained_betas is not None and self.trained_betas[-1] == 1
+        if (self.rescale_betas_zero_snr or ends_in_noise) and self.prediction_type == "epsilon":
+            name = "rescale_betas_zero_snr" if self.rescale_betas_zero_snr else "a last beta of 1"
             raise UserError(
-                "rescale_betas_zero_snr leaves nothing of the image at the last timestep, where epsilon prediction "
+                f"{name} leaves nothing of the image at the last timestep, where epsilon prediction "
                 "cannot recover it; give prediction_type v_prediction or sample"
+            )
+        if self.noise_offset is not None and self.variance_type == "learned_range":
+            raise UserError(
+                f"noise_offset is {self.noise_offset} and variance_type is learned_range, whose bound holds for noise "
+                "without an offset; leave noise_offset out, or take variance_type fixed_small"
             )
         if self.num_inference_steps not in (None, AUTO) and self.num_inference_steps > self.num_train_timesteps:
             raise UserError(

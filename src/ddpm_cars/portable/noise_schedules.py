@@ -45,6 +45,38 @@ def _laplace_alpha_bar(u: float) -> float:
     return math.sqrt(1 / (1 + math.exp(-log_snr)))
 
 
+def checked_betas(trained_betas: Any, num_train_timesteps: int) -> np.ndarray:
+    """Return betas that somebody has given as float64 (T,).
+
+    Args:
+        trained_betas: T numbers, the last in (0, 1] and the others in (0, 1): a list, a tuple, an array or a tensor.
+        num_train_timesteps: T.
+
+    Raises:
+        ValueError: If they are no such numbers.
+    """
+    try:
+        betas = np.array(trained_betas, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"trained_betas must be a list of numbers, and is a {type(trained_betas).__name__}."
+        ) from error
+    if betas.ndim != 1:
+        raise ValueError(f"trained_betas has the shape {betas.shape}; it must be a list of T numbers.")
+    if len(betas) != num_train_timesteps:
+        raise ValueError(
+            f"trained_betas has {len(betas)} values and num_train_timesteps is {num_train_timesteps}: set it to "
+            f"{len(betas)}."
+        )
+    # Zero terminal SNR makes the last beta 1. NaN is not in order either.
+    wrong = ~((betas > 0) & (betas < 1))
+    wrong[-1] = not 0 < betas[-1] <= 1
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise ValueError(f"trained_betas[{i}] is {betas[i]:.6g}; every beta must be inside (0, 1).")
+    return betas
+
+
 def scaled_betas(beta_schedule: str, beta_start: float, beta_end: float, num_train_timesteps: int) -> np.ndarray:
     """Return betas that end as near to pure noise as those of 1000 timesteps: multiplied by 1000 / T.
 
@@ -81,13 +113,11 @@ def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
 def mistakes_in_noise_schedule(config: Mapping[str, Any], betas: np.ndarray) -> Iterator[str]:
     """Yield a sentence for everything about a noise schedule that sampling survives but that is probably a mistake."""
     T, alpha_bar_T = len(betas), float(np.cumprod(1 - betas)[-1])
-    if (named_T := config["num_train_timesteps"]) != T:
-        yield f"trained_betas has {T} values and num_train_timesteps is {named_T}: set it to {T}."
     # Zero terminal SNR makes the last beta 1. NaN is not in order either.
     if not (betas.min() > 0 and betas[:-1].max(initial=0) < 1 and betas[-1] <= 1):
         yield (
             f"The betas run from {betas.min():.4g} to {betas.max():.4g}, but must be inside (0, 1): sampling will "
-            "give NaN. Check beta_start, beta_end and trained_betas."
+            "give NaN. Check beta_start and beta_end."
         )
     elif alpha_bar_T > MAX_TERMINAL_ALPHA_BAR and config.get("_init_noise") is None:
         cure = "rescale_betas_zero_snr=True and v_prediction"

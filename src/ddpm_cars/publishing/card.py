@@ -191,6 +191,8 @@ def _training(folder: ModelFolder) -> str:
     if settings is not None:
         settings = {**settings, "mixed_precision": _PRECISIONS.get(str(settings.get("mixed_precision")))}
         labels = settings_with(TrainingConfig, "label").items()
+        if (betas := settings.get("trained_betas")) is not None:
+            settings = {**settings, "beta_schedule": f"{len(betas)} given numbers (trained_betas)"}
         rows += [(label, _value(settings[name])) for name, label in labels if settings.get(name) is not None]
     return markdown_table([["Setting", "Value"], *map(list, rows)]) if rows else ""
 

@@ -101,6 +101,12 @@ class MemorySource:
 class BatchMaker:
     """Turns images into batches.
 
+    With `noise_offset`, eps = z + noise_offset z_c, with z ~ N(0, I) and a z_c ~ N(0, 1) for each image and channel,
+    as in diffusers' train_text_to_image.py: the mean of a channel, which z alone hardly changes, gets noise too. The
+    network learns to predict all of eps (or v of it), and x_T is then not N(0, I) but N(0, I + noise_offset^2 1 1^T)
+    in every channel. Sampling starts from N(0, I) all the same, which is how such models are used: they take the mean
+    of a channel in x_T for one that may change. What measures a model uses noise without an offset.
+
     Every process draws the randomness of the whole batch and keeps its own rows, so that it changes nothing how a
     batch is split over processes and micro steps.
     """
@@ -131,6 +137,10 @@ class BatchMaker:
             class_labels = to_device(torch.from_numpy(labels), device)
             hidden = torch.rand(B, generator=generator, device=device)[mine] < config.class_dropout_prob
             class_labels = torch.where(hidden, self.num_classes, class_labels)
+        if config.noise_offset is not None:
+            # Drawn last, so that a run with an offset has all else in common with one without.
+            offset = torch.randn((B, x_0.shape[1], 1, 1), generator=generator, device=device)[mine]
+            eps = eps + config.noise_offset * offset
         return Batch(x_0, eps, t, class_labels)
 
     def row_seeds(self, step: int, micro_step: int) -> list[int]:

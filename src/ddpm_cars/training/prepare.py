@@ -162,6 +162,7 @@ def make_noise_scheduler(config: TrainingConfig) -> DDPMCarsScheduler:
         beta_start=config.beta_start,
         beta_end=config.beta_end,
         beta_schedule=config.beta_schedule,
+        trained_betas=None if config.trained_betas is None else list(config.trained_betas),
         scale_betas_for_timesteps=config.scale_betas_for_timesteps,
         rescale_betas_zero_snr=config.rescale_betas_zero_snr,
         prediction_type=config.prediction_type,

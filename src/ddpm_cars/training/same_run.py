@@ -15,6 +15,8 @@ from ddpm_cars.runtime.console import count
 NUM_IMAGES = "num_images"
 """The fact that is said and not compared. Checkpoints of earlier versions do not have it."""
 
+_MAX_SHOWN = 8  # Items of a list.
+
 Values = Mapping[str, Any]
 
 
@@ -36,7 +38,11 @@ def check_same_run(path: Path, values: Values, config: TrainingConfig, facts: Va
     changed = [name for name in now if name not in may_change and then.get(name) != now[name]]
     before = values["facts"]
     differ = {name for name in facts if name != NUM_IMAGES and before.get(name) != facts[name]}
-    parts = [f"with {', '.join(f'{name} {then.get(name)} (now {now[name]})' for name in changed)}"] if changed else []
+    parts = (
+        [f"with {', '.join(f'{name} {_said(then.get(name))} (now {_said(now[name])})' for name in changed)}"]
+        if changed
+        else []
+    )
     if not differ.isdisjoint({"pictures", "shards"}):
         # Another size or split makes other images of the same files.
         decide = {"validation_split", "class_conditional", *(field.name for field in fields(ImageConfig))}
@@ -51,6 +57,11 @@ def check_same_run(path: Path, values: Values, config: TrainingConfig, facts: Va
             f"{path} belongs to a run {', and '.join(parts)}; choose another --output_dir, or pass "
             "--overwrite_output_dir to start again"
         )
+
+
+def _said(value: Any) -> str:
+    """Return a value of a setting as a message shows it: the betas of a schedule are too many."""
+    return f"{len(value)} other numbers" if isinstance(value, list) and len(value) > _MAX_SHOWN else str(value)
 
 
 def _other_images(then: Values, now: Values, num_then: Any, num_now: Any, explained: bool) -> Iterator[str]:
