@@ -101,7 +101,7 @@ def test_an_offset_is_noise_of_a_whole_channel_and_changes_nothing_else():
     # One number for all pixels of a channel, another for every channel and image.
     assert len(torch.unique(added[:, :, 0, 0])) == 36
     torch.testing.assert_close(added, added[:, :, :1, :1].expand_as(added), rtol=0, atol=1e-6)
-    make, B = maker([range(400)], 400, noise_offset=0.5), 400
+    make = maker([range(400)], 400, noise_offset=0.5)
     means = torch.cat([make(step, 0).eps.mean((2, 3)) for step in range(20)])
     # The mean of 16 pixels has the variance 1 / 16, and the offset adds its square.
     assert float(means.var()) == pytest.approx(1 / 16 + 0.25, rel=0.05)

@@ -408,13 +408,13 @@ def test_a_run_knows_its_betas_by_their_values(make_config: Callable[..., Traini
     assert make_noise_scheduler(config).config.trained_betas == betas
     # Another file with the same numbers is the same run, and the file itself is not needed.
     file.unlink()
-    load(trainer, path, make_config(trained_betas=betas))
+    load(trainer, path, replace(config, trained_betas=betas))
     assert trainer.state.step == 1
     file.write_text(json.dumps([*betas[:-1], 0.5]))
     with pytest.raises(UserError, match=r"a run with trained_betas 20 other numbers \(now 20 other numbers\);"):
-        load(trainer, path, make_config(trained_betas=str(file)))
+        load(trainer, path, replace(config, trained_betas=str(file)))
     with pytest.raises(UserError, match=r"trained_betas 20 other numbers \(now None\);"):
-        load(trainer, path, make_config())
+        load(trainer, path, replace(config, trained_betas=None))
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ def _of_diffusers(scheduler_class: Any, config: Any, options: dict[str, Any]) ->
     except NotImplementedError:
         # It does not know this beta_schedule.
         pass
-    alpha_bar = np.maximum(alpha_bar, _LEAST_ALPHA_BAR)
+    if alpha_bar[-1] == 0:
+        alpha_bar = np.append(alpha_bar[:-1], np.append(alpha_bar[:-1] / 2, _LEAST_ALPHA_BAR).min())
     betas = (1 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])).tolist()
     # In the config itself, where a class leaves what it does not take as it is.
     handed = {"trained_betas": betas, "rescale_betas_zero_snr": False}
