@@ -102,6 +102,30 @@ def test_the_first_pictures_have_the_classes_of_the_training_split(tmp_path: Pat
         first_images(make_config(folder), 3, "test", 1)
 
 
+def test_values_of_shards_have_a_range_too(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture):
+    folder = tmp_path / "deep"
+    ramp = Image.fromarray(np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8))
+    frames, deep, signed = BytesIO(), BytesIO(), BytesIO()
+    ramp.save(deep, "png")
+    Image.fromarray(np.array([[-5, 9]], np.int32)).save(signed, "tiff")
+    red = Image.new("RGB", (8, 8), "red")
+    red.save(frames, "gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")])
+    write_shard(folder, kind, 0, [deep.getvalue(), frames.getvalue(), signed.getvalue()], [0, 1, 2])
+    measure(make_config(folder), 3)
+    place = f"the first 3 images of {folder}"
+    values = "from 0 to 4095, where 0 is black and 65535 is white: about 16 of 256 levels are used"
+    assert [
+        line.partition("; give")[0].partition(", such as")[0] for line in capsys.readouterr().err.splitlines()
+    ] == [
+        f"warning: 1 of 1 image of {place} hold values {values}",
+        f"left out of {place}: 1 frame behind the first one of 1 image",
+    ]
+    with pytest.raises(UserError, match=r"its values run from -5 to 9; give --value_range -5 9"):
+        first_images(make_config(folder, max_bad_images_fraction=0.0), 3, "train", 3)
+    images, _ = first_images(make_config(folder, value_range=(0, 4095)), 3, "train", 1)
+    assert (images.min(), images.max()) == (0, 255)
+
+
 def test_costs_are_measured(folder: Path, tmp_path: Path, kind: str):
     costs = measure(make_config(folder), 3, num_images=10)
     assert costs["bytes_per_image"] == sum(len(png(n)) for n in range(10)) / 10

@@ -375,6 +375,11 @@ def test_a_visitors_picture_becomes_a_square(pipeline: DDPMCarsPipeline, tmp_pat
     for content in (b"", b"no image", (tmp_path / "wide.png").read_bytes()[:60]):
         with pytest.raises(UserError, match=r"this file gives no image \(.*\); choose a JPEG, PNG or WebP"):
             squared(content, pipeline)
+    Image.fromarray(np.full((8, 8), 300, np.int32) - 512).save(tmp_path / "ct.tif")
+    with pytest.raises(UserError, match=r"\(its values run from -212 to -212\); choose a JPEG"):
+        squared(str(tmp_path / "ct.tif"), pipeline)
+    # With the range that a model was trained on, its files are images.
+    assert (np.asarray(squared(str(tmp_path / "ct.tif"), pipeline, (-512, 88))) == 128).all()
     with pytest.raises(UserError) as caught:
         squared(str(tmp_path / "missing.png"), pipeline)
     assert str(tmp_path) not in str(caught.value)

@@ -77,6 +77,9 @@ def test_pictures_that_are_named_count_more_than_those_of_the_run(tmp_path: Path
     [
         ({}, {"train_data_dir": "cars", "validation_split": "test", "resize": "crop", "background": "#102030"}),
         ({"train_data_dir": "vans"}, {"train_data_dir": "vans", "validation_split": None, "resize": "crop"}),
+        ({"train_data_dir": "vans"}, {"value_range": (-1024, 3071)}),
+        ({}, {"value_range": (-1024, 3071)}),
+        ({"value_range": (0, 255)}, {"train_data_dir": "cars", "value_range": (0, 255)}),
         # The same images, written otherwise, have the same split held out.
         ({"train_data_dir": "./cars/"}, {"train_data_dir": "./cars/", "validation_split": "test"}),
         ({"train_data_dir": "cars", "split": "train"}, {"validation_split": None, "split": "train"}),
@@ -91,6 +94,7 @@ def test_pictures_are_prepared_as_the_run_did_but_for_what_is_given(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cars").mkdir()
     run = {"train_data_dir": "cars", "validation_split": "test", "resize": "crop", "background": "#102030", "seed": 5}
+    run["value_range"] = [-1024, 3071]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
     asked = command(pretrained_model_name_or_path=str(tmp_path), **given)
     got = with_pictures_of_run(asked, str(tmp_path))
@@ -125,7 +129,7 @@ def test_folders_that_were_splits_for_the_run_are_splits(
 def test_pictures_of_a_model_without_a_run_are_squashed_on_white(tmp_path: Path):
     asked = CalibrateConfig(pretrained_model_name_or_path="x", train_data_dir="vans")
     got = with_pictures_of_run(asked, str(tmp_path))
-    assert (got.resize, got.background) == ("squash", "white")
+    assert (got.resize, got.background, got.value_range) == ("squash", "white", None)
     with pytest.raises(UserError, match="background is whitish"):
         with_pictures_of_run(replace(asked, background="whitish"), str(tmp_path))
 

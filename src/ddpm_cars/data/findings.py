@@ -24,8 +24,9 @@ class ValuesError(ImageError):
     """An image whose values run from `low` to `high`, of which nothing says what is black and what is white."""
 
     def __init__(self, low: float, high: float):
-        super().__init__(f"its values run from {written(low)} to {written(high)}; {give_value_range(low, high)}")
         self.low, self.high = low, high
+        self.found = f"its values run from {written(low)} to {written(high)}"  # The reason without the cure.
+        super().__init__(f"{self.found}; {give_value_range(low, high)}")
 
 
 def written(value: float) -> str:

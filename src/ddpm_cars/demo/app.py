@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from ddpm_cars.data.value_range import ValueRange
 from ddpm_cars.demo.drawing import animation, draw, enlarged, first_view, noised, squared
 from ddpm_cars.demo.markup import headline, level, progress, progress_of, progress_when_stopped, sentence
 from ddpm_cars.demo.requests import (
@@ -68,7 +69,7 @@ def build_app(
             with gr.Tab("Draw"):
                 _draw_tab(pipeline, options, None if folder is None else RunFolder(folder).samples)
             with gr.Tab("Noise"):
-                _noise_tab(pipeline)
+                _noise_tab(pipeline, _value_range_of(folder))
             with gr.Tab("Schedule"):
                 _schedule_tab(pipeline)
     return app
@@ -210,7 +211,7 @@ def _draw(pipeline: DDPMCarsPipeline, options: Mapping[str, Option], *sent: Any)
         yield status, frames[-1], gr.update(visible=True), str(webp), saved, (steps, steps)
 
 
-def _noise_tab(pipeline: DDPMCarsPipeline) -> None:
+def _noise_tab(pipeline: DDPMCarsPipeline, value_range: ValueRange | None) -> None:
     options, size = noise_options(pipeline), resolution_of(pipeline)
     car = _toy_car(pipeline, 0)
     first = _look(pipeline, car, *(option.default for option in options.values()))
@@ -245,11 +246,17 @@ def _noise_tab(pipeline: DDPMCarsPipeline) -> None:
         )
     arguments: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     for event, function, source in (
-        (upload.upload, functools.partial(_own_image, pipeline), upload),
+        (upload.upload, functools.partial(_own_image, pipeline, value_range), upload),
         (another.click, lambda: _shown(_toy_car(pipeline, random.randrange(_NUM_SEEDS))), None),
     ):
         loaded = event(function, source, [image, x_0], **arguments)
         loaded.success(look, [image, *controls], [x_t, x_0_hat, words], **arguments)
+
+
+def _value_range_of(folder: str | Path | None) -> ValueRange | None:
+    """Return the values that were black and white in training, which those of a visitor's image are then as well."""
+    value_range = None if folder is None else RunFolder(folder).read_settings().get("value_range")
+    return None if value_range is None else (float(value_range[0]), float(value_range[1]))
 
 
 def _panel(caption: str, value: Image.Image) -> gr.Image:
@@ -279,10 +286,12 @@ def _toy_car(pipeline: DDPMCarsPipeline, seed: int) -> Image.Image:
 
 
 @_in_words()
-def _own_image(pipeline: DDPMCarsPipeline, path: Any) -> tuple[Image.Image, Image.Image]:
+def _own_image(
+    pipeline: DDPMCarsPipeline, value_range: ValueRange | None, path: Any
+) -> tuple[Image.Image, Image.Image]:
     if not isinstance(path, str):
         raise UserError("there is no file; choose an image")
-    return _shown(squared(path, pipeline))
+    return _shown(squared(path, pipeline, value_range))
 
 
 def _shown(image: Image.Image) -> tuple[Image.Image, Image.Image]:

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from ddpm_cars.data.decoding import decode_image, resize_image
-from ddpm_cars.data.findings import ImageError
+from ddpm_cars.data.findings import ImageError, ValuesError
 from ddpm_cars.data.pictures import to_samples
+from ddpm_cars.data.value_range import ValueRange
 from ddpm_cars.demo.requests import OWN_SCHEDULER, class_labels_of, noise_options, resolution_of
 from ddpm_cars.diffusion.denoiser import Denoiser
 from ddpm_cars.diffusion.seeds import seeded_generators
@@ -105,10 +106,16 @@ def animation(frames: Sequence[Image.Image]) -> bytes:
     return buffer.getvalue()
 
 
-def squared(source: str | bytes, pipeline: DDPMCarsPipeline) -> Image.Image:
-    """Bring the middle of a visitor's image to the size and colours of a model. Raises UserError if it is no image."""
+def squared(source: str | bytes, pipeline: DDPMCarsPipeline, value_range: ValueRange | None = None) -> Image.Image:
+    """Bring the middle of a visitor's image to the size and colours of a model; see `decode_image` for `value_range`.
+
+    Raises UserError if it is no image.
+    """
+    mode = "L" if pipeline.unet.config.in_channels == 1 else "RGB"
     try:
-        image = decode_image(source, "L" if pipeline.unet.config.in_channels == 1 else "RGB")
+        image = decode_image(source, mode, value_range=value_range)
+    except ValuesError as error:
+        raise UserError(f"this file gives no image ({error.found}); choose a JPEG, PNG or WebP") from error
     except (ImageError, OSError, MemoryError) as error:
         reason = str(error) if isinstance(error, ImageError) else "it cannot be read"
         raise UserError(f"this file gives no image ({reason}); choose a JPEG, PNG or WebP") from error
