@@ -229,10 +229,15 @@ class Evaluation:
         request = self._request(num_inference_steps)
 
         def share(rows: range) -> np.ndarray:
-            generated = generate(self.pipeline, request, rows)
             text, hidden = f"sampling, {label}, {num_inference_steps} steps", not self.is_main
-            shown = progress(generated, desc=text, unit="image", total=len(rows), leave=False, disable=hidden)
-            return np.stack([np.atleast_3d(image) for image in shown])
+            images: list[np.ndarray] = []
+            with progress(desc=text, unit="image", total=len(rows), leave=False, disable=hidden) as bar:
+                # The images of a batch come at once, so the time that is left is known after whole batches only.
+                for start in range(0, len(rows), request.batch_size):
+                    batch = rows[start : start + request.batch_size]
+                    images += [np.atleast_3d(np.asarray(image)) for image in generate(self.pipeline, request, batch)]
+                    bar.update(len(batch))
+            return np.stack(images)
 
         started = time.perf_counter()
         try:
