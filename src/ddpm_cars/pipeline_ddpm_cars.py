@@ -7,7 +7,7 @@ import copy
 import inspect
 import json
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from os import PathLike
 from pathlib import Path
@@ -26,12 +26,15 @@ from ddpm_cars.portable.denoising import (
     DenoisingState,
     OutputType,
     as_images,
+    checked_generators,
     class_tensor,
+    classes_of_names,
     guided_output,
     label_ids,
-    numbers_of_names,
+    sample_shape,
     samples_with_learned_variance,
 )
+from ddpm_cars.portable.finite_steps import FiniteSteps, NonFiniteError, non_finite_output
 from ddpm_cars.portable.init_noise import match_init_noise, noised_start
 from ddpm_cars.portable.one_file import one_file_source
 
@@ -39,12 +42,16 @@ __all__ = [
     "CapturedFunction",
     "DDPMCarsPipeline",
     "DenoisingState",
+    "NonFiniteError",
     "OutputType",
     "as_images",
+    "classes_of_names",
     "compiler_options",
     "match_init_noise",
     "noised_start",
+    "non_finite_output",
     "one_file_source",
+    "sample_shape",
     "samples_with_learned_variance",
 ]
 
@@ -80,7 +87,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
         id2label: Names of the classes 0, 1, ... of the UNet. One name may list several with commas between.
 
     Attributes:
-        labels: The class of every name.
+        labels: The class of every name. A short name that several classes have is not among them.
         fast_network: The network that `enable_fast_sampling` compiles, None while fast sampling is off.
 
     Raises:
@@ -106,7 +113,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
         self._interrupt = False
         if id2label is not None:
             names = {int(i): name for i, name in id2label.items()}
-            self.labels = numbers_of_names(names)
+            self.labels = {name: ids[0] for name, ids in classes_of_names(names).items() if len(ids) == 1}
             # Only where there are names: other pipelines warn of an entry that they do not know.
             self.register_to_config(id2label=names)
 
@@ -181,7 +188,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
     def __call__(
         self,
         batch_size: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         num_inference_steps: int | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
@@ -189,6 +196,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         class_labels: int | str | Sequence[int | str] | torch.Tensor | None = None,
         guidance_scale: float = 1.0,
+        latents: torch.Tensor | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Generate images, with classifier-free guidance where `guidance_scale` is not 1.
 
@@ -197,8 +205,8 @@ class DDPMCarsPipeline(DiffusionPipeline):
 
         Args:
             batch_size: The number of images, 1 or more.
-            generator: The source of the noise. With a list of one generator per image, no image depends on the
-                others in its batch.
+            generator: The source of the noise. With a sequence of one generator per image, no image depends on
+                the others in its batch.
             num_inference_steps: The number of denoising steps; None means every timestep of training.
             output_type: "pil" for PIL images, "np" for a float32 array (batch, height, width, channels) in [0, 1],
                 "pt" for a float32 tensor (batch, channels, height, width) in [0, 1], "raw" for that in [-1, 1].
@@ -212,13 +220,20 @@ class DDPMCarsPipeline(DiffusionPipeline):
                 classes. If the last class is "no class", None stands for it, and labels end before it.
             guidance_scale: How far to go from no class to the class, any finite number; 1 is the class alone, at half
                 the work. Others need a UNet whose last class is "no class".
+            latents: x_T, floating point (batch_size, channels, height, width), in place of noise from the generator.
+                It is taken as it is, also where the scheduler's config holds the moments of the data; schedulers that
+                compute with x_0 + sigma eps multiply it by their `init_noise_sigma`, as everywhere in diffusers. The
+                images have its height and width, which may differ from `sample_size` if the UNet can halve them.
 
         Returns:
             `images`, as `output_type` says.
 
         Raises:
             ValueError: If an argument is out of its range or does not fit the UNet.
-            TypeError: If the first argument is a text: this model draws without words.
+            TypeError: If `generator` or `latents` is something else, or the first argument is a text: this model
+                draws without words.
+            NonFiniteError: If a model output or a sample is not finite; it names the first step. It is a
+                FloatingPointError.
         """
         if isinstance(batch_size, str):
             raise TypeError(f"This model draws without words, and batch_size, a number of images, is {batch_size!r}.")
@@ -230,7 +245,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
         if unknown := set(callback_on_step_end_tensor_inputs) - set(known):
             raise ValueError(f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; choose from {known}.")
         self._interrupt = False
-        arguments = (batch_size, generator, num_inference_steps, class_labels, guidance_scale)
+        arguments = (batch_size, generator, num_inference_steps, class_labels, guidance_scale, latents)
         callback = (callback_on_step_end, callback_on_step_end_tensor_inputs)
         # Callbacks look at the scheduler of the pipeline, so this is no copy of it.
         states = self._denoise(self.scheduler, *arguments, *callback)
@@ -245,10 +260,11 @@ class DDPMCarsPipeline(DiffusionPipeline):
     def denoise(
         self,
         batch_size: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         num_inference_steps: int | None = None,
         class_labels: int | str | Sequence[int | str] | torch.Tensor | None = None,
         guidance_scale: float = 1.0,
+        latents: torch.Tensor | None = None,
     ) -> Generator[DenoisingState, None, None]:
         """Draw images step by step, from the arguments of a call; the last sample is that of the call.
 
@@ -260,10 +276,14 @@ class DDPMCarsPipeline(DiffusionPipeline):
 
         Raises:
             ValueError: At once, if an argument is out of its range or does not fit the UNet.
+            TypeError: At once, if `generator` or `latents` is something else.
+            NonFiniteError: In place of a state, the last one at the latest, if a model output or a sample up to it is
+                not finite. On a GPU, looking for that in every step would make the steps wait.
         """
         config = self.scheduler.config
         scheduler = copy.deepcopy(self.scheduler, {id(config): config})
-        return self._denoise(scheduler, batch_size, generator, num_inference_steps, class_labels, guidance_scale)
+        arguments = (batch_size, generator, num_inference_steps, class_labels, guidance_scale, latents)
+        return self._denoise(scheduler, *arguments)
 
     def _denoise(
         self,
@@ -273,6 +293,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
         num_inference_steps: int | None,
         class_labels: Any,
         guidance_scale: float,
+        latents: torch.Tensor | None,
         callback: Callable[..., dict[str, torch.Tensor] | None] | None = None,
         callback_tensor_inputs: Sequence[str] = (),
     ) -> Generator[DenoisingState, None, None]:
@@ -282,13 +303,9 @@ class DDPMCarsPipeline(DiffusionPipeline):
         for name, number in (("batch_size", batch_size), ("num_inference_steps", num_inference_steps)):
             if number < 1:
                 raise ValueError(f"{name} is {number}; it must be 1 or more.")
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(f"{len(generator)} generators were given for {batch_size} images; pass one for each.")
+        generator = checked_generators(generator, batch_size)
         labels = self.prepare_class_labels(class_labels, batch_size, guidance_scale)
-        size = self.unet.config.sample_size
-        if size is None:
-            raise ValueError("The UNet's config has no `sample_size`; set it to the image size it was trained on.")
-        shape = (batch_size, self.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+        shape = sample_shape(self.unet.config, batch_size, latents)
         # The timesteps stay on the CPU, where schedulers look them up: reading one off a device would wait for it.
         scheduler.set_timesteps(num_inference_steps)
 
@@ -302,13 +319,20 @@ class DDPMCarsPipeline(DiffusionPipeline):
             guidance = (None if labels is None else labels.to(device), guidance_scale, self.null_class)
             takes_generator = "generator" in inspect.signature(scheduler.step).parameters
             step_kwargs = {"generator": generator} if takes_generator else {}
-            x_T = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-            x_t, x_0_hat = noised_start(x_T, scheduler), None
+            if latents is None:
+                x_T = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+                x_t = noised_start(x_T, scheduler)
+            else:
+                x_t = latents.to(device, torch.float32) * scheduler.init_noise_sigma
+            x_0_hat, maker = None, type(scheduler).__name__ + ("" if callback is None else " or the callback")
+            steps = FiniteSteps(scheduler.timesteps, dtype, maker)
+            steps.remember(x_t)
             try:
                 with self.progress_bar(total=len(scheduler.timesteps)) as bar:
                     for i, t in enumerate(scheduler.timesteps):
                         yield DenoisingState(t, x_t, x_0_hat)
                         output = guided_output(self._run, dtype, scheduler, x_t, t, *guidance)
+                        steps.remember(output)
                         step = scheduler.step(output, t, x_t, **step_kwargs)
                         x_t, x_0_hat = step.prev_sample, getattr(step, "pred_original_sample", None)
                         bar.update()
@@ -316,6 +340,9 @@ class DDPMCarsPipeline(DiffusionPipeline):
                             tensors = {"latents": x_t, "pred_original_sample": x_0_hat}
                             wanted = {name: tensors[name] for name in callback_tensor_inputs}
                             x_t = (callback(self, i, t, wanted) or {}).get("latents", x_t)
+                        steps.remember(x_t)
+                        is_last = i + 1 == len(scheduler.timesteps) or (callback is not None and self.interrupt)
+                        steps.look(is_last)
                     yield DenoisingState(None, x_t, x_0_hat)
             finally:
                 self.maybe_free_model_hooks()
@@ -329,9 +356,9 @@ class DDPMCarsPipeline(DiffusionPipeline):
             label: One name or several, keys of `labels`.
 
         Raises:
-            ValueError: If there is no class of a name.
+            ValueError: If there is no class of a name, or several.
         """
-        return label_ids(self.labels, label)
+        return label_ids(self._id2label, label)
 
     def prepare_class_labels(
         self, class_labels: Any, batch_size: int, guidance_scale: float = 1.0
@@ -344,7 +371,12 @@ class DDPMCarsPipeline(DiffusionPipeline):
         Raises:
             ValueError: If the UNet does not have these classes, needs some, or cannot be guided.
         """
-        return class_tensor(class_labels, batch_size, guidance_scale, self.unet.config, self.null_class, self.labels)
+        arguments = (class_labels, batch_size, guidance_scale, self.unet.config, self.null_class)
+        return class_tensor(*arguments, self._id2label)
+
+    @property
+    def _id2label(self) -> Mapping[Any, str]:
+        return self.config.get("id2label") or {}
 
     def _run(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         return (

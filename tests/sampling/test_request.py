@@ -56,6 +56,20 @@ def test_what_a_model_cannot_draw_is_refused(pipeline: DDPMCarsPipeline, options
         asked(**options).checked(pipeline)
 
 
+def test_a_short_name_in_digits_of_two_classes_is_no_number(make_unet: Callable[..., UNet2DModel]):
+    scheduler = DDPMCarsScheduler(num_train_timesteps=20)
+    pipeline = DDPMCarsPipeline(make_unet(num_class_embeds=2), scheduler, {0: "cars, 1", 1: "vans, 1"})
+    with pytest.raises(UserError, match=r"'1' may mean the classes 0 \('cars, 1'\) and 1 \('vans, 1'\)"):
+        asked(class_labels=("1",)).checked(pipeline)
+    assert asked(class_labels=("0", 1)).checked(pipeline).class_labels == (0, 1)
+
+
+def test_an_image_size_that_the_network_cannot_take_is_refused(make_unet: Callable[..., UNet2DModel]):
+    pipeline = DDPMCarsPipeline(make_unet(sample_size=9), DDPMCarsScheduler(num_train_timesteps=20))
+    with pytest.raises(UserError, match=r"^sample_size is 9 x 9, .* must be multiples of 2"):
+        asked().checked(pipeline)
+
+
 def test_a_network_without_a_learned_variance_is_refused(unet: UNet2DModel):
     pipeline = DDPMCarsPipeline(unet, DDPMCarsScheduler(variance_type="learned_range"))
     with pytest.raises(UserError, match=r"a network of 6 output channels has learned; this one has 3"):

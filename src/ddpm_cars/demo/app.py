@@ -214,7 +214,7 @@ def _draw(pipeline: DDPMCarsPipeline, options: Mapping[str, Option], *sent: Any)
 def _noise_tab(pipeline: DDPMCarsPipeline, value_range: ValueRange | None) -> None:
     options, size = noise_options(pipeline), resolution_of(pipeline)
     car = _toy_car(pipeline, 0)
-    first = _look(pipeline, car, *(option.default for option in options.values()))
+    first = _looked(pipeline, car, *(option.default for option in options.values()))
     image = gr.State(car)
     with gr.Row(elem_classes="three"):
         x_0 = _panel("Image x<sub>0</sub>", enlarged([car]))
@@ -233,7 +233,7 @@ def _noise_tab(pipeline: DDPMCarsPipeline, value_range: ValueRange | None) -> No
             )
         with gr.Column(min_width=300):
             controls = [t, _seed_with_die(options["seed"]), _component(options["label"])]
-    look = functools.partial(_look, pipeline)
+    look = _in_words()(functools.partial(_looked, pipeline))
     for control in controls:
         control.change(
             look,
@@ -298,8 +298,7 @@ def _shown(image: Image.Image) -> tuple[Image.Image, Image.Image]:
     return image, enlarged([image])
 
 
-@_in_words()
-def _look(pipeline: DDPMCarsPipeline, image: Image.Image, t: Any, seed: Any, label: Any) -> tuple[Any, Any, str]:
+def _looked(pipeline: DDPMCarsPipeline, image: Image.Image, t: Any, seed: Any, label: Any) -> tuple[Any, Any, str]:
     seen = noised(pipeline, image, t, seed, label)
     return enlarged([seen.x_t]), enlarged([seen.x_0_hat]), level(int(t), seen)
 

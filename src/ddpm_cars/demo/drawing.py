@@ -22,6 +22,7 @@ from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, noisy_to_pil, to_pil
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, as_images
+from ddpm_cars.sampling.generate import non_finite_in_words
 from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.sampling.samplers import make_scheduler, with_scheduler
 
@@ -58,18 +59,20 @@ def draw(pipeline: DDPMCarsPipeline, request: SamplingRequest) -> Generator[Fram
     own.set_progress_bar_config(disable=True)
     shown = set(np.linspace(0, steps, min(steps + 1, _MAX_FRAMES)).round().astype(int).tolist()) - {steps}
     try:
-        with closing(own.denoise(**request.arguments(range(request.num_images)))) as states:
+        states = own.denoise(**request.arguments(range(request.num_images)))
+        with non_finite_in_words(_precision_of(pipeline)), closing(states):
             for step, (timestep, x_t, guess) in enumerate(states):
                 is_last = timestep is None
                 if not is_last and step not in shown:
                     continue
-                # Some schedulers of diffusers set all timesteps to 0 when they are asked for T steps.
-                if not x_t.isfinite().all():
-                    raise UserError(f"{request.scheduler} loses the image in {steps} steps; choose another number")
                 images = as_images(x_t) if is_last else noisy_to_pil(x_t)
                 yield Frame(steps if is_last else step, images, None if guess is None else to_pil(guess))
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise UserError(f"{request.num_images} images at once do not fit into memory; choose fewer images") from error
+
+
+def _precision_of(pipeline: DDPMCarsPipeline) -> str:
+    return "fp16" if pipeline.unet.dtype == torch.float16 else "no"
 
 
 def first_view(pipeline: DDPMCarsPipeline, request: SamplingRequest, samples: Path | None) -> tuple[Image.Image, str]:
@@ -126,7 +129,7 @@ def noised(pipeline: DDPMCarsPipeline, image: Image.Image, t: Any, seed: Any, cl
     """Draw x_t from q(x_t | x_0) (Ho et al. 2020, eq. 4) and let the network guess x_0 from it in one look (eq. 15).
 
     x_0 is `image`, as `squared` returns it. Of several classes the first counts. Raises UserError if t, the seed or
-    the class is not one that the model has.
+    the class is not one that the model has, or the model output is not finite.
     """
     options = noise_options(pipeline)
     t, seed = options["t"].check(t), options["seed"].check(seed)
@@ -137,6 +140,7 @@ def noised(pipeline: DDPMCarsPipeline, image: Image.Image, t: Any, seed: Any, cl
     (generator,) = seeded_generators(seed, 0, 1)
     x_t = scheduler.add_noise(x_0, torch.randn(x_0.shape, generator=generator), torch.tensor(t))
     classes = pipeline.prepare_class_labels(None if labels is None else labels[:1], 1)
-    x_0_hat, _ = Denoiser(pipeline.unet, scheduler).x_0_hat(x_t, t, classes)
+    with non_finite_in_words(_precision_of(pipeline)):
+        x_0_hat, _ = Denoiser(pipeline.unet, scheduler).x_0_hat(x_t, t, classes)
     alpha_bar = float(scheduler.alphas_cumprod_float64[t])
     return Noised(to_pil(x_t)[0], to_pil(x_0_hat)[0], alpha_bar, alpha_bar / max(1 - alpha_bar, 1e-12))

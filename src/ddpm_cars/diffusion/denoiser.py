@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ddpm_cars.pipeline_ddpm_cars import non_finite_output
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
 
@@ -48,9 +49,16 @@ class Denoiser:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return x_0_hat, clipped where the config says so, and the learned variance, as `split_output` gives it.
 
-        Both are in `dtype` on the device of `x_t`. Raises ValueError if the channels of the output do not fit.
+        Both are in `dtype` on the device of `x_t`. Raises ValueError if the channels of the output do not fit, and for
+        `x_t` on the CPU NonFiniteError if the output is not finite, which clipping would hide.
         """
         prediction, place = self._run(x_t, t, class_labels)
+        # Elsewhere, looking would wait for the device.
+        if x_t.device.type == "cpu" and not (prediction.isfinite().all() and place.isfinite().all()):
+            is_finite = torch.cat([prediction, place], dim=1).flatten(1).isfinite().all(1)
+            first = t if isinstance(t, int) else int(t.flatten()[0])
+            num_bad = int((~is_finite).sum())
+            raise non_finite_output(f"at timestep {first}", num_bad, len(x_t), self._dtype_of_network(x_t))
         return self.scheduler.predict_original_sample(prediction, t, x_t.to(self.dtype)), place
 
     def eps_hat(self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
@@ -71,11 +79,14 @@ class Denoiser:
     def _run(
         self, x_t: torch.Tensor, t: int | torch.Tensor, class_labels: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        device, dtype = getattr(self.network, "device", x_t.device), getattr(self.network, "dtype", x_t.dtype)
+        device, dtype = getattr(self.network, "device", x_t.device), self._dtype_of_network(x_t)
         t = t.to(device) if isinstance(t, torch.Tensor) else torch.full((len(x_t),), t, device=device)
         more = {} if class_labels is None else {"class_labels": class_labels.to(device)}
         output = self.network(x_t.to(device, dtype), t, **more)
         return split_output(getattr(output, "sample", output).to(x_t.device, self.dtype), x_t.shape[1])
+
+    def _dtype_of_network(self, x_t: torch.Tensor) -> torch.dtype:
+        return getattr(self.network, "dtype", x_t.dtype)
 
 
 def x_0_error(

@@ -39,8 +39,8 @@ from ddpm_cars.runtime.folders import FolderLock, prepare_folder
 from ddpm_cars.runtime.hardware import cpu_warnings, default_precision, describe_computing
 from ddpm_cars.runtime.processes import connect, gathered, on_main
 from ddpm_cars.runtime.threads import ComputingThreads
-from ddpm_cars.sampling.generate import denoising_strip, generate, move_for_inference
-from ddpm_cars.sampling.request import SamplingRequest, class_names_of
+from ddpm_cars.sampling.generate import denoising_strip, generate, move_for_inference, non_finite_in_words
+from ddpm_cars.sampling.request import SamplingRequest, check_image_size, class_names_of
 from ddpm_cars.sampling.samplers import check_sampler, sampler_from_config
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
 
@@ -85,6 +85,7 @@ class Evaluation:
         size = self.pipeline.unet.config.sample_size
         if not isinstance(size, int):
             raise UserError(f"{self.name} generates images of size {size}; evaluation needs square ones")
+        check_image_size(self.pipeline)
         for name, values in (("steps", config.steps or ()), ("likelihood_steps", config.likelihood_steps or ())):
             if any(value > T for value in values):
                 raise UserError(f"{name} is {max(values)}; {self.name} was trained with {T} timesteps")
@@ -239,12 +240,12 @@ class Evaluation:
                     bar.update(len(batch))
             return np.stack(images)
 
-        started = time.perf_counter()
+        started, what = time.perf_counter(), f"{label} with {num_inference_steps} steps"
         try:
-            with self.metrics.timed("samples"):
+            with self.metrics.timed("samples"), non_finite_in_words(self.config.mixed_precision, f"{what}: "):
                 images = np.concatenate(gathered(self.real.num_floor_images, share))
         except ValueError as error:
-            raise UserError(f"{label} with {num_inference_steps} steps: {error}") from error
+            raise error if isinstance(error, UserError) else UserError(f"{what}: {error}") from error
         return images, time.perf_counter() - started
 
     def _measure_sampler(
@@ -367,6 +368,7 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
             )
         note(describe_computing(device, accelerator.mixed_precision))
         stack.enter_context(ComputingThreads(device.type))
+        stack.enter_context(non_finite_in_words(accelerator.mixed_precision))
         metrics = [evaluation.run() for evaluation in evaluations]
         measured = [evaluation.folder for evaluation in evaluations]
         if compared is not None:

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -37,23 +37,40 @@ def samples_with_learned_variance(scheduler: Any) -> bool:
     return scheduler.config.variance_type in LEARNED_VARIANCES
 
 
-def numbers_of_names(id2label: Mapping[int, str]) -> dict[str, int]:
-    """Return the class of every name; commas part several of one. Raises ValueError if the keys are not 0, 1, ..."""
-    if sorted(id2label) != list(range(len(id2label))):
-        raise ValueError(f"id2label names the classes {sorted(id2label)}; name those from 0 to {len(id2label) - 1}.")
-    parts = {part.strip(): i for i, name in id2label.items() for part in name.split(",")}
-    return parts | {name: i for i, name in id2label.items()}
+def classes_of_names(id2label: Mapping[Any, str]) -> dict[str, list[int]]:
+    """Return the classes that every name may mean: one, or several that share a short name.
+
+    Commas part several short names of one class. A whole name means its own class, whatever others are called for
+    short. Raises ValueError if the keys are not 0, 1, ...
+    """
+    names = {int(i): name for i, name in id2label.items()}
+    if sorted(names) != list(range(len(names))):
+        raise ValueError(f"id2label names the classes {sorted(names)}; name those from 0 to {len(names) - 1}.")
+    short, whole = dict[str, list[int]](), dict[str, list[int]]()
+    for i, name in sorted(names.items()):
+        whole.setdefault(name, []).append(i)
+        for part in dict.fromkeys(part.strip() for part in name.split(",")):
+            if part:
+                short.setdefault(part, []).append(i)
+    return short | whole
 
 
-def label_ids(numbers: Mapping[str, int], label: str | Sequence[str]) -> list[int]:
-    """Return the classes of one name or several. Raises ValueError if there is no class of a name."""
+def label_ids(id2label: Mapping[Any, str], label: str | Sequence[str]) -> list[int]:
+    """Return the classes of one name or several. Raises ValueError if a name is that of no class, or of several."""
+    classes = classes_of_names(id2label)
     names = [label] if isinstance(label, str) else list(label)
-    unknown = [name for name in names if name not in numbers]
-    if unknown and not numbers:
+    unknown = [name for name in names if name not in classes]
+    if unknown and not classes:
         raise ValueError(f"{unknown} was asked for, but the classes of this model have no names: pass integers.")
     if unknown:
-        raise ValueError(f"{unknown} is not among the names of classes; choose from {sorted(numbers)}.")
-    return [numbers[name] for name in names]
+        clear = sorted(name for name, numbers in classes.items() if len(numbers) == 1)
+        raise ValueError(f"{unknown} is not among the names of classes; choose from {clear}.")
+    for name in names:
+        if len(numbers := classes[name]) > 1:
+            whole = {int(i): text for i, text in id2label.items()}
+            listed = " and ".join(f"{i} ({whole[i]!r})" for i in numbers)
+            raise ValueError(f"{name!r} may mean the classes {listed}: pass a whole name that differs, or the number.")
+    return [classes[name][0] for name in names]
 
 
 def class_tensor(
@@ -62,11 +79,11 @@ def class_tensor(
     guidance_scale: float,
     unet_config: Any,
     null_class: int | None,  # the class that stands for no class, None for a network that has learned none
-    numbers: Mapping[str, int],
+    id2label: Mapping[Any, str],  # empty where classes have no names
 ) -> torch.Tensor | None:
     """Return the class of each image of a batch, integers (batch_size,), or None for a network without classes.
 
-    `class_labels` are integers or keys of `numbers`, one per image or one for all; None stands for `null_class`.
+    `class_labels` are integers or names, one per image or one for all; None stands for `null_class`.
     Raises ValueError if these are no classes of the network, not as many as images, or cannot be guided to.
     """
     if not math.isfinite(guidance_scale):
@@ -93,7 +110,7 @@ def class_tensor(
     if isinstance(class_labels, str):
         class_labels = [class_labels]
     if isinstance(class_labels, Sequence):
-        class_labels = [label_ids(numbers, x)[0] if isinstance(x, str) else x for x in class_labels]
+        class_labels = [label_ids(id2label, x)[0] if isinstance(x, str) else x for x in class_labels]
     labels = torch.as_tensor(class_labels).flatten()
     if len(labels) not in (1, batch_size):
         raise ValueError(f"{len(labels)} class_labels were given for {batch_size} images; pass one, or one each.")
@@ -103,6 +120,58 @@ def class_tensor(
     if end is not None and not bool(((labels >= 0) & (labels < end)).all()):
         raise ValueError(f"class_labels {labels.tolist()} must be from 0 to {end - 1}.")
     return labels.expand(batch_size)
+
+
+def checked_generators(generator: Any, batch_size: int) -> torch.Generator | list[torch.Generator] | None:
+    """Return the source of noise as diffusers takes it: None, a generator, or a list with one for every image.
+
+    Raises ValueError if a sequence is not as long as the batch, and TypeError if there is anything else in it.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    generators = list(generator) if isinstance(generator, Iterable) else [generator]
+    for other in generators:
+        if not isinstance(other, torch.Generator):
+            raise TypeError(
+                f"generator is or holds {other!r}; pass a torch.Generator, such as torch.Generator().manual_seed(0), "
+                "or one for each image."
+            )
+    if len(generators) != batch_size:
+        raise ValueError(f"{len(generators)} generators were given for {batch_size} images; pass one for each.")
+    return generators
+
+
+def sample_shape(unet_config: Any, batch_size: int, latents: torch.Tensor | None = None) -> tuple[int, ...]:
+    """Return the shape of the samples that a network draws: its own image size, or that of `latents`.
+
+    Raises TypeError or ValueError if `latents` cannot be what sampling starts from, or the network cannot take the
+    size.
+    """
+    if latents is not None and not (isinstance(latents, torch.Tensor) and latents.is_floating_point()):
+        kind = latents.dtype if isinstance(latents, torch.Tensor) else type(latents).__name__
+        raise TypeError(f"latents is a {kind}; pass a floating-point tensor (batch, channels, height, width).")
+    size, num_channels = unet_config.sample_size, unet_config.in_channels
+    if latents is not None and latents.ndim == 4:
+        size = latents.shape[2:]
+    if size is None:
+        raise ValueError("The UNet's config has no `sample_size`; set it to the image size it was trained on.")
+    height, width = (size, size) if isinstance(size, int) else size
+    shape = (batch_size, num_channels, height, width)
+    if latents is not None and latents.shape != shape:
+        raise ValueError(
+            f"latents has shape {tuple(latents.shape)}; it must be {shape}: (batch_size, channels, height, width)."
+        )
+    # Every block but the last halves the image, and what does not divide does not fit on the way back.
+    factor = 2 ** (len(unet_config.get("block_out_channels", (1,))) - 1)
+    if any(side < 1 or side % factor for side in (height, width)):
+        name = "sample_size" if latents is None else "the size of latents"
+        raise ValueError(
+            f"{name} is {height} x {width}, which this UNet cannot take: it halves images {factor.bit_length() - 1} "
+            f"times, so height and width must be multiples of {factor}."
+        )
+    if latents is not None and not latents.isfinite().all():
+        raise ValueError("latents holds values that are not finite.")
+    return shape
 
 
 def guided_output(

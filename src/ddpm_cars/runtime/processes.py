@@ -50,14 +50,14 @@ def connect() -> PartialState:
 def together(work: Callable[[], Any], here: bool = True) -> list[Any]:
     """Do work on the processes where `here` is true, while the others wait: a collective call.
 
-    Returns what the work returned on each process, in order; None for those that waited. A `UserError`, `RunError` or
-    `OSError` of one process is raised on all of them.
+    Returns what the work returned on each process, in order; None for those that waited. A `UserError`, `RunError`,
+    `OSError` or `FloatingPointError` of one process is raised on all of them.
     """
     result = error = None
     if here:
         try:
             result = work()
-        except (UserError, RunError, OSError) as raised:
+        except (UserError, RunError, OSError, FloatingPointError) as raised:
             error = raised
     parts = gather_object([(result, error)])
     errors = [error for _, error in parts if error is not None]

@@ -20,7 +20,8 @@ from ddpm_cars.runs.saved_pipeline import save_pipeline, training_facts
 from ddpm_cars.runs.settings import check_classes, with_pictures_of_run
 from ddpm_cars.runtime.files import write_text
 from ddpm_cars.runtime.threads import ComputingThreads
-from ddpm_cars.sampling.request import class_names_of
+from ddpm_cars.sampling.generate import non_finite_in_words
+from ddpm_cars.sampling.request import check_image_size, class_names_of
 from ddpm_cars.sampling.samplers import make_scheduler
 from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
 
@@ -30,7 +31,8 @@ def calibrate_folder(config: CalibrateConfig) -> str:
 
     A checkpoint stays as it is, because training continues from it; the measured model is written beside checkpoints/.
 
-    Raises UserError if model, images and settings do not fit together, and OSError if the file cannot be written.
+    Raises UserError if model, images and settings do not fit together or a model output is not finite, and OSError if
+    the file cannot be written.
     """
     CalibrateConfig.check_given(config, "calibrate_folder")
     folder = Path(find_model(config.pretrained_model_name_or_path))
@@ -48,7 +50,7 @@ def calibrate_folder(config: CalibrateConfig) -> str:
     samples, labels = _training_samples(with_pictures_of_run(config, str(folder)), pipeline)
     scheduler = make_scheduler("DDPMCarsScheduler", saved.config)
     options = {k: getattr(config, k) for k in ("num_timesteps", "num_images", "batch_size", "num_bands", "seed")}
-    with ComputingThreads(pipeline.device.type):
+    with ComputingThreads(pipeline.device.type), non_finite_in_words("no"):
         calibrate(pipeline.unet, samples, scheduler, **options, class_labels=labels)
     scheduler = make_scheduler("DDPMCarsScheduler", scheduler.config, config.variance_type)
     if config.fit_init_noise:
@@ -90,6 +92,7 @@ def _training_samples(config: CalibrateConfig, pipeline: DDPMCarsPipeline) -> tu
     if not isinstance(size, int):
         name = config.pretrained_model_name_or_path
         raise UserError(f"{name} draws images of {size}; only squares can be made of the training images")
+    check_image_size(pipeline)
     class_names = class_names_of(pipeline)
     label_column = config.label_column if class_names else None
     num_channels, excluded = pipeline.unet.config.in_channels, config.validation_split

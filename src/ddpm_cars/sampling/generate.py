@@ -2,14 +2,16 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ddpm_cars.diffusion.seeds import seeded_generator
+from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, noisy_to_pil, to_pil
-from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, DenoisingState
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, DenoisingState, NonFiniteError
 from ddpm_cars.runtime.hardware import keep_freed_memory
 from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
@@ -37,6 +39,29 @@ def move_for_inference(pipeline: DDPMCarsPipeline, device: torch.device, mixed_p
         pipeline.unet.to(memory_format=torch.channels_last)
 
 
+def cure_for_commands(error: NonFiniteError, mixed_precision: str) -> str:
+    """Say what to do, in a command, about a network of some precision or a sampler that leaves the finite numbers."""
+    if not error.is_of_network:
+        return "choose another scheduler or number of steps"
+    if mixed_precision == "fp16":
+        return "float16 ends at 65504; give --mixed_precision no or bf16"
+    return "its weights are at fault; take those of an earlier checkpoint, or train with a lower learning_rate"
+
+
+@contextmanager
+def non_finite_in_words(mixed_precision: str, of_what: str = "") -> Iterator[None]:
+    """Raise UserError, with a cure for a command, where a network or a sampler leaves the finite numbers.
+
+    Args:
+        mixed_precision: The precision of the network, one of `DTYPES`.
+        of_what: What the message begins with.
+    """
+    try:
+        yield
+    except NonFiniteError as error:
+        raise UserError(f"{of_what}{error.what}: {cure_for_commands(error, mixed_precision)}") from error
+
+
 def generate(
     pipeline: DDPMCarsPipeline, request: SamplingRequest, images: range | None = None
 ) -> Iterator[Image.Image]:
@@ -53,6 +78,7 @@ def generate(
 
     Raises:
         ValueError: If the classes, the guidance or the number of steps do not fit the model.
+        NonFiniteError: If a model output or a sample of a batch is not finite.
     """
     images = range(request.num_images) if images is None else images
     for start in range(0, len(images), request.batch_size):

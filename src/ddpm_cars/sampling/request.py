@@ -6,7 +6,12 @@ from typing import Any
 
 from ddpm_cars.diffusion.seeds import seeded_generators
 from ddpm_cars.errors import UserError
-from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, samples_with_learned_variance
+from ddpm_cars.pipeline_ddpm_cars import (
+    DDPMCarsPipeline,
+    classes_of_names,
+    sample_shape,
+    samples_with_learned_variance,
+)
 from ddpm_cars.sampling.samplers import check_sampler, make_scheduler
 
 
@@ -64,8 +69,9 @@ class SamplingRequest:
                 are a name of one.
 
         Raises:
-            UserError: If the model does not have the classes, needs some, cannot be guided, has not learned the
-                variance of its scheduler, or the scheduler cannot draw from it in so many steps.
+            UserError: If the model does not have the classes, needs some, cannot be guided, has an image size that
+                its network cannot take, has not learned the variance of its scheduler, or the scheduler cannot draw
+                from it in so many steps.
         """
         scheduler, unet = pipeline.scheduler, pipeline.unet.config
         if samples_with_learned_variance(scheduler) and unet.out_channels != 2 * unet.in_channels:
@@ -77,7 +83,9 @@ class SamplingRequest:
         T, steps = scheduler.config.num_train_timesteps, self.num_inference_steps
         if steps > T:
             raise UserError(f"num_inference_steps is {steps}; this model was trained with {T}")
-        ids = None if self.class_labels is None else [_as_number(x, pipeline.labels) for x in self.class_labels]
+        names = classes_of_names(pipeline.config.get("id2label") or {})
+        ids = None if self.class_labels is None else [_as_number(x, names) for x in self.class_labels]
+        check_image_size(pipeline)
         try:
             labels = pipeline.prepare_class_labels(ids, len(ids or [0]), self.guidance_scale)
         except ValueError as error:
@@ -88,6 +96,14 @@ class SamplingRequest:
 
 def _as_number(label: int | str, names: Container[str]) -> int | str:
     return int(label) if isinstance(label, str) and label.isdecimal() and label not in names else label
+
+
+def check_image_size(pipeline: DDPMCarsPipeline) -> None:
+    """Raise UserError if the network of a model cannot take images of the size that its config says."""
+    try:
+        sample_shape(pipeline.unet.config, 1)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def class_names_of(pipeline: DDPMCarsPipeline) -> tuple[str, ...]:

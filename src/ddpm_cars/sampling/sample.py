@@ -30,7 +30,7 @@ from ddpm_cars.runtime.folders import FolderLock, refuse_inside
 from ddpm_cars.runtime.hardware import cpu_warnings, default_precision, describe_computing
 from ddpm_cars.runtime.processes import connect, on_main, together
 from ddpm_cars.runtime.threads import ComputingThreads
-from ddpm_cars.sampling.generate import DTYPES, denoising_strip, generate, move_for_inference
+from ddpm_cars.sampling.generate import DTYPES, denoising_strip, generate, move_for_inference, non_finite_in_words
 from ddpm_cars.sampling.request import SamplingRequest
 
 logger = logging.getLogger(__name__)
@@ -263,7 +263,7 @@ def sample(config: SampleConfig) -> list[str]:
 
     Raises:
         UserError: If the model and the settings do not fit together, or the folder cannot be used, or an image of
-            the grid is damaged.
+            the grid is damaged, or what is sampled is not finite.
         OSError: If an image cannot be written.
     """
     SampleConfig.check_given(config, "sample")
@@ -280,6 +280,7 @@ def sample(config: SampleConfig) -> list[str]:
         sampling = Sampling(config, state, lock, precision)
         note(describe_computing(state.device, precision))
         stack.enter_context(ComputingThreads(state.device.type))
+        stack.enter_context(non_finite_in_words(precision))
         sampling.draw()
         # The rest is work of one process, and the others need not wait for it.
         state.destroy_process_group()

@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from PIL import Image
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import RunError
 from ddpm_cars.figures.grids import make_grid, save_png
-from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, DenoisingState, as_images
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline, DenoisingState, NonFiniteError, as_images
 from ddpm_cars.runs import saved_pipeline
 from ddpm_cars.runs.checkpoints import RAW, SavedModel, ema_name, last_safe
 from ddpm_cars.runs.run_folder import RunFolder
@@ -27,7 +27,7 @@ from ddpm_cars.runtime.console import note, warn
 from ddpm_cars.runtime.folders import delete_empty
 from ddpm_cars.runtime.hardware import versions
 from ddpm_cars.runtime.processes import on_main
-from ddpm_cars.sampling.generate import frame_of, make_strip
+from ddpm_cars.sampling.generate import cure_for_commands, frame_of, make_strip
 from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.training.log import track_image
 from ddpm_cars.training.run import Run
@@ -104,9 +104,14 @@ def save_progress(run: Run, state: TrainState, stopped: Callable[[], Any]) -> No
             raise _Stopped
 
     def draw() -> None:
-        with suppress(_Stopped):
+        try:
             grid = _draw(_make_pipeline(run, state, weights), run.config, give_up)
-            track_image(run.accelerator, "samples", save_png(grid, path), state.step)
+        except _Stopped:
+            return
+        except NonFiniteError as error:
+            warn(f"step {state.step:,} has no sample grid: {error.what}; training goes on")
+            return
+        track_image(run.accelerator, "samples", save_png(grid, path), state.step)
 
     _try_write(run, "a sample grid", draw)
     _try_write(run, "the log", lambda: state.log.save(run.folder))
@@ -115,7 +120,8 @@ def save_progress(run: Run, state: TrainState, stopped: Callable[[], Any]) -> No
 def publish(run: Run, state: TrainState) -> None:
     """Write the trained pipeline, its grid, the log and training.json. Every process has to call this.
 
-    Raises RunError if they cannot be written.
+    Raises RunError if they cannot be written, or if what the model draws is not finite: then all but the images of it
+    is written.
     """
     average, folder = state.chosen_average(), run.folder
     weights = state.weights(average)
@@ -123,11 +129,7 @@ def publish(run: Run, state: TrainState) -> None:
     def write() -> None:
         try:
             pipeline = _save_pipeline(run, state, weights, folder.path)
-            frames: list[tuple[str, list[Image.Image]]] = []
-            grid = _draw(pipeline, run.config, lambda drawn: frames.append(frame_of(drawn)))
-            strip = make_strip(frames[1:])
-            for name, path, image in (("samples", folder.samples, grid), ("denoising", folder.denoising, strip)):
-                track_image(run.accelerator, name, save_png(image, path), state.step)
+            problem = _save_images(run, state, pipeline)
             state.log.save(folder)
             files.write_text(folder.facts, json.dumps(_training_facts(run, state, average), indent=1))
         except OSError as error:
@@ -135,8 +137,28 @@ def publish(run: Run, state: TrainState) -> None:
                 f"the trained model cannot be written to {folder.path} ({error}); {last_safe(folder.checkpoints)}. "
                 "Make room or mend the folder, and repeat the same command"
             ) from error
+        if problem is not None:
+            raise RunError(
+                f"the model is trained and saved in {folder.path}, but it draws no images: {problem.what}; "
+                f"{cure_for_commands(problem, 'no')}"
+            )
 
     on_main(write)
+
+
+def _save_images(run: Run, state: TrainState, pipeline: DDPMCarsPipeline) -> NonFiniteError | None:
+    """Write the grid and the strip of a model, or delete those of an earlier one and return why there are none."""
+    folder, frames = run.folder, list[tuple[str, list[Image.Image]]]()
+    try:
+        grid = _draw(pipeline, run.config, lambda drawn: frames.append(frame_of(drawn)))
+    except NonFiniteError as error:
+        for path in (folder.samples, folder.denoising):
+            path.unlink(missing_ok=True)
+        return error
+    strip = make_strip(frames[1:])
+    for name, path, image in (("samples", folder.samples, grid), ("denoising", folder.denoising, strip)):
+        track_image(run.accelerator, name, save_png(image, path), state.step)
+    return None
 
 
 def _training_facts(run: Run, state: TrainState, average: str) -> dict[str, Any]:
