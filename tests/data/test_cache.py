@@ -250,11 +250,14 @@ def test_a_full_disk_is_one_line_that_names_the_cache_and_the_cure(
 
 
 def test_a_cache_that_cannot_be_made_is_named_and_other_files_are_not_mistaken_for_it(
-    load: Callable[..., Pictures], tmp_path: Path
+    load: Callable[..., Pictures], folder: Path, tmp_path: Path
 ):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=rf"cannot be kept in {tmp_path}/file/ddpm_cars \(Not a directory\)"):
         load(cache_dir=str(tmp_path / "file"))
+    of_dataset = {"train_data_dir": None, "dataset_name": str(folder), "cache_dir": str(tmp_path / "file" / "deeper")}
+    with pytest.raises(UserError, match=r"/file.* cannot be written .*choose another cache_dir$"):
+        load(**of_dataset)
     with pytest.raises(FileExistsError, match="file"):
         load(report_path=tmp_path / "file" / "pictures.json")
 

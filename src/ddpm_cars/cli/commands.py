@@ -183,10 +183,20 @@ def push_to_hub(config: PushConfig, prog: str) -> None:
         licence = config.model_license or (folder.settings or {}).get("model_license")
         named = f"under the licence {licence}" if licence else "without a licence; --model_license names one"
         print(f"to {config.repo_id}, a {kind} if it is new, {named}")
-        metrics_path, stale_metrics = folder.metrics_path, folder.stale_metrics
-    else:
-        published = push(config)
-        metrics_path, stale_metrics = published.metrics_path, published.stale_metrics
+        _say_figures(config, folder.metrics_path, folder.stale_metrics)
+        return
+    published = push(config)
+    _say_figures(config, published.metrics_path, published.stale_metrics)
+    if published.is_private and not config.private:
+        note(f"{config.repo_id} is private on the Hub, and stays so")
+    if published.kept_card:
+        command = f"{prog} {config.folder} {config.repo_id} --overwrite_card"
+        warn(f"the card on the Hub has been edited there and was kept; {command} replaces it")
+    print(f"published: {published.url}" if published.is_new else f"nothing has changed: {published.url}")
+
+
+def _say_figures(config: PushConfig, metrics_path: Path | None, stale_metrics: Path | None) -> None:
+    """Say which evaluation a card shows, and which is left out."""
     if metrics_path is not None and not config.space:
         note(f"the figures of the card are those of {metrics_path}")
     if stale_metrics is not None and not config.space:
@@ -194,14 +204,6 @@ def push_to_hub(config: PushConfig, prog: str) -> None:
             f"{stale_metrics} is unfinished, or was measured with other weights or another calibration, and is left "
             "out; evaluate again"
         )
-    if config.dry_run:
-        return
-    if published.is_private and not config.private:
-        note(f"{config.repo_id} is private on the Hub, and stays so")
-    if published.kept_card:
-        command = f"{prog} {config.folder} {config.repo_id} --overwrite_card"
-        warn(f"the card on the Hub has been edited there and was kept; {command} replaces it")
-    print(f"published: {published.url}" if published.is_new else f"nothing has changed: {published.url}")
 
 
 @partial(Command, DemoConfig, "ddpm_cars.demo.app")

@@ -22,9 +22,12 @@ _ARCHIVES = {".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"
 
 def check_places(config: Any) -> None:
     """Raise UserError if a config names a file or folder that cannot be what the setting says."""
-    for name in ("train_data_dir", "dataset_name", "model_config", "output_dir", *_MODELS):
-        if (place := getattr(config, name, None)) is not None:
-            _refuse_impossible(f"{name} {place}", place)
+    named = ("train_data_dir", "dataset_name", "model_config", "output_dir", *_MODELS)
+    places = [(f"{name} {getattr(config, name)}", getattr(config, name)) for name in named if hasattr(config, name)]
+    compared = getattr(config, "compare", None) or ()
+    for said, place in (*places, *zip(compared, compared, strict=True)):
+        if place is not None:
+            _refuse_impossible(said, place)
     images, output_dir = getattr(config, "train_data_dir", None), getattr(config, "output_dir", None)
     if images is not None and not Path(images).is_dir():
         if Path(images).suffix.lower() in _ARCHIVES or not Path(images).is_file():
@@ -34,13 +37,14 @@ def check_places(config: Any) -> None:
         raise UserError(
             f"train_data_dir {images} is a file, not a folder; did you mean its folder, {Path(images).parent}?"
         )
-    if images is not None and isinstance(config, EvaluateConfig):
+    if images is not None:
         # All files are an upper bound; only the first so many are counted.
         files = (path for path in Path(images).rglob("*") if path.is_file())
-        enough = 2 * (config.num_images or MIN_EVALUATION_IMAGES)
-        config.check_number_of_images(images, sum(1 for _ in islice(files, enough)))
-    if images is not None and not any(path.is_file() for path in Path(images).rglob("*")):
-        raise UserError(f"{images} holds no images")
+        if isinstance(config, EvaluateConfig):
+            enough = 2 * (config.num_images or MIN_EVALUATION_IMAGES)
+            config.check_number_of_images(images, sum(1 for _ in islice(files, enough)))
+        elif next(files, None) is None:
+            raise UserError(f"{images} holds no images")
     dataset = getattr(config, "dataset_name", None)
     if dataset is not None and _is_path(dataset) and not Path(dataset).exists():
         raise UserError(f"dataset_name {dataset} is not a folder{_similar(dataset)}")
@@ -52,10 +56,8 @@ def check_places(config: Any) -> None:
         if isinstance(config, TrainingConfig):
             refuse_read_only(Path(output_dir))
         refuse_inside(output_dir, images)
-    one = [getattr(config, name, None) for name in _MODELS]
-    for model in (*one, *(getattr(config, "compare", None) or ())):
+    for model in (*(getattr(config, name, None) for name in _MODELS), *compared):
         if model is not None:
-            _refuse_impossible(model, model)
             _check_model(model, may_be_on_hub=not isinstance(config, CalibrateConfig | PushConfig))
 
 
@@ -71,10 +73,10 @@ def _refuse_impossible(named: str, path: str) -> None:
 def _check_model(name: str, may_be_on_hub: bool) -> None:
     folder = Path(name)
     if not folder.is_dir():
-        # No model on the Hub that this package samples from has an id without an owner that is spelled like a folder.
-        is_typo = "/" not in name and bool(_similar(name))
-        if not may_be_on_hub or folder.exists() or _is_path(name) or is_typo:
-            raise UserError(f"{name} is not a folder with a saved pipeline{_similar(name)}")
+        # Every model on the Hub that this package samples from belongs to somebody.
+        if not may_be_on_hub or folder.exists() or _is_path(name) or "/" not in name:
+            on_hub = f"; on the Hub it would be OWNER/{name}" if may_be_on_hub and "/" not in name else ""
+            raise UserError(f"{name} is not a folder with a saved pipeline{_similar(name) or on_hub}")
     elif (problem := RunFolder(name).why_no_pipeline()) is not None:
         inside = sorted(path.parent for path in folder.glob("*/*_index.json"))
         if inside:

@@ -1,7 +1,8 @@
 """The images of dataset_name: a dataset of the Hub or a folder, as `datasets` reads it, and classes in a column."""
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,11 @@ def _open_dataset(config: ImageConfig) -> tuple[ReadSplit, list[str]]:
     name = str(Path(place).absolute()) if local else place
     if local and is_saved_to_disk(name):
         return _open_saved(config, name), []
-    with read_errors(place):
+    with read_errors(place), _cache_errors(config.cache_dir):
         builder = datasets.load_dataset_builder(name, config.dataset_config_name, cache_dir=config.cache_dir)
     files = {str(split): [*names] for split, names in (builder.config.data_files or {}).items()}
     notes = unread_files(Path(place), files, stop=config.split_folders is None) if local else []
-    with read_errors(place, [path for names in files.values() for path in names]):
+    with read_errors(place, [path for names in files.values() for path in names]), _cache_errors(config.cache_dir):
         builder.download_and_prepare()
 
     def read_split(split: str | None) -> Any:
@@ -112,6 +113,23 @@ def _open_dataset(config: ImageConfig) -> tuple[ReadSplit, list[str]]:
             return builder.as_dataset(split)
 
     return read_split, [*notes, *_images_without_rows(builder, files)]
+
+
+@contextmanager
+def _cache_errors(cache_dir: str | None) -> Iterator[None]:
+    """Turn the error of a cache of `datasets` that cannot be written into a UserError with its cure."""
+    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+    try:
+        yield
+    except OSError as error:
+        # It names a file in it, or a folder above it that cannot be made.
+        named = Path(str(error.filename)) if error.filename is not None else None
+        if named is None or not (named.is_relative_to(cache) or cache.is_relative_to(named)):
+            raise
+        raise UserError(
+            f"{named} in the cache of `datasets` cannot be written ({error.strerror}); make room or mend that, or "
+            "choose another cache_dir"
+        ) from error
 
 
 def _open_saved(config: ImageConfig, name: str) -> ReadSplit:
