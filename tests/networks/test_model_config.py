@@ -106,7 +106,7 @@ SIX = {"out_channels": 6}
         (
             {"time_embedding_type": "learned", "num_train_timesteps": 10},
             {"num_train_timesteps": 20},
-            "learned embedding of 10 timesteps and the run has num_train_timesteps 20; .* --num_train_timesteps 10",
+            "learned embedding of 10 timesteps and the run has num_train_timesteps 20; .* give num_train_timesteps 10",
         ),
     ],
 )

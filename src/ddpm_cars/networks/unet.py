@@ -146,5 +146,5 @@ def _fit_timesteps(name: str, arguments: dict[str, Any], num_train_timesteps: in
     if isinstance(given, int) and given < num_train_timesteps:
         raise UserError(
             f"{name} has a learned embedding of {given} timesteps and the run has num_train_timesteps "
-            f"{num_train_timesteps}; take num_train_timesteps out of the file, or give --num_train_timesteps {given}"
+            f"{num_train_timesteps}; take that of the file out of it, or give num_train_timesteps {given}"
         )
