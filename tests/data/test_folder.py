@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -65,7 +66,7 @@ def test_a_folder_without_classes_says_so(load: Callable[..., Pictures], tmp_pat
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         for name in names:
             save(folder / name, RED)
-        with pytest.raises(UserError, match=r"are in none, such as .*\.png; make one folder per class"):
+        with pytest.raises(UserError, match=r"are in none, such as .*\.png; make one folder per class, write "):
             load(train_data_dir=str(folder), label_column="label")
     save(tmp_path / "one" / "cars" / "a.png", RED)
     with pytest.raises(UserError, match="are in one, cars"):
@@ -196,3 +197,30 @@ def test_a_folder_of_a_dataset_is_named_as_one(load: Callable[..., Pictures], tm
     datasets.Dataset.from_dict({"x": [1]}).to_parquet(tmp_path / "tables" / "a.parquet")
     with pytest.raises(UserError, match=r"holds no images; other files: 1 .parquet; .*as dataset_name"):
         load(train_data_dir=str(tmp_path / "tables"))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        # What an archive of a Mac and a notebook leave is hidden.
+        (("train/a.png", "test/b.png", "__MACOSX/train/._a.png", ".ipynb_checkpoints/c.png"), None),
+        # A place is no split, but its name reads like one.
+        (("val thorens/a.png", "grenoble/b.png"), r"val thorens \(1\)"),
+        (("train/a.png", "train/images/b.png"), None),
+        (("eval.2/a.png", "c/deep/er/b.png"), r"eval.2 \(1\); then 1 image beside them, such as c/deep/er/b.png"),
+        (("contest/a.png", "retrain/b.png", "validated/c.png"), None),
+        (("train/a.png", "masks/b.svg"), None),
+    ],
+)
+def test_names_from_the_field_are_read_in_one_way_or_refused(
+    load: Callable[..., Pictures], tmp_path: Path, names: tuple[str, ...], words: str | None
+):
+    for name in names:
+        if name.endswith("svg"):
+            (tmp_path / "field" / name).parent.mkdir()
+            (tmp_path / "field" / name).write_text("<svg/>")
+        else:
+            save(tmp_path / "field" / name, RED)
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        shown = sum(name.endswith("png") and not re.search(r"(^|/)\.", name) for name in names)
+        assert len(load(train_data_dir=str(tmp_path / "field")).images) == shown

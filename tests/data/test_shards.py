@@ -178,6 +178,23 @@ def test_what_does_not_fit_together_is_named(folder: Path, tmp_path: Path):
         assert "\n" not in str(error.value)
 
 
+def test_shards_whose_names_leave_them_out_stop_or_are_said(folder: Path, kind: str, capsys: pytest.CaptureFixture):
+    first = folder / open_folder(folder).names[0]
+    (folder / "extra").mkdir()
+    shutil.copy(first, folder / "extra" / f"more{first.suffix}")
+    words = rf"`datasets` reads 3 of 4 files, .* train \(3\); not read: 1 {first.suffix}, .*give --split_folders true"
+    with pytest.raises(UserError, match=words):
+        open_folder(folder)
+    assert len(list(open_folder(folder, split_folders=True).every_row())) == NUM_IMAGES
+    assert "`datasets` reads 3 of 4 files; not read: 1" in capsys.readouterr().err
+
+
+def test_what_save_to_disk_has_written_is_no_shard(tmp_path: Path):
+    datasets.Dataset.from_dict({"image": [1]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(UserError, match=r"saved was written by save_to_disk; .*drop --streaming"):
+        open_folder(tmp_path / "saved")
+
+
 def test_archives_with_several_pictures_to_a_sample_need_a_choice(tmp_path: Path):
     folder = tmp_path / "pairs"
     folder.mkdir()

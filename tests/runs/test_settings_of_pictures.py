@@ -103,6 +103,24 @@ def test_pictures_are_prepared_as_the_run_did_but_for_what_is_given(
 
 
 @pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"train_data_dir": "./cars"}, "kind"),
+        ({"train_data_dir": "vans"}, "label"),
+        ({"label_column": "make"}, "kind"),
+    ],
+)
+def test_the_column_of_the_classes_is_that_of_the_run_for_its_images(
+    given: dict, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cars").mkdir()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"train_data_dir": "cars", "label_column": "kind"}))
+    asked = EvaluateConfig(pretrained_model_name_or_path=str(tmp_path), **given)
+    assert with_pictures_of_run(asked, str(tmp_path)).label_column == expected
+
+
+@pytest.mark.parametrize(
     ("run", "given", "expected"),
     [
         ({"split_folders": False}, {}, False),

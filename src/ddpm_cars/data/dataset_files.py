@@ -21,6 +21,7 @@ from ddpm_cars.data.listing import readable_suffixes, say_suffixes, suffix_of, w
 from ddpm_cars.errors import UserError
 
 _MAX_REASON = 400  # Characters of what a library says of a failure.
+_COMPARED = 100  # Characters by which a line of its log is recognised as that of the failure.
 # Files that accompany a dataset and hold none of it.
 _DOCUMENTS = {"", ".html", ".ipynb", ".lock", ".log", ".md", ".pdf", ".py", ".sh", ".txt", ".yaml", ".yml"}
 # `datasets` lets through what the libraries below it raise.
@@ -94,22 +95,21 @@ def read_errors(place: str, files: Sequence[str] = (), what: str = "images") -> 
     except UserError:
         raise
     except _ERRORS as error:
-        raise UserError(f"no {what} can be read from {place}: {log.said or reason_of(error, files)}") from error
+        reason = reason_of(error)
+        if log.said is not None and reason[:_COMPARED] in log.said:
+            reason = log.said
+        elif (damaged := next(filter(_is_damaged, files), None)) is not None:
+            reason = f"{damaged}: {reason}"
+        raise UserError(f"no {what} can be read from {place}: {reason}") from error
     finally:
         logging.getLogger("datasets").removeHandler(log)
 
 
-def reason_of(error: BaseException, files: Sequence[str] = ()) -> str:
-    """Return in one line what an error of `datasets` says, or the error behind it that it hides.
-
-    Args:
-        error: What was raised.
-        files: Files of which the first that is damaged is named.
-    """
+def reason_of(error: BaseException) -> str:
+    """Return in one line what an error of `datasets` says, or the error behind it that it hides."""
     while isinstance(error, DatasetsError) and error.__cause__ is not None:
         error = error.__cause__
-    damaged = next((path for path in files if path not in str(error) and _is_damaged(path)), None)
-    return one_line(f"{damaged}: {error}" if damaged else str(error) or type(error).__name__)
+    return one_line(str(error) or type(error).__name__)
 
 
 def one_line(text: str) -> str:

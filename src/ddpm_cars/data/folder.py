@@ -195,7 +195,7 @@ def _why_no_classes(
 ) -> str | None:
     """Say why the folders around images are no classes, and what to do; None if they are."""
     rule = "the classes are the names of the folders that hold the images, but"
-    cure = "make one folder per class, or set class_conditional to false"
+    cure = "make one folder per class, write a metadata.csv (file_name,label), or set class_conditional to false"
     loose = [name for name in names if by_folder[name] is None]
     if loose:
         number = f"{len(loose):,} of {count(len(names), 'image')}"

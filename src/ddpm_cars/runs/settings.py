@@ -20,7 +20,7 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
     """Fill in what `config` does not say about the images from the run in the folder `name`.
 
     If the settings name images, little is taken from the run: how images become pixels and, if the images are those
-    of the run, which of its folders are splits and which images were held out. Raises UserError if neither names
+    of the run, its columns, which folders are splits and which images were held out. Raises UserError if neither names
     images, or the settings do not fit together.
     """
     defaults: dict[str, Any] = {field.name: field.default for field in fields(PicturesConfig)}
@@ -41,6 +41,8 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
         names -= {f.name for f in fields(config) if f.default is None and getattr(config, f.name) is not None}
     elif _are_of_run(config, run):
         names |= {"split_folders"} if config.split_folders is None else set()
+        columns = {f.name: f.default for f in fields(config) if f.name in ("image_column", "label_column")}
+        names |= {column for column, default in columns.items() if getattr(config, column) == default}
         names |= {"validation_split"} if config.split is None and config.validation_split is None else set()
     return replace(config, **taken | {setting: value for setting, value in run.items() if setting in names})
 
