@@ -107,7 +107,7 @@ def test_pictures_are_prepared_as_the_run_did_but_for_what_is_given(
     [
         ({"train_data_dir": "./cars"}, "kind"),
         ({"train_data_dir": "vans"}, "label"),
-        ({"label_column": "make"}, "kind"),
+        ({"label_column": "make"}, "make"),
     ],
 )
 def test_the_column_of_the_classes_is_that_of_the_run_for_its_images(

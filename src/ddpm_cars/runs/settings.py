@@ -37,13 +37,11 @@ def with_pictures_of_run(config: Config, name: str) -> Config:
                 "and validation_split"
             )
         names = {*settings_with(TrainingConfig, "from_run")}
-        # A setting of the command wins. It is known to be set only if its default is None.
-        names -= {f.name for f in fields(config) if f.default is None and getattr(config, f.name) is not None}
     elif _are_of_run(config, run):
-        names |= {"split_folders"} if config.split_folders is None else set()
-        columns = {f.name: f.default for f in fields(config) if f.name in ("image_column", "label_column")}
-        names |= {column for column, default in columns.items() if getattr(config, column) == default}
-        names |= {"validation_split"} if config.split is None and config.validation_split is None else set()
+        names |= {"split_folders", "image_column", "label_column"}
+        names |= {"validation_split"} if config.split is None else set()
+    # A setting of the command wins. It is known to be set if it is not the default.
+    names -= {f.name for f in fields(config) if getattr(config, f.name) != f.default}
     return replace(config, **taken | {setting: value for setting, value in run.items() if setting in names})
 
 
