@@ -4,12 +4,14 @@ import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, features
+from PIL import Image, ImageCms
 
 from ddpm_cars.data.decoding import decode_image, decode_with_findings
+from tests.support.fresh_process import run_alone
 from tests.support.icc_profiles import ADOBE, ADOBE_GAMMA, cmyk_profile, grey_profile, matrix_profile
 
 RED = (200, 60, 30)
@@ -170,13 +172,23 @@ def test_a_damaged_chunk_of_a_profile_leaves_the_pixels():
     assert (distance(image, np.array([200, 60, 30])), found.profile_fault) == (0, "it is damaged")
 
 
-def test_a_build_without_littlecms_says_so(monkeypatch: pytest.MonkeyPatch):
-    check = features.check
-    monkeypatch.setattr(features, "check", lambda name: name != "littlecms2" and check(name))
-    # A profile that no other test has used, as what is known of profiles is kept.
-    image, found = decode_with_findings(file_of(Image.new("RGB", (4, 4), RED), icc_profile=matrix_profile(gamma=1.5)))
-    assert distance(image, np.array(RED)) == 0
-    assert "no LittleCMS; install Pillow from PyPI" in found.profile_fault
+# Shows that the image in the folder sys.argv[1] is decoded by a Pillow that was built without LittleCMS.
+WITHOUT_LITTLECMS = """
+import sys
+from pathlib import Path
+sys.modules["PIL._imagingcms"] = None
+from ddpm_cars.data.decoding import decode_with_findings
+
+image, found = decode_with_findings((Path(sys.argv[1]) / "wide.png").read_bytes())
+assert image.getpixel((0, 0)) == (200, 60, 30)
+assert not found.is_converted
+assert "no LittleCMS; install Pillow from PyPI" in found.profile_fault, found
+"""
+
+
+def test_a_build_without_littlecms_says_so(tmp_path: Path):
+    Image.new("RGB", (4, 4), RED).save(tmp_path / "wide.png", icc_profile=matrix_profile())
+    run_alone(WITHOUT_LITTLECMS, tmp_path)
 
 
 def test_threads_share_a_transform():

@@ -127,6 +127,14 @@ def test_a_file_of_12_bits_has_a_white_of_12_bits():
     assert decode_with_findings(data)[1].black_to_white == (0, 4095)
 
 
+def test_a_format_whose_numbers_pillow_misreads_is_refused():
+    lines = ["SIMPLE  = T", "BITPIX  = {}", "NAXIS   = 2", "NAXIS1  = 3", "NAXIS2  = 1", "END"]
+    for bits, values in ((16, np.array([0, 300, 1000], ">i2")), (-32, np.array([0, 0.5, 1], ">f4"))):
+        header = "".join(line.format(bits).ljust(80) for line in lines).ljust(2880).encode()
+        with pytest.raises(ImageError, match="FITS files of more than 8 bits; convert it to TIFF"):
+            decode_image(header + values.tobytes().ljust(2880, b"\0"), value_range=(0, 1000))
+
+
 def test_what_pillow_scales_to_16_bits_needs_no_range():
     grey = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     jpeg_2000 = file_of(Image.fromarray(grey * 16), "jpeg2000")

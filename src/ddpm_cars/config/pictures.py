@@ -38,7 +38,9 @@ class PicturesConfig(Settings):
     """How an image becomes a square: squash ignores its aspect ratio, crop keeps its centre, pad adds borders."""
     background: str = setting("white", may_change=False, from_run=True)
     """Colour of borders and of what is behind transparent images, by name or as #rrggbb."""
-    value_range: tuple[float, float] | None = setting(None, may_change=False, from_run=True, label="Black and white")
+    value_range: tuple[float, float] | None = setting(
+        None, may_change=False, from_run=True, label="Values of black, white"
+    )
     """The two values that become black and white, in the units of the files, such as 0 4095 for 12 bits in files of
     16. Values outside are clipped. If unset, all that 8 or 16 bits allow; floating-point, negative and 32-bit numbers
     need it."""

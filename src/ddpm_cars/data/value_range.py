@@ -41,7 +41,13 @@ class Stored(NamedTuple):
 
 
 def how_stored(image: Image.Image, data: bytes) -> Stored:
-    """Return how the file with the bytes `data` stores the numbers of `image`, which is just opened."""
+    """Return how the file with the bytes `data` stores the numbers of `image`, which is just opened.
+
+    Raises ImageError if Pillow takes its numbers for others.
+    """
+    if image.format == "FITS" and image.mode != "L":
+        # Their bytes come in the other order, and their zero may be moved.
+        raise ImageError("Pillow misreads FITS files of more than 8 bits; convert it to TIFF")
     if image.format == "PNG":
         # The depth stands in the header, at the same place in every file.
         return Stored(white=65535 if data[24] == 16 else 255)
