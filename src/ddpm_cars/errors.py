@@ -22,6 +22,22 @@ def missing_packages(what: str, *packages: str, reason: str | None = None) -> Us
     return UserError(f"{what} needs {' and '.join(packages)}: pip install {' '.join(packages)}{because}")
 
 
+def check_halvings(resolution: int, num_halvings: int, network: str) -> None:
+    """Raise UserError unless a height and width in pixels can be halved as often as a network does it.
+
+    Args:
+        resolution: Height and width.
+        num_halvings: How often the network halves them.
+        network: What to call it.
+    """
+    factor = 2**num_halvings
+    if resolution % factor:
+        raise UserError(
+            f"resolution is {resolution}; {network} halves it {num_halvings} times, so it must be a multiple of "
+            f"{factor} (the nearest is {max(1, round(resolution / factor)) * factor})"
+        )
+
+
 class RunError(RuntimeError):
     """A run that cannot go on, for a reason outside it; the message says what is safe and how to continue."""
 

@@ -59,8 +59,11 @@ NEEDED = {
         ({"snr_gamma": 0.0}, r"snr_gamma is 0\.0; it must be above 0"),
         ({"vlb_weight": 0.0}, r"vlb_weight is 0\.0; it must be above 0"),
         ({"max_skipped_steps": -1}, "max_skipped_steps is -1"),
-        ({"resolution": 50}, r"resolution is 50; with preset auto it must be a multiple of 4 \(the nearest is 48\)"),
-        ({"resolution": 36, "preset": "32"}, "with preset 32 it must be a multiple of 8"),
+        (
+            {"resolution": 50},
+            r"resolution is 50; preset auto halves it 2 times, .* multiple of 4 \(the nearest is 48\)",
+        ),
+        ({"resolution": 36, "preset": "32"}, "preset 32 halves it 3 times, so it must be a multiple of 8"),
         ({"validation_steps": 0}, "validation_steps is 0"),
         ({"num_validation_images": 0}, "num_validation_images is 0"),
         ({"shuffle_window_images": 0}, "shuffle_window_images is 0"),

@@ -105,10 +105,21 @@ def test_a_notice_to_stop_to_one_of_two_processes_stops_both_at_one_step(runs: R
     runs.train("noticed", **{**settings, "train_batch_size": 8, "max_train_steps": step + 2})
 
 
-def test_a_mistake_is_one_line_on_two_processes_too(runs: Runs):
-    refused = runs.finish(runs.start("mistaken", *LAUNCHER, train_data_dir="nowhere"))
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train_data_dir": "nowhere"}, "nowhere"),
+        ({"model_config": "fourier.json"}, "fourier.json makes a network that cannot be trained on cpu"),
+    ],
+)
+def test_a_mistake_is_one_line_on_two_processes_too(
+    runs: Runs, tiny_unet_config: dict, changes: dict[str, str], words: str
+):
+    (runs.folder / "fourier.json").write_text(json.dumps({**tiny_unet_config, "time_embedding_type": "fourier"}))
+    refused = runs.finish(runs.start("mistaken", *LAUNCHER, **changes))
     assert refused.returncode != 0
-    lines = [line for line in refused.stderr.splitlines() if "error: " in line and "nowhere" in line]
+    assert not (runs.folder / "mistaken").exists()
+    lines = [line for line in refused.stderr.splitlines() if "error: " in line and words in line]
     assert len(lines) == 1
     assert "Traceback (most recent call last)" not in refused.stderr.split("train.py: error")[0]
 

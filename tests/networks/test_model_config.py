@@ -55,6 +55,12 @@ def test_what_diffusers_notes_about_itself_is_passed_over(tmp_path: Path, tiny_u
     assert unet.config.act_fn == "silu"
 
 
+def test_a_file_may_begin_with_a_mark_of_its_encoding(tmp_path: Path, tiny_unet_config: dict):
+    path = tmp_path / "unet.json"
+    path.write_text(json.dumps(tiny_unet_config), encoding="utf-8-sig")
+    assert read_model_config(str(path)) == (str(path), tiny_unet_config)
+
+
 def test_a_folder_without_a_config_says_where_one_is_looked_for(tmp_path: Path):
     with pytest.raises(UserError, match=r"is a folder without config\.json or unet/config\.json$"):
         read_model_config(str(tmp_path))

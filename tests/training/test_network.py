@@ -1,6 +1,7 @@
 """The network of a run is tried before the run writes anything, and what cannot be trained is told in one line."""
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,14 +110,17 @@ def test_the_network_that_was_tried_does_not_change_the_run(make_config: MakeCon
     assert all(torch.equal(tensor, untried[name]) for name, tensor in tried.items())
 
 
-def test_a_network_of_which_not_even_one_image_fits_is_told(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch):
-    def forward(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-
-    config = make_config()
-    monkeypatch.setattr("ddpm_cars.training.network._loss", forward)
-    with pytest.raises(UserError, match=r"not even one image fits into memory on cpu .*; take a smaller network"):
-        train(config)
+def test_a_network_that_memory_does_not_hold_is_told(make_config: MakeConfig):
+    config = with_network(make_config(), block_out_channels=[2048, 4096])
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 400_000_000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"^not even one image fits into memory on cpu .*; take a smaller network"):
+            train(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert not Path(config.output_dir).exists()
 
 
 def test_activations_of_checkpointed_blocks_are_fewer(make_config: MakeConfig):

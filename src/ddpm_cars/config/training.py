@@ -8,7 +8,7 @@ from ddpm_cars.config.betas import check_betas, read_betas
 from ddpm_cars.config.fields import AUTO, NUM_SEEDS, Settings, setting
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.config.values import check_repo_id
-from ddpm_cars.errors import UserError
+from ddpm_cars.errors import UserError, check_halvings
 
 Preset = Literal["tiny", "32", "64", "peer64"]
 PRESET_HALVINGS = {"tiny": 2, "32": 3, "64": 3, "peer64": 5}
@@ -233,12 +233,8 @@ class TrainingConfig(ImageConfig, NoiseConfig):
         super().__post_init__()
         if self.model_config is None and self.resolution != AUTO:
             # The networks say so too, but they take seconds to import.
-            factor = 2 ** PRESET_HALVINGS.get(self.preset, min(PRESET_HALVINGS.values()))
-            if self.resolution % factor:
-                raise UserError(
-                    f"resolution is {self.resolution}; with preset {self.preset} it must be a multiple of {factor} "
-                    f"(the nearest is {max(1, round(self.resolution / factor)) * factor})"
-                )
+            num_halvings = PRESET_HALVINGS.get(self.preset, min(PRESET_HALVINGS.values()))
+            check_halvings(self.resolution, num_halvings, f"preset {self.preset}")
         ends_in_noise = self.trained_betas is not None and self.trained_betas[-1] == 1
         if (self.rescale_betas_zero_snr or ends_in_noise) and self.prediction_type == "epsilon":
             name = "rescale_betas_zero_snr" if self.rescale_betas_zero_snr else "a last beta of 1"

@@ -47,7 +47,8 @@ def read_model_config(path: str) -> tuple[str, dict[str, Any]]:
             raise UserError(f"model_config {path} is a folder without {' or '.join(CONFIG_PLACES)}")
         place = found[0]
     try:
-        arguments = json.loads(place.read_text(encoding="utf-8"))
+        # Some editors put a mark of the encoding first.
+        arguments = json.loads(place.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"model_config {place} cannot be read as JSON: {error}") from error
     if not isinstance(arguments, dict):

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from diffusers import UNet2DModel
 
-from ddpm_cars.errors import UserError
+from ddpm_cars.errors import UserError, check_halvings
 from ddpm_cars.networks.model_config import read_model_config
 from ddpm_cars.networks.trial import explained, step_without_values
 
@@ -88,25 +88,17 @@ def create_unet(
     _fit_timesteps(name, arguments, num_train_timesteps)
     try:
         unet = UNet2DModel(**arguments)
-        _check_resolution(unet)
+        check_halvings(resolution, len(unet.config.block_out_channels) - 1, "this network")
         if model_config is not None and unet.device.type == "meta":
             step_without_values(unet)
-    except (UserError, MemoryError, torch.OutOfMemoryError):
+    except UserError:
         raise
     except Exception as error:
+        if isinstance(error, MemoryError) or should_reduce_batch_size(error):
+            raise
         # Diffusers and torch raise anything, wherever an argument happens to lead them.
         raise explained(name, arguments, error) from error
     return unet
-
-
-def _check_resolution(unet: UNet2DModel) -> None:
-    resolution, num_halvings = unet.config.sample_size, len(unet.config.block_out_channels) - 1
-    factor = 2**num_halvings
-    if resolution % factor:
-        raise UserError(
-            f"resolution is {resolution}; this network halves it {num_halvings} times, "
-            f"so it must be a multiple of {factor} (the nearest is {max(1, round(resolution / factor)) * factor})"
-        )
 
 
 def _fit_channels(name: str, arguments: dict[str, Any], learn_variance: bool) -> None:

@@ -112,17 +112,12 @@ def try_network(run: Run) -> int:
         UserError: If a forward or backward pass fails, gives values that are not finite, or does not fit into memory
             with one image.
     """
-    unet, dropout_seeds = place_network(run)
-    dropout_seeds.values = [0]
-    images = _images_of_zeros(unet, 1)
-    x_t = torch.randn(images.shape, generator=seeded_generator(run.config.seed)).to(images)
     name = f"model_config {run.config.model_config}" if run.config.model_config else f"preset {run.config.preset}"
     on = f"on {run.device.type} with mixed_precision {run.accelerator.mixed_precision}"
-    num_bytes = 0
     try:
-        for timestep in sorted({0, run.config.num_train_timesteps - 1}):
-            t = torch.tensor([timestep], device=run.device)
-            num_bytes = _try_step(unet, x_t, t, run.accelerator)
+        return _try_first_and_last_timestep(run)
+    except UserError:
+        raise
     except FloatingPointError as error:
         raise UserError(f"{name} makes a network that cannot be trained {on}: {error}") from error
     except Exception as error:
@@ -135,8 +130,17 @@ def try_network(run: Run) -> int:
         said = " ".join(str(error).split())
         raise UserError(f"{name} makes a network that takes no step {on}: {type(error).__name__}: {said}") from error
     finally:
-        unet.zero_grad(set_to_none=True)
         release_memory()
+
+
+def _try_first_and_last_timestep(run: Run) -> int:
+    unet, dropout_seeds = place_network(run)
+    dropout_seeds.values = [0]
+    images = _images_of_zeros(unet, 1)
+    x_t = torch.randn(images.shape, generator=seeded_generator(run.config.seed)).to(images)
+    num_bytes = 0
+    for timestep in sorted({0, run.config.num_train_timesteps - 1}):
+        num_bytes = _try_step(unet, x_t, torch.tensor([timestep], device=run.device), run.accelerator)
     return num_bytes
 
 
