@@ -87,11 +87,14 @@ def check_sampler(scheduler: Any, num_inference_steps: int) -> None:
     fault, name = fault_of(scheduler, num_inference_steps), type(scheduler).__name__
     if fault is None:
         return
-    able = [other for other in able_schedulers(WELL_KNOWN, scheduler.config, num_inference_steps) if other != name]
-    others = f", or {either(able)}" if able else ""
+    T = scheduler.config.num_train_timesteps
+    numbers = (n for n in (20, 50, 100, T // 2) if 1 <= n <= T and n != num_inference_steps)
+    number = next((n for n in numbers if fault_of(scheduler, n) is None), None)
+    cures = [] if number is None else [f"another number of steps, such as {number}"]
+    others = able_schedulers(WELL_KNOWN, scheduler.config, num_inference_steps)
+    cures += [other for other in others if other != name] or ["another scheduler"]
     raise UserError(
-        f"{name} cannot draw from this model in {count(num_inference_steps, 'step')} ({fault}); choose another number "
-        f"of steps{others}"
+        f"{name} cannot draw from this model in {count(num_inference_steps, 'step')} ({fault}); choose {either(cures)}"
     )
 
 

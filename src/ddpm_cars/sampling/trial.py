@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from ddpm_cars.diffusion.seeds import seeded_generator
-from ddpm_cars.pipeline_ddpm_cars import samples_with_learned_variance
-from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
 
 MEAN, STD = 0.3, 0.2
 """x_0 ~ N(MEAN, STD^2): far enough from 0 and 1 to tell it from noise, and within what clipping leaves alone."""
@@ -69,10 +68,10 @@ def draw_numbers(scheduler: Any, model: DDPMCarsScheduler, num_inference_steps: 
     """
     config = scheduler.config
     network, own = GaussianNetwork(model), copy.deepcopy(scheduler, {id(config): config})
-    if isinstance(own, DDPMCarsScheduler) and config.variance_type in CALIBRATED_VARIANCES:
-        # What was measured fits the images of the model, and not these.
+    if "variance_type" in vars(own):
+        # How much noise a step adds is for people to choose, and what was measured or learned fits other data.
         own.register_to_config(variance_type="fixed_small")
-    is_learned = samples_with_learned_variance(own)
+        own.variance_type = "fixed_small"
     generator = seeded_generator(0)
     given = {"generator": generator} if "generator" in inspect.signature(own.step).parameters else {}
     own.set_timesteps(num_inference_steps)
@@ -82,8 +81,6 @@ def draw_numbers(scheduler: Any, model: DDPMCarsScheduler, num_inference_steps: 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for t in own.timesteps:
             output = network(own.scale_model_input(x_t, t), float(t)).to(x_t.dtype)
-            if is_learned:
-                output = torch.cat([output, torch.zeros_like(output)], dim=1)
             x_t = own.step(output, t, x_t, **given).prev_sample
     return x_t.flatten()
 
