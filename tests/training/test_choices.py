@@ -166,7 +166,7 @@ def test_what_is_given_is_never_changed():
     given: dict[str, Any] = {"train_batch_size": 3, "learning_rate": 0.5, "preset": "peer64", "resolution": 96}
     given |= {"lr_warmup_steps": 900, "ema_half_life_steps": (5, 9), "logging_steps": 1, "checkpointing_steps": None}
     given |= {"save_images_steps": None, "validation_steps": 7, "num_inference_steps": None, "max_train_steps": 17}
-    given |= {"mixed_precision": "no", "validation_split": "test"}
+    given |= {"mixed_precision": "no", "validation_split": "test", "lr_scheduler": "linear", "max_grad_norm": None}
     config = TrainingConfig(train_data_dir="x", **given)
     assert left_to_the_machine(config) == set()
     assert chosen(CPU, **given) == config
@@ -175,7 +175,7 @@ def test_what_is_given_is_never_changed():
 def test_all_that_is_left_to_the_machine_is_known():
     expected = {"preset", "resolution", "mixed_precision", "train_batch_size", "learning_rate", "max_train_steps"}
     expected |= {"lr_warmup_steps", "ema_half_life_steps", "logging_steps", "checkpointing_steps"}
-    expected |= {"save_images_steps", "validation_steps", "num_inference_steps"}
+    expected |= {"save_images_steps", "validation_steps", "num_inference_steps", "lr_scheduler", "max_grad_norm"}
     assert left_to_the_machine(TrainCommandConfig(train_data_dir="x")) == expected
 
 

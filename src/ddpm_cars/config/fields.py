@@ -48,6 +48,8 @@ def setting(
     *,
     # Whether a run may continue with another value, which decides where it ends and what it shows, not how it trains.
     may_change: bool | None = None,
+    # Whether a run may continue with another value and trains otherwise from there on, which is recorded.
+    changes_training: bool = False,
     private: bool = False,  # Whether it is not published, because it says where a run was, not what it was.
     path: bool = False,  # Whether it may hold a path, of which only the last part is published.
     from_run: bool = False,  # Whether it says which images a run used: commands that measure its model take it over.
@@ -60,7 +62,9 @@ def setting(
     group: str | None = None,  # Its group in --help; None is the group of the class that it is defined in.
 ) -> Any:
     """Return a field that says everything about itself; its docstring is its `--help` text."""
-    about = {"may_change": may_change, "private": private, "path": path, "from_run": from_run, "group": group}
+    may_change = True if changes_training else may_change
+    about: dict[str, Any] = {"may_change": may_change, "changes_training": changes_training, "private": private}
+    about |= {"path": path, "from_run": from_run, "group": group}
     limits = {"minimum": minimum, "above": above, "below": below}
     return field(default=default, metadata={**about, "label": label, "stock": stock, "limits": limits})
 

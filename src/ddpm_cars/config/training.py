@@ -149,13 +149,13 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     8,000 on a CPU and within 10,000 and 100,000 elsewhere."""
     optimizer: Literal["adam", "adamw"] = setting("adamw", may_change=False, label="Optimiser", group="optimiser")
     """Optimiser."""
-    learning_rate: float = setting(AUTO, may_change=False, label="Learning rate", minimum=0, group="most used")
+    learning_rate: float = setting(AUTO, changes_training=True, label="Learning rate", minimum=0, group="most used")
     """Learning rate after the warmup. auto is 0.002 for the preset tiny, else 0.0001."""
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = setting(
-        "cosine", may_change=False, label="Schedule", group="optimiser"
+        AUTO, changes_training=True, label="Schedule", group="optimiser"
     )
-    """How the learning rate changes over the steps."""
-    lr_warmup_steps: int = setting(AUTO, may_change=False, label="Warmup steps", minimum=0, group="optimiser")
+    """How the learning rate changes over the steps. auto is cosine."""
+    lr_warmup_steps: int = setting(AUTO, changes_training=True, label="Warmup steps", minimum=0, group="optimiser")
     """Steps over which the learning rate rises from 0. The schedule constant has no warmup. auto is a twentieth of the
     run, at most 500."""
     adam_beta1: float = setting(0.9, may_change=False, minimum=0, below=1, group="optimiser")
@@ -167,9 +167,9 @@ class TrainingConfig(ImageConfig, NoiseConfig):
     adam_epsilon: float = setting(1e-8, may_change=False, minimum=0, group="optimiser")
     """Term that the optimiser adds to its divisor."""
     max_grad_norm: float | None = setting(
-        1.0, may_change=False, label="Gradient norm at most", above=0, group="optimiser"
+        AUTO, changes_training=True, label="Gradient norm at most", above=0, group="optimiser"
     )
-    """Largest norm of the gradients, which are scaled down to it. If unset, they are not."""
+    """Largest norm of the gradients, which are scaled down to it. If unset, they are not. auto is 1."""
     max_skipped_steps: int = setting(0, may_change=True, minimum=0, group="optimiser")
     """Number of steps with a loss or gradient that is not finite that may be skipped before the run stops."""
     mixed_precision: Literal["no", "fp16", "bf16"] = setting(

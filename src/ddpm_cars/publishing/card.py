@@ -194,6 +194,8 @@ def _training(folder: ModelFolder) -> str:
         if (betas := settings.get("trained_betas")) is not None:
             settings = {**settings, "beta_schedule": f"{len(betas)} given numbers (trained_betas)"}
         rows += [(label, _value(settings[name])) for name, label in labels if settings.get(name) is not None]
+    for change in (facts or {}).get("changes", []):
+        rows.append((f"From step {change['step']:,} on", "{name} {after}, before {before}".format(**change)))
     return markdown_table([["Setting", "Value"], *map(list, rows)]) if rows else ""
 
 

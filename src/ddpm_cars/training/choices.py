@@ -22,6 +22,8 @@ _CPU_STEPS, _OTHER_STEPS, _NUM_PASSES = (2_000, 8_000), (10_000, 100_000), 100
 _FEW_IMAGES = 100
 BY_DEVICE = ("preset", "resolution", "mixed_precision", "train_batch_size", "learning_rate")
 """The settings that follow the device; the others follow the length of the run."""
+USUAL = {"lr_scheduler": "cosine", "max_grad_norm": 1.0}
+"""The settings that follow nothing: they are these, unless a run goes on that began with others."""
 
 
 def left_to_the_machine(config: TrainingConfig) -> set[str]:
@@ -37,7 +39,7 @@ def choose_for_device(config: Config, device: torch.device) -> Config:
     config = _fill(config, preset="tiny" if on_cpu else "32" if config.resolution <= 32 else "64")
     # docs/experiments.md: at 0.001 and at 0.004, tiny is worse by ten times what chance does.
     is_tiny = config.preset == "tiny" and config.model_config is None
-    return _fill(config, learning_rate=0.002 if is_tiny else 1e-4)
+    return _fill(config, learning_rate=0.002 if is_tiny else 1e-4, **USUAL)
 
 
 def choose_for_length(config: Config, device: torch.device, num_images: int | None, num_processes: int = 1) -> Config:

@@ -13,7 +13,7 @@ from ddpm_cars.data.row_decoding import measure
 from ddpm_cars.data.stream import ShardStream
 from ddpm_cars.runtime.console import count
 from ddpm_cars.runtime.hardware import free_memory, resident_memory
-from ddpm_cars.training.choices import BY_DEVICE
+from ddpm_cars.training.choices import BY_DEVICE, USUAL
 from ddpm_cars.training.optimizer import name_and_tensors_per_weight
 from ddpm_cars.training.run import Run
 from ddpm_cars.training.state import TrainState
@@ -174,7 +174,8 @@ def _chosen_lines(run: Run, continues: bool) -> list[str]:
     """Return what was chosen because the user did not, by what, and what changes it."""
     config = run.config
     without_effect = {"preset": config.model_config is not None, "validation_steps": run.held_out is None}
-    names = [name for name in vars(config) if name in run.chosen and not without_effect.get(name)]
+    usual = {name for name, value in USUAL.items() if getattr(config, name) == value}
+    names = [name for name in vars(config) if name in run.chosen - usual and not without_effect.get(name)]
     if continues:
         parts = {"as before": names}
     else:

@@ -181,6 +181,7 @@ def _training_facts(run: Run, state: TrainState, average: str) -> dict[str, Any]
         "validation": None
         if measured is None or run.held_out is None
         else {"split": config.validation_split, "num_images": len(run.held_out), "eps_mse": measured},
+        "changes": state.changes,
         "hardware": state.hardware,
         "versions": versions(),
     }

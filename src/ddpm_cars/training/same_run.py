@@ -1,7 +1,7 @@
 """Whether a checkpoint belongs to the run that is to go on, and in words what is different where it does not."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from ddpm_cars.config.fields import settings_with
 from ddpm_cars.config.pictures import ImageConfig
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
-from ddpm_cars.runtime.console import count
+from ddpm_cars.runtime.console import count, warn
 
 NUM_IMAGES = "num_images"
 """The fact that is said and not compared. Checkpoints of earlier versions do not have it."""
@@ -43,19 +43,67 @@ def check_same_run(path: Path, values: Values, config: TrainingConfig, facts: Va
         if changed
         else []
     )
+    reasons = ["its steps so far were taken with the settings that it began with"] if changed else []
     if not differ.isdisjoint({"pictures", "shards"}):
         # Another size or split makes other images of the same files.
         decide = {"validation_split", "class_conditional", *(field.name for field in fields(ImageConfig))}
         explained = not decide.isdisjoint(changed)
-        parts += _other_images(then, now, before.get(NUM_IMAGES), facts.get(NUM_IMAGES), explained)
+        found = list(_other_images(then, now, before.get(NUM_IMAGES), facts.get(NUM_IMAGES), explained))
+        parts += found
+        reasons += ["it can be repeated exactly only on its own images"] if found else []
     if "network" in differ:
         parts.append(_other_network(then, now))
+        reasons.append("its weights fit no other network")
     if "global batch size" in differ:
         parts.append(f"with {before.get('global batch size')} images a step (now {facts['global batch size']})")
+        reasons.append("the order of its images follows from their number in a step")
     if parts:
         raise UserError(
-            f"{path} belongs to a run {', and '.join(parts)}; choose another --output_dir, or pass "
-            "--overwrite_output_dir to start again"
+            f"{path} belongs to a run {', and '.join(parts)}, which cannot change while it goes on, because "
+            f"{', and '.join(reasons)}; go back to that, choose another --output_dir, or pass --overwrite_output_dir "
+            "to start again"
+        )
+
+
+def training_changes(values: Values, config: TrainingConfig, total_steps: int) -> list[dict[str, Any]]:
+    """Return what a run that goes on does otherwise from this step on: {"step", "name", "before", "after"}.
+
+    The length of the run is among it where the learning rate follows it.
+
+    Args:
+        values: What the checkpoint holds.
+        config: The settings now.
+        total_steps: The length of the run now.
+    """
+    then = {**values["config"], "max_train_steps": values["total_steps"]}
+    now = {**asdict(config), "max_train_steps": total_steps}
+    names = [name for name in settings_with(type(config), "changes_training") if name in then]
+    if config.lr_scheduler in ("linear", "cosine"):
+        names.append("max_train_steps")
+    step = values["step"]
+    return [
+        {"step": step, "name": name, "before": then[name], "after": now[name]}
+        for name in names
+        if then[name] != now[name]
+    ]
+
+
+def say_changes(path: Path, changes: Sequence[Values], rate_before: float, rate_now: float, total_steps: int) -> None:
+    """Say what a run does otherwise from a step on, with the learning rate of the steps before and after.
+
+    Raises UserError if no step is left that the settings could change.
+    """
+    if not changes:
+        return
+    step = changes[0]["step"]
+    listed = ", ".join(f"{change['name']} {change['before']} -> {change['after']}" for change in changes)
+    if step < total_steps:
+        rates = "stays" if rate_before == rate_now else f"was {rate_before:.4g} and is now"
+        warn(f"from step {step:,} on: {listed}; the learning rate {rates} {rate_now:.4g}")
+    elif any(change["name"] != "max_train_steps" for change in changes):
+        raise UserError(
+            f"{path} is at step {step:,} of {total_steps:,}, so no step is left that {listed} could change; give a "
+            "larger max_train_steps, or leave that out"
         )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from ddpm_cars.training.averages import Averages
 from ddpm_cars.training.batches import BatchOrder, MemorySource, has_room
 from ddpm_cars.training.log import Log
 from ddpm_cars.training.network import can_capture, place_network, wrap_network
-from ddpm_cars.training.optimizer import flatten_optimizer, make_optimizer, restore_optimizer
+from ddpm_cars.training.optimizer import flatten_optimizer, make_learning_rate, make_optimizer, restore_optimizer
 from ddpm_cars.training.run import Run
-from ddpm_cars.training.same_run import NUM_IMAGES, check_same_run
+from ddpm_cars.training.same_run import NUM_IMAGES, check_same_run, say_changes, training_changes
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -66,6 +66,7 @@ class TrainState:
         self.run_id = uuid.uuid4().hex[:8]  # what trackers know the run by
         self.step = self.skipped_steps = 0
         self.bad_images: list[dict[str, str]] = []  # {"path", "reason"}
+        self.changes: list[dict[str, Any]] = []  # `training_changes` of all parts of the run
         self.hardware: list[dict[str, Any]] = []  # `Run.hardware`, "num_threads", "steps", "seconds"
         self.max_threads: int | None = None  # of a process, where no other program uses the CPU
 
@@ -143,6 +144,7 @@ class TrainState:
             "hardware": self.hardware,
             "max_threads": self.max_threads,
             "run_id": self.run_id,
+            "changes": self.changes,
             "scaler": scaler.state_dict() if scaler is not None else None,
             "source": source,
             "sums": self.accelerator.gather(self.log.sums[None]).tolist(),
@@ -154,6 +156,7 @@ class TrainState:
         Raises UserError, which names `path`, if it belongs to a run with other settings, images, network or batch.
         """
         check_same_run(path, values, self.config, self.facts)
+        changes = self._find_changes(path, values)
         self._load_tensors(tensors)
         if self.accelerator.scaler is not None and values["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(values["scaler"])
@@ -167,12 +170,17 @@ class TrainState:
         self.hardware, self.max_threads = values.get("hardware", []), values.get("max_threads")
         if self.step > self.total_steps:
             warn(f"the run is at step {self.step:,} already, beyond {self.total_steps:,}")
-        has_jump = values["total_steps"] != self.total_steps and self.config.lr_scheduler in ("linear", "cosine")
-        if has_jump and self.step < self.total_steps:
-            warn(
-                f"the run was to end at step {values['total_steps']:,} and now ends at {self.total_steps:,}: the "
-                f"learning rate of its {self.config.lr_scheduler} schedule jumps"
-            )
+        # Checkpoints of earlier versions have none.
+        self.changes = [*values.get("changes", []), *changes]
+
+    def _find_changes(self, path: Path, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return what trains otherwise from here on, and say so."""
+        step, now, changes = values["step"], self.config, training_changes(values, self.config, self.total_steps)
+        then = replace(now, **{c["name"]: c["before"] for c in changes})
+        # The last step that was taken, and the next one.
+        rates = make_learning_rate(then, values["total_steps"]), make_learning_rate(now, self.total_steps)
+        say_changes(path, changes, rates[0](max(0, step - 1)), rates[1](step), self.total_steps)
+        return changes if step < self.total_steps else []
 
     def _load_tensors(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         named = dict(self.unet.named_parameters())
