@@ -155,8 +155,10 @@ def broken_chunk(data: bytes) -> bytes:
             matrix_profile(),
             "it is one for RGB, and the pixels are CMYK",
         ),
+        (Image.new("RGB", (4, 4), RED), "png", matrix_profile(np.zeros((3, 3))), "white as [0, 0, 0]"),
+        (Image.new("L", (4, 4), 9), "png", grey_profile(0.0), "black as [255, 255, 255]"),
     ],
-    ids="text short grey rgb".split(),
+    ids="text short grey rgb black white".split(),
 )
 def test_a_profile_that_cannot_be_used_leaves_the_pixels(image: Image.Image, kind: str, profile: bytes, fault: str):
     shown, found = decode_with_findings(file_of(image, kind, icc_profile=profile))
@@ -164,6 +166,13 @@ def test_a_profile_that_cannot_be_used_leaves_the_pixels(image: Image.Image, kin
     assert not found.is_converted
     assert found.profile_fault
     assert fault in found.profile_fault
+
+
+def test_a_jpeg_that_lacks_a_part_of_its_profile_leaves_the_pixels():
+    data = bytearray(file_of(Image.new("RGB", (16, 16), RED), "jpeg", quality=100, icc_profile=matrix_profile()))
+    data[data.index(b"ICC_PROFILE\0") + 13] = 3
+    image, found = decode_with_findings(bytes(data))
+    assert (distance(image, np.array(RED)) <= 2, found.profile_fault) == (True, "it is damaged")
 
 
 def test_a_damaged_chunk_of_a_profile_leaves_the_pixels():

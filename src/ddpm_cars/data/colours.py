@@ -13,6 +13,8 @@ from PIL import Image, ImageCms, features
 _INTENT = ImageCms.Intent.PERCEPTUAL
 # The profiles that are called sRGB differ from one another by rounding; a copy of sRGB is not worth a conversion.
 _SAME_LEVELS = 2
+# The profile of a device that shows less than half of the way from black to white is damaged.
+_MIN_CONTRAST = 128
 _NO_LITTLECMS = "this build of Pillow has no LittleCMS; install Pillow from PyPI"
 _COLOUR_SPACES = {"RGB": ("RGB",), "L": ("GRAY", "RGB"), "CMYK": ("CMYK",)}
 
@@ -92,7 +94,14 @@ def _transform(
     profile: ImageCms.ImageCmsProfile, mode: str, flags: ImageCms.Flags = ImageCms.Flags.NONE
 ) -> ImageCms.ImageCmsTransform:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    return ImageCms.ImageCmsTransform(profile, srgb, mode, "RGB", _INTENT, flags=flags)
+    transform = ImageCms.ImageCmsTransform(profile, srgb, mode, "RGB", _INTENT, flags=flags)
+    # 255 of every ink is black, and 255 of every light is white.
+    dark, light = (0, 255) if mode != "CMYK" else (255, 0)
+    ends = [Image.new(mode, (1, 1), (level,) * len(mode) if len(mode) > 1 else level) for level in (dark, light)]
+    black, white = (np.asarray(transform.apply(end), int) for end in ends)
+    if (white - black).mean() < _MIN_CONTRAST:
+        raise ValueError(f"it shows black as {black.ravel().tolist()} and white as {white.ravel().tolist()}")
+    return transform
 
 
 def _are_same(shown: np.ndarray, stored: np.ndarray) -> bool:
