@@ -119,6 +119,15 @@ def test_a_class_that_does_not_know_the_schedule_gets_the_betas(name: str, sched
     np.testing.assert_allclose(again.alphas_cumprod_float64, model.alphas_cumprod_float64, rtol=1e-6, atol=6e-8)
 
 
+def test_repaint_takes_the_betas_as_an_array():
+    # It is for filling in and draws nothing by itself.
+    config = DDPMCarsScheduler(50, scale_betas_for_timesteps=True).config
+    repaint = diffusers.RePaintScheduler.from_config(config, trained_betas=np.array(config.trained_betas))
+    np.testing.assert_allclose(repaint.alphas_cumprod, DDPMCarsScheduler.from_config(config).alphas_cumprod_float64)
+    with pytest.raises(UserError, match="RePaintScheduler, which is no scheduler for these models"):
+        make_scheduler("RePaintScheduler", config)
+
+
 def test_a_class_that_knows_the_schedule_computes_its_own_betas():
     model = DDPMCarsScheduler(beta_schedule="sigmoid")
     assert make_scheduler("DDPMScheduler", model.config).config.trained_betas is None

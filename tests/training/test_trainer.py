@@ -19,7 +19,7 @@ from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.diffusion.denoiser import training_target
 from ddpm_cars.errors import UserError
 from ddpm_cars.runs.checkpoints import load_checkpoint
-from ddpm_cars.training.prepare import make_noise_scheduler
+from ddpm_cars.training.prepare import make_noise_scheduler, prepare
 from ddpm_cars.training.trainer import Trainer, train
 from tests.support.trainer_helpers import by_hand, forget_accelerate
 
@@ -403,6 +403,12 @@ def test_every_setting_may_change_between_parts_or_is_refused_by_name(make_confi
     for name, others in FIXED_TOGETHER.items():
         with pytest.raises(UserError, match=rf"{name} False \(now True\)"):
             load(trainer, path, replace(config, **{name: True}, **others))
+
+
+def test_a_grid_of_noise_alone_is_refused_before_a_run(make_config: Callable[..., TrainingConfig]):
+    with pytest.raises(UserError, match=r"^DDPMCarsScheduler cannot draw from this model in 1 step .*, such as 20"):
+        prepare(make_config(num_inference_steps=1))
+    prepare(make_config()).lock.release()
 
 
 def test_a_run_knows_its_betas_by_their_values(make_config: Callable[..., TrainingConfig], tmp_path: Path):
