@@ -11,6 +11,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
 from ddpm_cars.pipeline_ddpm_cars import NonFiniteError
 from ddpm_cars.portable.finite_steps import FiniteSteps
+from tests.support.overflow import beyond_float16
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 IN_FLOAT16 = r"float16 ends at 65504; call pipe\.to\(torch\.bfloat16\) or pipe\.to\(torch\.float32\)\.$"
@@ -22,13 +23,6 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def short(**config) -> DDPMCarsScheduler:
     return DDPMCarsScheduler(**{"num_train_timesteps": 10, "beta_end": 0.5, **config})
-
-
-def hot(unet: UNet2DModel) -> UNet2DModel:
-    """Make the activations of a network larger than float16 can hold, which normalising them undoes."""
-    with torch.no_grad():
-        unet.conv_in.weight.mul_(3e5)
-    return unet
 
 
 class Sick(UNet2DModel):
@@ -52,7 +46,7 @@ def sick(unet: UNet2DModel, **how) -> UNet2DModel:
 def test_float16_too_small_for_the_activations_is_an_error_and_no_black_image(
     make_unet: Callable[..., UNet2DModel], make: Callable
 ):
-    pipe = DDPMCarsPipeline(hot(make_unet()), make())
+    pipe = DDPMCarsPipeline(beyond_float16(make_unet()), make())
     pipe(2, seeded(), 5)
     pipe.unet.to(torch.bfloat16)
     pipe(2, seeded(), 5)
@@ -149,7 +143,7 @@ def test_noise_of_wrong_moments_is_found_before_the_first_step(unet: UNet2DModel
 
 def test_a_compiled_network_is_watched_too(make_unet: Callable[..., UNet2DModel], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "compile", lambda unet, **_: unet)
-    pipe = DDPMCarsPipeline(hot(make_unet()).to(torch.float16), short())
+    pipe = DDPMCarsPipeline(beyond_float16(make_unet()).to(torch.float16), short())
     pipe.enable_fast_sampling(2)
     with pytest.raises(NonFiniteError, match=r"in step 1 of 5.*for 3 of 3 images"):
         pipe(3, seeded(), 5)

@@ -20,6 +20,7 @@ from ddpm_cars.config.training import NoiseConfig, TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.sampling.request import class_names_of
 from ddpm_cars.training.prepare import make_noise_scheduler
+from tests.support.overflow import beyond_float32
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +258,22 @@ def test_training_hands_every_setting_of_the_noise_to_the_scheduler():
     config = TrainingConfig(train_data_dir="x", prediction_type="v_prediction", num_inference_steps=5, **noise)
     scheduler = make_noise_scheduler(config)
     assert {name: scheduler.config[name] for name in noise} == noise
+
+
+def test_a_network_that_is_not_finite_is_not_calibrated(
+    make_unet, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    # Clipping turns infinite estimates into black and white, whose error would be measured.
+    DDPMCarsPipeline(beyond_float32(make_unet()), DDPMCarsScheduler(300)).save_pretrained(tmp_path / "model")
+    before = (tmp_path / "model" / "scheduler" / "scheduler_config.json").read_bytes()
+    with pytest.raises(SystemExit):
+        calibrate(tmp_path / "model", pictures, tmp_path)
+    assert "The model output is not finite at timestep 0, for 3 of 3 images: its weights" in capsys.readouterr().err
+    assert (tmp_path / "model" / "scheduler" / "scheduler_config.json").read_bytes() == before
+
+
+def test_an_image_size_that_the_network_cannot_take_is_refused(make_unet, pictures: Path, tmp_path: Path):
+    DDPMCarsPipeline(make_unet(sample_size=9), DDPMCarsScheduler(300)).save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit) as ended:
+        calibrate(tmp_path / "model", pictures, tmp_path)
+    assert ended.value.code == 2

@@ -21,6 +21,7 @@ from ddpm_cars.config.commands import SampleConfig
 from ddpm_cars.config.fields import AUTO
 from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, save_png
+from ddpm_cars.pipeline_ddpm_cars import NonFiniteError
 from ddpm_cars.runs.loading import find_model, load_pipeline
 from ddpm_cars.runs.run_folder import DENOISING, RunFolder
 from ddpm_cars.runs.saved_pipeline import identity
@@ -209,7 +210,16 @@ class Sampling:
             # Processes draw in step, because one that is far ahead at the end may wait for longer than the time limit.
             for start in range(0, len(batches), processes):
                 mine = batches[start : start + processes][self.state.process_index :][:1]
-                bar.update(sum(together(partial(self._draw, mine))))
+                try:
+                    bar.update(sum(together(partial(self._draw, mine))))
+                except NonFiniteError:
+                    self._forget_settings_without_images()
+                    raise
+
+    def _forget_settings_without_images(self) -> None:
+        """Let the same folder be used with what cures a network that has drawn nothing."""
+        if self.state.is_main_process and not count_images(self.folder):
+            (self.folder / _SETTINGS).unlink(missing_ok=True)
 
     def _draw(self, batches: list[range]) -> int:
         num_written = 0

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -89,7 +90,7 @@ class TrainState:
         if not self.log.validation:
             return names[0]
         last = self.log.validation[-1]["eps_mse"]
-        return min(names, key=lambda name: last[name])
+        return min(names, key=lambda name: last[name] if math.isfinite(last[name]) else math.inf)
 
     def weights(self, average: str) -> dict[str, torch.Tensor]:
         """Return a network's state dict with one of the averages in it, or the weights themselves for `RAW`.

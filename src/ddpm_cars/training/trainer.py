@@ -235,7 +235,9 @@ class Trainer:
         log.validation.append({"step": state.step, "eps_mse": eps_mse})
         accelerator.log({f"validation_eps_mse/{k}": v for k, v in eps_mse.items()}, step=state.step)
         chosen = state.chosen_average()
-        if log.best is None or eps_mse[chosen] < log.best["eps_mse"]:
+        if not math.isfinite(eps_mse[chosen]):
+            warn(f"step {state.step:,}: the loss on held-out images is {eps_mse[chosen]}; training goes on")
+        elif log.best is None or eps_mse[chosen] < log.best["eps_mse"]:
             log.best = {"step": state.step, "average": chosen, "eps_mse": eps_mse[chosen]}
             results.save_best(run, state, chosen)
 
