@@ -202,15 +202,15 @@ def test_the_cause_that_datasets_hides_is_said_with_its_file(tmp_path: Path, loa
     page = bytearray(good.read_bytes())
     page[4:60] = b"\xff" * 56
     for name, damaged, words in (
-        ("README.md", b"---\nconfigs: [\n---\n", "README-md: while parsing"),
-        ("cut.parquet", good.read_bytes()[:200], "cut.parquet.*magic bytes"),
-        ("page.parquet", bytes(page), "page.parquet: .*header"),
-        ("text.tar", b"text" * 1000, "text.tar: invalid header"),
-        ("text.zip", b"text" * 1000, "text.zip: File is not a zip file"),
+        ("README.md", b"---\nconfigs: [\n---\n", "no images can be read from .*case: while parsing"),
+        ("cut.parquet", good.read_bytes()[:200], r"case/cut\.parquet.*magic bytes"),
+        ("page.parquet", bytes(page), r"case/page\.parquet: .*header"),
+        ("text.tar", b"text" * 1000, r"case/text\.tar: invalid header"),
+        ("text.zip", b"text" * 1000, r"case/text\.zip: File is not a zip file"),
         ("a.csv", b"x,y\n1,2\n", "has no column 'image'; it has x, y"),
     ):
-        folder = tmp_path / name.replace(".", "-")
-        folder.mkdir()
+        folder = tmp_path / name.replace(".", "-") / "case"
+        folder.mkdir(parents=True)
         (folder / name).write_bytes(damaged)
         if name.endswith("parquet"):
             (folder / "a.parquet").write_bytes(good.read_bytes())

@@ -105,7 +105,7 @@ def _open_dataset(config: ImageConfig) -> tuple[ReadSplit, list[str]]:
         builder = datasets.load_dataset_builder(name, config.dataset_config_name, cache_dir=config.cache_dir)
     files = {str(split): [*names] for split, names in (builder.config.data_files or {}).items()}
     notes = unread_files(Path(place), files, stop=config.split_folders is None) if local else []
-    with read_errors(place, [path for names in files.values() for path in names]), _cache_errors(config.cache_dir):
+    with read_errors(place), _cache_errors(config.cache_dir):
         builder.download_and_prepare()
 
     def read_split(split: str | None) -> Any:

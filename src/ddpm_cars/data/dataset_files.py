@@ -80,12 +80,11 @@ def _declares_files(readme: Path) -> bool:
 
 
 @contextmanager
-def read_errors(place: str, files: Sequence[str] = (), what: str = "images") -> Iterator[None]:
+def read_errors(place: str, what: str = "images") -> Iterator[None]:
     """Turn what `datasets` raises while it reads a dataset into a UserError with the innermost cause, in one line.
 
     Args:
-        place: The dataset.
-        files: The files that are read. The first of them that is damaged is named, if nothing else names it.
+        place: The dataset. If it is a folder, the first of its files that is damaged is named.
         what: What is read from it.
     """
     log = _Failures()
@@ -98,7 +97,7 @@ def read_errors(place: str, files: Sequence[str] = (), what: str = "images") -> 
         reason = reason_of(error)
         if log.said is not None and reason[:_COMPARED] in log.said:
             reason = log.said
-        elif (damaged := next(filter(_is_damaged, files), None)) is not None:
+        elif (damaged := next(filter(_is_damaged, _files_in(place)), None)) is not None:
             reason = f"{damaged}: {reason}"
         raise UserError(f"no {what} can be read from {place}: {reason}") from error
     finally:
@@ -130,8 +129,12 @@ class _Failures(logging.Handler):
             self.said = one_line(record.getMessage())
 
 
+def _files_in(place: str) -> list[str]:
+    return sorted(entry.path for entry in walk(Path(place))) if Path(place).is_dir() else []
+
+
 def _is_damaged(path: str) -> bool:
-    """Return whether a local file is no whole Parquet file or archive, as its name says."""
+    """Return whether a file is no whole Parquet file or archive, as its name says."""
     try:
         if path.endswith(".parquet"):
             with pq.ParquetFile(path) as file:
@@ -142,6 +145,5 @@ def _is_damaged(path: str) -> bool:
         elif path.endswith(".zip"):
             zipfile.ZipFile(path).close()
     except _ERRORS:
-        # What is on another machine is not looked for here.
-        return Path(path).exists()
+        return True
     return False
