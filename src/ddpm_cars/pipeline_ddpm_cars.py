@@ -27,6 +27,7 @@ from ddpm_cars.portable.denoising import (
     OutputType,
     as_images,
     checked_generators,
+    checked_number,
     class_tensor,
     classes_of_names,
     guided_output,
@@ -230,8 +231,8 @@ class DDPMCarsPipeline(DiffusionPipeline):
 
         Raises:
             ValueError: If an argument is out of its range or does not fit the UNet.
-            TypeError: If `generator` or `latents` is something else, or the first argument is a text: this model
-                draws without words.
+            TypeError: If a number is not whole, `generator` or `latents` is something else, or the first argument is
+                a text: this model draws without words.
             NonFiniteError: If a model output or a sample is not finite; it names the first step. It is a
                 FloatingPointError.
         """
@@ -276,7 +277,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
 
         Raises:
             ValueError: At once, if an argument is out of its range or does not fit the UNet.
-            TypeError: At once, if `generator` or `latents` is something else.
+            TypeError: At once, if a number is not whole, or `generator` or `latents` is something else.
             NonFiniteError: In place of a state, the last one at the latest, if a model output or a sample up to it is
                 not finite. On a GPU, looking for that in every step would make the steps wait.
         """
@@ -300,9 +301,8 @@ class DDPMCarsPipeline(DiffusionPipeline):
         """Check the arguments, and return a generator that has not begun to work."""
         if num_inference_steps is None:
             num_inference_steps = scheduler.config.num_train_timesteps
-        for name, number in (("batch_size", batch_size), ("num_inference_steps", num_inference_steps)):
-            if number < 1:
-                raise ValueError(f"{name} is {number}; it must be 1 or more.")
+        batch_size = checked_number("batch_size", batch_size)
+        num_inference_steps = checked_number("num_inference_steps", num_inference_steps)
         generator = checked_generators(generator, batch_size)
         labels = self.prepare_class_labels(class_labels, batch_size, guidance_scale)
         shape = sample_shape(self.unet.config, batch_size, latents)

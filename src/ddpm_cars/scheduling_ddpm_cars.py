@@ -7,6 +7,7 @@ chain (t - 1 when all T are used), `x_0` the clean and `x_t` the noised image, `
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -386,6 +387,8 @@ class DDPMCarsScheduler(ForwardProcess, SchedulerMixin):
 
 def _white_noise(like: torch.Tensor, generator: Any) -> torch.Tensor:
     """Draw z ~ N(0, I) of the shape, dtype and device of a tensor, as diffusers does, without waiting for a GPU."""
+    if isinstance(generator, Sequence):
+        generator = list(generator)
     first = generator[0] if isinstance(generator, list) and generator else generator
     if like.is_cuda and isinstance(first, torch.Generator) and first.device.type == "cpu":
         # From pinned memory the copy goes on by itself.

@@ -40,6 +40,7 @@ from ddpm_cars.demo.schedule import schedule_curves, schedule_drawings
 from ddpm_cars.demo.serving import place_model
 from ddpm_cars.errors import UserError
 from ddpm_cars.sampling.samplers import make_scheduler
+from tests.support.overflow import beyond_float16
 from tests.support.patience import PATIENCE_SECONDS
 
 T = 20
@@ -245,6 +246,19 @@ def test_a_seed_gives_the_picture_of_the_command_line(pipeline: DDPMCarsPipeline
     for i, image in enumerate(last.images):
         with Image.open(tmp_path / "out" / f"{i:05d}.png") as expected:
             np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
+
+
+def test_a_network_that_float16_does_not_hold_is_told_with_the_cure_for_the_host(
+    make_unet: Callable[..., UNet2DModel],
+):
+    pipeline = DDPMCarsPipeline(beyond_float16(make_unet()).to(torch.float16), DDPMCarsScheduler(T))
+    cure = "float16 ends at 65504; give --mixed_precision no or bf16$"
+    with pytest.raises(
+        UserError, match=rf"^The model output is not finite in step 1 of 5 \(timestep 16\), .*: {cure}"
+    ):
+        list(draw(pipeline, check(pipeline, steps=5)))
+    with pytest.raises(UserError, match=rf"^The model output is not finite at timestep 5, .*: {cure}"):
+        noised(pipeline, Image.new("RGB", (8, 8)), 5, 0)
 
 
 @ignore_numpy_warnings

@@ -198,3 +198,22 @@ def test_two_classes_of_one_whole_name_load_and_are_asked_for_by_number(make_une
     pipe(class_labels=1)
     with pytest.raises(ValueError, match=r"may mean the classes 0 \('crane'\) and 1 \('crane'\): .* or the number"):
         pipe(class_labels="crane")
+
+
+def test_numbers_are_whole(unet: UNet2DModel, make_unet: Callable[..., UNet2DModel]):
+    pipe = DDPMCarsPipeline(unet, short())
+    assert len(pipe(2.0, num_inference_steps=5.0).images) == 2
+    for arguments in ({"batch_size": 1.5}, {"batch_size": [1]}, {"num_inference_steps": "5"}):
+        ((name, value),) = arguments.items()
+        with pytest.raises(TypeError, match=re.escape(f"{name} is {value!r}; it must be a whole number.")):
+            pipe.denoise(**arguments)
+    with pytest.raises(ValueError, match=r"class_labels \[True\] must be integers"):
+        DDPMCarsPipeline(make_unet(num_class_embeds=3), short())(class_labels=True)
+
+
+def test_a_step_takes_a_tuple_of_generators(unet: UNet2DModel):
+    scheduler, x = short(), torch.zeros(2, 3, 8, 8)
+    scheduler.set_timesteps(5)
+    t = scheduler.timesteps[0]
+    got = [scheduler.step(x, t, x, kind([seeded(0), seeded(1)])).prev_sample for kind in (list, tuple)]
+    assert torch.equal(*got)

@@ -339,7 +339,6 @@ FIXED = {
     "ema_power": 0.8,
     "num_validation_images": 3,
     "noise_offset": 0.1,
-    "value_range": (0.0, 100.0),
     "seed": 4,
 }
 

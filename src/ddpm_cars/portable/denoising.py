@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import torch
 from diffusers.utils import numpy_to_pil
@@ -114,12 +114,21 @@ def class_tensor(
     labels = torch.as_tensor(class_labels).flatten()
     if len(labels) not in (1, batch_size):
         raise ValueError(f"{len(labels)} class_labels were given for {batch_size} images; pass one, or one each.")
-    if labels.is_floating_point():
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"class_labels {labels.tolist()} must be integers.")
     end = num_classes if null_class is None else null_class
     if end is not None and not bool(((labels >= 0) & (labels < end)).all()):
         raise ValueError(f"class_labels {labels.tolist()} must be from 0 to {end - 1}.")
     return labels.expand(batch_size)
+
+
+def checked_number(name: str, value: Any) -> int:
+    """Return a number of something. Raises TypeError if it is not whole, and ValueError if it is below 1."""
+    if not isinstance(value, SupportsIndex) and not (isinstance(value, float) and value.is_integer()):
+        raise TypeError(f"{name} is {value!r}; it must be a whole number.")
+    if int(value) < 1:
+        raise ValueError(f"{name} is {value}; it must be 1 or more.")
+    return int(value)
 
 
 def checked_generators(generator: Any, batch_size: int) -> torch.Generator | list[torch.Generator] | None:
