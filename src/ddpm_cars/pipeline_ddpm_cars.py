@@ -36,7 +36,7 @@ from ddpm_cars.portable.denoising import (
     samples_with_learned_variance,
 )
 from ddpm_cars.portable.finite_steps import FiniteSteps, NonFiniteError, non_finite_output
-from ddpm_cars.portable.init_noise import match_init_noise, noised_start
+from ddpm_cars.portable.init_noise import match_init_noise, noised_start, seed_noise_of_steps
 from ddpm_cars.portable.one_file import one_file_source
 
 __all__ = [
@@ -324,6 +324,7 @@ class DDPMCarsPipeline(DiffusionPipeline):
                 x_t = noised_start(x_T, scheduler)
             else:
                 x_t = latents.to(device, torch.float32) * scheduler.init_noise_sigma
+            seed_noise_of_steps(scheduler, generator)
             x_0_hat, maker = None, type(scheduler).__name__ + ("" if callback is None else " or the callback")
             steps = FiniteSteps(scheduler.timesteps, dtype, maker)
             steps.remember(x_t)

@@ -202,6 +202,25 @@ def test_every_karras_scheduler_can_be_assigned(unet: UNet2DModel, name: str):
 
 
 @ignore_numpy_warnings
+@pytest.mark.filterwarnings("ignore:Should have:UserWarning:torchsde")
+def test_seeds_decide_the_noise_of_a_scheduler_whose_steps_take_no_generator(unet: UNet2DModel):
+    pipe = DDPMCarsPipeline(unet, DDPMCarsScheduler(num_train_timesteps=100))
+    pipe.scheduler = diffusers.DPMSolverSDEScheduler.from_config(pipe.scheduler.config)
+
+    def draw(*seeds: int) -> torch.Tensor:
+        generators = [seeded(seed) for seed in seeds]
+        return pipe(len(seeds), generators, 6, output_type="raw").images
+
+    together = draw(3, 4)
+    for i, seed in enumerate((3, 4)):
+        torch.testing.assert_close(draw(seed)[0], together[i], rtol=0, atol=1e-5)
+    noise = [pipe(2, seeded(5), 6, output_type="raw").images for _ in range(2)]
+    assert torch.equal(*noise)
+    # A scheduler is left with the seed of the last call, which is not that of the next.
+    assert (draw(6) - draw(7)).abs().max() > 0.05
+
+
+@ignore_numpy_warnings
 @pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
 def test_deterministic_samplers_give_what_a_plain_loop_gives(unet: UNet2DModel, name: str):
     scheduler = getattr(diffusers, name)(num_train_timesteps=100)

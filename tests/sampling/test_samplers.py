@@ -161,6 +161,15 @@ def test_a_trial_changes_neither_the_scheduler_nor_the_random_numbers_of_others(
 
 def test_noise_levels_that_nobody_knows_are_left_to_the_scheduler():
     assert fault_of(diffusers.FlowMatchEulerDiscreteScheduler(), 1) is None
+    # A class that knows them takes them, and one that does not is one line.
+    config = diffusers.EulerDiscreteScheduler(use_karras_sigmas=True).config
+    assert make_scheduler("EulerDiscreteScheduler", config).config.use_karras_sigmas
+    for unknown in (config, diffusers.HeunDiscreteScheduler(beta_schedule="exp").config):
+        with pytest.raises(UserError, match=r"^DDPMCarsScheduler cannot be made for this model: "):
+            make_scheduler("DDPMCarsScheduler", unknown)
+    flow = diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction").config
+    with pytest.raises(UserError, match=r"^DDPMCarsScheduler cannot be made .* prediction_type is 'flow_prediction'"):
+        make_scheduler("DDPMCarsScheduler", flow)
 
 
 @pytest.mark.parametrize("scheduler_class", [DDPMCarsScheduler, diffusers.DDPMScheduler])

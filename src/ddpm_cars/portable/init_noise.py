@@ -57,3 +57,19 @@ def noised_start(noise: torch.Tensor, scheduler: Any) -> torch.Tensor:
     x_T = match_init_noise(noise, statistics, alpha_bar)
     # x_0 + sigma eps is x_T / sqrt(alpha_bar). Their own scale, sigma alone, has no room for x_0.
     return x_T if scale == 1 else x_T / math.sqrt(alpha_bar)
+
+
+def seed_noise_of_steps(scheduler: Any, generator: torch.Generator | list[torch.Generator] | None) -> None:
+    """Make the noise of DPMSolverSDEScheduler follow from the generators, which its steps do not take.
+
+    Without, it would follow from torch's own generator, so that no seed would give the same image again. A seed that
+    its config has stays. Other schedulers are left as they are.
+    """
+    takes_seed = "noise_sampler_seed" in vars(scheduler) and scheduler.config.get("noise_sampler_seed") is None
+    if generator is None or not takes_seed:
+        return
+    draws = [
+        int(torch.randint(2**62, (1,), generator=each, device=each.device))
+        for each in (generator if isinstance(generator, list) else [generator])
+    ]
+    scheduler.noise_sampler_seed = draws if isinstance(generator, list) else draws[0]

@@ -62,7 +62,7 @@ class StockConfigMixin(SchedulerMixin, ConfigMixin):
 
     @_internal_dict.setter
     def _internal_dict(self, config: Mapping[str, Any]) -> None:
-        settings = {name: _plain(value) for name, value in config.items()}
+        settings = {name: _as_json(value) for name, value in config.items()}
         kept = settings.pop(SAVED_ENTRY, None) or {}
         own = {k: settings.pop(k, kept.get(k, default)) for k, default in OWN_DEFAULTS.items()}
         own = {k: v for k, v in own.items() if v != OWN_DEFAULTS[k]}
@@ -85,8 +85,8 @@ class StockConfigMixin(SchedulerMixin, ConfigMixin):
                 `use_karras_sigmas` or those of flow matching. Diffusers' class would ignore them.
         """
         if isinstance(config, Mapping):
-            config = {name: _plain(value) for name, value in config.items()}
-            kwargs = {name: _plain(value) for name, value in kwargs.items()}
+            config = {name: _as_json(value) for name, value in config.items()}
+            kwargs = {name: _as_json(value) for name, value in kwargs.items()}
             config = {**_restored_settings(config), **{k: kwargs.pop(k) for k in NOT_IMPLEMENTED if k in kwargs}}
             for name, implemented in NOT_IMPLEMENTED.items():
                 if config.get(name) not in (None, implemented):
@@ -162,13 +162,13 @@ def _restored_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, **own}
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """Return a value as JSON can hold it: lists and numbers instead of arrays and tensors."""
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: _as_json(part) for name, part in value.items()}
     if isinstance(value, torch.Tensor | np.ndarray | np.generic):
         return value.tolist()
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+    return [_as_json(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _is_default(value: Any, default: Any) -> bool:

@@ -46,12 +46,16 @@ def make_scheduler(name: str, config: Any, variance_type: str | None = None) -> 
         if name == "DDPMCarsScheduler":
             return DDPMCarsScheduler.from_config(config, **options)
         return _of_diffusers(getattr(diffusers, name), config, options)
-    except (NotImplementedError, ImportError) as error:
+    except (NotImplementedError, ImportError, ValueError) as error:
         raise UserError(f"{name} cannot be made for this model: {' '.join(str(error).split())}") from error
 
 
 def _of_diffusers(scheduler_class: Any, config: Any, options: dict[str, Any]) -> Any:
-    alpha_bar = DDPMCarsScheduler.from_config(config).alphas_cumprod_float64
+    try:
+        alpha_bar = DDPMCarsScheduler.from_config(config).alphas_cumprod_float64
+    except (NotImplementedError, ValueError):
+        # The noise levels are those of another class, which may know them.
+        return scheduler_class.from_config(config, **options)
     try:
         scheduler = scheduler_class.from_config(config, **options)
         if np.allclose(scheduler.alphas_cumprod.double(), alpha_bar, rtol=1e-3, atol=1e-5):
