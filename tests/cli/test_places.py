@@ -47,6 +47,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             {"train_data_dir": "photos/1.jpg"},
             "train_data_dir photos/1.jpg is a file, not a folder; did you mean its folder, photos?",
         ),
+        (
+            TrainingConfig,
+            {"train_data_dir": "photos", "model_config": "google/ddpm-cifar10-32"},
+            "model_config google/ddpm-cifar10-32 is not a file or folder; hf download google/ddpm-cifar10-32 ",
+        ),
         (ShowConfig, {"train_data_dir": "empty"}, "empty holds no images"),
         (
             TrainingConfig,

@@ -82,6 +82,8 @@ def test_the_config_of_something_else_is_refused_by_its_name(saved: Path):
         ("null", "holds a NoneType; it must hold an object"),
         ({"layer_per_block": 3}, "it has layer_per_block; did you mean layers_per_block?"),
         ({"x": 3}, "it has x; take it out of the file"),
+        ({"norm_eps": float("nan")}, "has the norm_eps nan; it must be a finite number"),
+        ('{"norm_eps": 1e999}', "has the norm_eps inf; it must be a finite number"),
         ({"time_embedding_type": "sine"}, 'has the time_embedding_type "sine"; it must be one of "positional", '),
         ({"class_embed_type": "identity"}, 'has the class_embed_type "identity"; it must be one of null, "timestep"'),
         ({"class_embed_type": "projection"}, 'has the class_embed_type "projection"; it must be one of'),
@@ -107,6 +109,9 @@ SIX = {"out_channels": 6}
         (SIX, {}, "6 out_channels and 3 in_channels; .* must be 3, or variance_type learned_range"),
         ({"out_channels": 3}, {"learn_variance": True}, "with variance_type learned_range, out_channels must be 6"),
         ({"out_channels": 4}, {}, "out_channels must be 3$"),
+        ({"in_channels": True}, {}, "has the in_channels true; it must be a whole number"),
+        ({"in_channels": "3"}, {}, 'has the in_channels "3"; it must be a whole number'),
+        ({"sample_size": "8"}, {}, 'has a sample_size of "8" and resolution is 8'),
         ({"in_channels": 1, "out_channels": 3}, {}, "out_channels must be 1$"),
         ({"num_class_embeds": 5}, {"num_class_embeds": 4}, "num_class_embeds 5, and the classes .* make 4; take"),
         (

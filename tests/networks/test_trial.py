@@ -61,7 +61,9 @@ def refused(path: Path, arguments: dict[str, Any]) -> str:
         ({"norm_eps": "a"}, 'its norm_eps "a" '),
         ({"act_fn": "sine"}, 'its act_fn "sine" '),
         ({"dropout": 2}, "its dropout 2 "),
-        ({"in_channels": "3"}, 'its in_channels "3" '),
+        ({"downsample_padding": 3}, "its downsample_padding 3 "),
+        ({"num_class_embeds": -1}, "its num_class_embeds -1 "),
+        ({"block_out_channels": 8}, "its block_out_channels 8 "),
     ],
 )
 def test_the_argument_that_is_to_blame_is_named(tmp_path: Path, arguments: dict[str, Any], blamed: str):

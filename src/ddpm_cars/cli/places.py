@@ -50,7 +50,9 @@ def check_places(config: Any) -> None:
         raise UserError(f"dataset_name {dataset} is not a folder{_similar(dataset)}")
     network = getattr(config, "model_config", None)
     if network is not None and not Path(network).exists():
-        raise UserError(f"model_config {network} is not a file or folder{_similar(network)}")
+        may_be_id = network.count("/") == 1 and not _is_path(network)
+        cure = f"; hf download {network} prints the folder of a model on the Hub" if may_be_id else ""
+        raise UserError(f"model_config {network} is not a file or folder{_similar(network) or cure}")
     if output_dir is not None:
         refuse_file(Path(output_dir))
         if isinstance(config, TrainingConfig):

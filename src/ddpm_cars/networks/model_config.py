@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ def _check(place: str, arguments: dict[str, Any]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             cure = f"did you mean {close[0]}?" if close else "take it out of the file"
             raise UserError(f"model_config {place} does not describe a UNet2DModel: it has {name}; {cure}")
+        if isinstance(arguments[name], float) and not math.isfinite(arguments[name]):
+            raise UserError(f"model_config {place} has the {name} {arguments[name]}; it must be a finite number")
     for name, choices in _CHOICES.items():
         if name in arguments and arguments[name] not in choices:
             words = ", ".join(map(json.dumps, choices))

@@ -73,7 +73,7 @@ def _to_blame(arguments: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _plain(name: str, arguments: Mapping[str, Any]) -> Any:
     """Return a value of an argument that goes with any other arguments, if there is one, else its default."""
-    num_levels = len(arguments["block_out_channels"])
+    num_levels = len(arguments["down_block_types" if name == "block_out_channels" else "block_out_channels"])
     plain: dict[str, Any] = {
         "down_block_types": ["DownBlock2D"] * num_levels,
         "up_block_types": ["UpBlock2D"] * num_levels,

@@ -1,5 +1,6 @@
 """UNets by name, or from a file of arguments. This is the only module that knows how a network is built."""
 
+import json
 from typing import Any
 
 from accelerate.utils.memory import should_reduce_batch_size
@@ -79,7 +80,7 @@ def create_unet(
         name = f"model_config {place}"
     if arguments.get("sample_size", resolution) not in (resolution, [resolution] * 2, None):
         raise UserError(
-            f"{name} has a sample_size of {arguments['sample_size']} and resolution is {resolution}; "
+            f"{name} has a sample_size of {json.dumps(arguments['sample_size'])} and resolution is {resolution}; "
             "give them the same number, or take sample_size out of the file"
         )
     arguments |= {"sample_size": resolution, **overrides}
@@ -103,9 +104,9 @@ def create_unet(
 
 def _fit_channels(name: str, arguments: dict[str, Any], learn_variance: bool) -> None:
     in_channels = arguments.get("in_channels", 3)
-    if not isinstance(in_channels, int):
-        # Diffusers says so.
-        return
+    # Python counts True as a number.
+    if type(in_channels) is not int:
+        raise UserError(f"{name} has the in_channels {json.dumps(in_channels)}; it must be a whole number")
     expected = in_channels * (2 if learn_variance else 1)
     given = arguments.setdefault("out_channels", expected)
     if given == expected:
