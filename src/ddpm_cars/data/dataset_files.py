@@ -130,7 +130,11 @@ class _Failures(logging.Handler):
 
 
 def _files_in(place: str) -> list[str]:
-    return sorted(entry.path for entry in walk(Path(place))) if Path(place).is_dir() else []
+    try:
+        return sorted(entry.path for entry in walk(Path(place)))
+    except OSError:
+        # It is on another machine, or nobody may look into it.
+        return []
 
 
 def _is_damaged(path: str) -> bool:

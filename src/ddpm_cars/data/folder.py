@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -63,7 +63,7 @@ def find_in_folder(config: ImageConfig, label_column: str | None, excluded_split
         states: list = [(name, *_state_of(folder / name)) for name in names]
     except OSError as error:
         raise UserError(f"train_data_dir {folder} cannot be read: {error}") from error
-    notes = _folder_notes(listing, folder)
+    notes = _folder_notes(listing)
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     if label_column is not None:
@@ -132,27 +132,27 @@ def _no_splits(listing: Listing) -> list[str]:
 def _two_readings(listing: Listing, folder: Path) -> str:
     """Say how a folder can be read in which some images are in splits and others are not."""
     in_splits, beside = len(listing.images()), len(listing.beside)
+    folders = _folders_of(listing, listing.splits)
     return (
         f"{folder} can be read in two ways. Either these folders are its splits, with {count(in_splits, 'image')}: "
-        f"{_split_folders(listing)}; then {count(beside, 'image')} beside them, such as {listing.beside[0]}, are left "
+        f"{folders}; then {count(beside, 'image')} beside them, such as {listing.beside[0]}, are left "
         f"out: give --split_folders true. Or all {in_splits + beside:,} images are one set, and these names mean no "
         "splits: give --split_folders false, or put everything into one more folder named train"
     )
 
 
-def _split_folders(listing: Listing) -> str:
+def _folders_of(listing: Listing, splits: Iterable[str]) -> str:
     """Say which folders make splits, with the numbers of their images."""
-    makers = [maker for split in listing.splits for maker in listing.split_folders(split).items()]
+    makers = [maker for split in splits for maker in sorted(listing.split_folders(split).items())]
     said = [f"{folder} ({number:,})" for folder, number in makers[:_NUM_NAMED]]
     return ", ".join(said) + (f" and {len(makers) - _NUM_NAMED:,} others" if len(makers) > _NUM_NAMED else "")
 
 
-def _folder_notes(listing: Listing, folder: Path) -> list[str]:
+def _folder_notes(listing: Listing) -> list[str]:
     """Say which folders make a split together, which make none, and what is hidden."""
-    makers = [listing.split_folders(split) for split in listing.splits]
-    notes = _no_splits(listing)
-    if any(len(of_split) > 1 for of_split in makers):
-        notes.append(f"several folders make one split, or all images of {folder}: {_split_folders(listing)}")
+    joined = [split for split in listing.splits if len(listing.split_folders(split)) > 1]
+    notes = [f"the split {split} is made of several folders: {_folders_of(listing, [split])}" for split in joined]
+    notes += _no_splits(listing)
     if listing.hidden:
         notes.append(
             f"{count(len(listing.hidden), 'hidden image')}, or hidden folders of images, are left out, such as "
