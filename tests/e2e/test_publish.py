@@ -348,3 +348,26 @@ def test_the_demo_is_published_as_a_space_that_runs_by_itself(
     )
     assert run.returncode == 0, run.stderr
     assert "served" in run.stdout
+
+
+def test_a_revision_and_a_variant_are_loaded_or_told_with_what_there_is(hub: LocalHub, published: str, tmp_path: Path):
+    def draw_one(*flags: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "ddpm_cars", "sample", "--pretrained_model_name_or_path", published]
+        return subprocess.run(
+            [*command, "--num_images", "1", "--num_inference_steps", "5", "--output_dir", "drawn", *flags],
+            env={**hub.environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+
+    drawn = draw_one("--revision", "main")
+    assert drawn.returncode == 0, drawn.stderr
+    assert json.loads((tmp_path / "drawn" / "sampling.json").read_text())["model"] == f"{published}, revision main"
+    for flags, words in (
+        (("--revision", "nowhere"), "(it has no revision nowhere)"),
+        (("--variant", "fp16"), f"{published} has no variant fp16; it has weights without a variant"),
+    ):
+        refused = draw_one(*flags)
+        assert refused.returncode == 2
+        assert refused.stderr.splitlines()[-1].endswith(words)
