@@ -1,7 +1,5 @@
 """Finding the step in which sampling leaves the finite numbers, without making the device wait in every step."""
 
-from typing import Any
-
 import torch
 
 _STEPS_BETWEEN_LOOKS = 32
@@ -81,13 +79,9 @@ class FiniteSteps:
             cure = "pass other latents, or measure the init noise of the scheduler again"
             return NonFiniteError("The noise that sampling starts from is not finite", cure, is_of_network=False)
         i = (number - 1) // 2
-        where = f"in step {i + 1} of {len(self._timesteps)} (timestep {_plain(self._timesteps[i])})"
+        where = f"in step {i + 1} of {len(self._timesteps)} (timestep {float(self._timesteps[i]):g})"
         if number % 2:
             return non_finite_output(where, num_bad, num_images, self._dtype)
         many = "the image" if num_images == 1 else f"{num_bad} of {num_images} images"
         what = f"{self._sampler} loses {many} {where}, where the model output is finite"
         return NonFiniteError(what, "choose another scheduler or number of steps", is_of_network=False)
-
-
-def _plain(timestep: Any) -> str:
-    return f"{float(timestep):g}"
