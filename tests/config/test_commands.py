@@ -1,13 +1,11 @@
 """Settings that are given in Python, where no command line has looked at them."""
 
-import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 import yaml
@@ -15,7 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ddpm_cars.config import commands as command_configs
-from ddpm_cars.config.commands import SCHEDULERS, EvaluateConfig, PushConfig, SampleConfig
+from ddpm_cars.config.commands import EvaluateConfig, PushConfig, SampleConfig
 from ddpm_cars.config.training import TrainCommandConfig, TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.training.prepare import prepare
@@ -123,44 +121,6 @@ def test_averages_that_nothing_can_choose_from_are_warned_of(
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        ("DDIM", "DDIMScheduler"),
-        ("ddim", "DDIMScheduler"),
-        ("DPMSolverMultistep", "DPMSolverMultistepScheduler"),
-        ("dpm++", "DPMSolverMultistepScheduler"),
-        ("dpmsolver++", "DPMSolverMultistepScheduler"),
-        ("euler", "EulerDiscreteScheduler"),
-        ("euler_a", "EulerAncestralDiscreteScheduler"),
-        ("ddpm", "DDPMCarsScheduler"),
-        ("DPM++ 2M", "DPMSolverMultistepScheduler"),
-        ("DDIMSchedular", "DDIMScheduler"),
-    ],
-)
-def test_a_scheduler_that_is_no_class_is_answered_with_one(name: str, meant: str):
-    words = rf"{re.escape(name)}, which is no scheduler for these models; did you mean {meant}\?$"
-    with pytest.raises(UserError, match=f"^scheduler is {words}"):
-        make(SampleConfig, scheduler=name)
-    with pytest.raises(UserError, match=f"^schedulers has {words}"):
-        make(EvaluateConfig, schedulers=("fixed_small", name))
-
-
-@pytest.mark.parametrize("name", ["Foo", "FooScheduler", "VQDiffusionScheduler", "UNet2DModel", ""])
-def test_a_scheduler_like_no_other_is_answered_with_all(name: str):
-    with pytest.raises(
-        UserError,
-        match=f"^scheduler is {name}, which is no scheduler for these models; choose one of DDPMCars.*, DDIMS",
-    ):
-        make(SampleConfig, scheduler=name)
-
-
-def test_the_schedulers_are_those_of_diffusers_that_fit():
-    fitting = {member.name for member in diffusers.schedulers.KarrasDiffusionSchedulers}
-    # That one computes with other noise levels than those of these models.
-    assert set(SCHEDULERS) == {"DDPMCarsScheduler"} | fitting - {"EDMEulerScheduler"}
-
-
-@pytest.mark.parametrize(
     "name",
     [
         *(
@@ -193,11 +153,3 @@ def test_a_repository_has_a_name_that_the_hub_takes(name: str):
     ):
         with nullcontext() if is_valid else pytest.raises(UserError, match=r"cannot be the name of a repository"):
             config_class(**settings)
-
-
-def test_a_misspelt_variance_is_answered_with_one():
-    with pytest.raises(
-        UserError,
-        match=r"^schedulers has fixed_smal, which is no scheduler for these models; did you mean fixed_small",
-    ):
-        make(EvaluateConfig, schedulers="fixed_smal")

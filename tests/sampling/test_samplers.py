@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DModel
 
 from ddpm_cars import DDPMCarsPipeline, DDPMCarsScheduler
-from ddpm_cars.config.commands import SCHEDULERS
+from ddpm_cars.config.schedulers import SCHEDULERS
 from ddpm_cars.errors import UserError
 from ddpm_cars.sampling.request import SamplingRequest
 from ddpm_cars.sampling.samplers import able_schedulers, check_sampler, make_scheduler

@@ -14,11 +14,11 @@ from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.runs.checkpoints import load_checkpoint
 from ddpm_cars.runs.run_folder import list_checkpoints
-from ddpm_cars.training.same_run import check_same_run
+from ddpm_cars.training.same_run import check_same_run, say_other_decoder
 from ddpm_cars.training.trainer import train
 from tests.support.trainer_helpers import forget_accelerate
 
-FACTS: dict[str, Any] = {"pictures": "a", "num_images": 1300, "network": "b", "global batch size": 8}
+FACTS: dict[str, Any] = {"pictures": "a", "num_images": 1300, "network": "b", "global batch size": 8, "decoder": 3}
 CONFIG = TrainingConfig(train_data_dir="photos", preset="32")
 WHY = ", which cannot change while it goes on, because "
 CURE = "; go back to that, choose another --output_dir, or pass --overwrite_output_dir to start again"
@@ -71,6 +71,20 @@ def test_a_checkpoint_that_does_not_know_the_number_of_its_images_is_taken():
     check(before, CONFIG, FACTS)
     with pytest.raises(UserError, match=r"on photos, while these are p5 \(1,300 images\), which cannot"):
         check(before, replace(CONFIG, train_data_dir="p5"), {**FACTS, "pictures": "x"})
+
+
+def test_an_earlier_version_is_named_where_it_may_be_what_has_changed(capsys: pytest.CaptureFixture):
+    before = {name: value for name, value in FACTS.items() if name != "decoder"}
+    check(before, CONFIG, FACTS)
+    with pytest.raises(UserError, match=r"had other images, or with an earlier version, which took no .* profiles"):
+        check(before, CONFIG, {**FACTS, "pictures": "x"})
+    with pytest.raises(UserError, match=r"had other images \(1,300 then, 2 now\), which cannot"):
+        check(before, CONFIG, {**FACTS, "pictures": "x", "num_images": 2})
+    say_other_decoder(before, FACTS, 7)
+    say_other_decoder(FACTS, {**FACTS, "shards": "a"}, 7)
+    assert capsys.readouterr().err == ""
+    say_other_decoder(before, {**FACTS, "shards": "a"}, 7)
+    assert "from step 7 on, any image that has one is converted to sRGB" in capsys.readouterr().err
 
 
 def test_the_same_images_under_another_name_are_the_same_run():

@@ -1,110 +1,19 @@
 """Settings of the commands other than training."""
 
-import difflib
 import os
-import re
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal
 
 from ddpm_cars.config.fields import AUTO, NUM_SEEDS, Settings, setting
 from ddpm_cars.config.pictures import ImageConfig, PicturesOfRunConfig
+from ddpm_cars.config.saved_models import HubModelConfig, ModelConfig, refuse_choice_of_weights
+from ddpm_cars.config.schedulers import check_scheduler
 from ddpm_cars.config.training import NoiseConfig, Variance
 from ddpm_cars.config.values import check_repo_id, kinds_of
 from ddpm_cars.errors import UserError
 
 MIN_EVALUATION_IMAGES = 40
 """The error of a Fréchet distance is estimated from 20 groups of images, each of two or more."""
-SCHEDULERS = (
-    "DDPMCarsScheduler",
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSDEScheduler",
-    "DPMSolverSinglestepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LMSDiscreteScheduler",
-    "PNDMScheduler",
-    "UniPCMultistepScheduler",
-)
-"""The schedulers that sample from these models: that of this package, and those classes of diffusers that fit."""
-_SCHEDULERS = {name.removesuffix("Scheduler").lower(): name for name in SCHEDULERS} | {
-    "ddpm": "DDPMCarsScheduler",
-    "ancestral": "DDPMCarsScheduler",
-    "dpm": "DPMSolverMultistepScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "dpm++2m": "DPMSolverMultistepScheduler",
-    "dpm++sde": "DPMSolverSDEScheduler",
-    "dpmpp": "DPMSolverMultistepScheduler",
-    "dpmpp2m": "DPMSolverMultistepScheduler",
-    "dpmsolver": "DPMSolverMultistepScheduler",
-    "dpmsolver++": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "eulera": "EulerAncestralDiscreteScheduler",
-    "eulerancestral": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "lms": "LMSDiscreteScheduler",
-    "plms": "PNDMScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "deis": "DEISMultistepScheduler",
-}
-"""What people call schedulers, in small letters."""
-
-
-def check_scheduler(wrong: str, name: str, others: Sequence[str] = ()) -> None:
-    """Raise UserError, which begins with `wrong`, if a name is none of SCHEDULERS or `others`."""
-    if name in (*SCHEDULERS, *others):
-        return
-    known = _SCHEDULERS | {other: other for other in others}
-    plain = re.sub(r"[^a-z0-9+]|sch[a-z]*$", "", name.lower())
-    similar = difflib.get_close_matches(name, others, n=1) or difflib.get_close_matches(plain, known, n=1, cutoff=0.7)
-    if similar:
-        raise UserError(f"{wrong} {name}, which is no scheduler for these models; did you mean {known[similar[0]]}?")
-    raise UserError(
-        f"{wrong} {name}, which is no scheduler for these models; choose one of {', '.join((*others, *SCHEDULERS))}"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig(Settings):
-    """Which weights of a saved model a command takes."""
-
-    weights: str | None = setting(None, group="model")
-    """Weights of a checkpoint: ema (the average that it samples with), raw (no average), or ema_N, such as ema_1000,
-    for the average with a half-life of N steps. If unset, ema, or raw where there is no average."""
-    variant: str | None = setting(None, group="model")
-    """Variant of the files with the weights, such as fp16. If unset, the files without one."""
-
-    def loading(self) -> dict[str, str | None]:
-        """Return the arguments with which the model is loaded, besides its name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("group") == "model"}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.weights is not None and self.variant is not None:
-            raise UserError(
-                f"weights is {self.weights} and variant is {self.variant}; both choose the weights, so give one"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubModelConfig(ModelConfig):
-    """Which weights of a saved model a command takes, which may be on the Hub."""
-
-    revision: str | None = setting(None, group="model")
-    """Branch, tag or commit of a model on the Hub. If unset, the main branch."""
-
-
-def _refuse_choice_of_weights(config: HubModelConfig, why: str) -> None:
-    """Raise UserError if a command is told which weights to take of no model in particular."""
-    for name, value in config.loading().items():
-        if value is not None:
-            raise UserError(f"{name} is {value}, and {why}")
 
 
 @dataclass(frozen=True)
@@ -296,7 +205,7 @@ class EvaluateConfig(HubModelConfig, PicturesOfRunConfig):
         if (self.pretrained_model_name_or_path is None) == (self.compare is None):
             raise UserError("give exactly one of pretrained_model_name_or_path (a model) and compare (two models)")
         if self.compare is not None:
-            _refuse_choice_of_weights(self, "compare takes two models as they are; give a folder for each")
+            refuse_choice_of_weights(self, "compare takes two models as they are; give a folder for each")
         if self.num_images is not None and self.num_images < MIN_EVALUATION_IMAGES:
             raise UserError(
                 f"num_images is {self.num_images}; it must be {MIN_EVALUATION_IMAGES} or more, and takes "
@@ -381,6 +290,6 @@ class DemoConfig(HubModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pretrained_model_name_or_path is None:
-            _refuse_choice_of_weights(self, "the model inside the package has one set of weights")
+            refuse_choice_of_weights(self, "the model inside the package has one set of weights")
         if self.server_port is not None and self.server_port > 65535:
             raise UserError(f"server_port is {self.server_port}; it must be 65535 or less")

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import diffusers
 import numpy as np
 
-from ddpm_cars.config.commands import check_scheduler
+from ddpm_cars.config.schedulers import check_scheduler
 from ddpm_cars.config.values import either
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline

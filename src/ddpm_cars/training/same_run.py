@@ -12,8 +12,8 @@ from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import count, warn
 
-NUM_IMAGES = "num_images"
-"""The fact that is said and not compared. Checkpoints of earlier versions do not have it."""
+NUM_IMAGES, DECODER = "num_images", "decoder"
+"""The facts that are said and not compared. Checkpoints of earlier versions do not have them."""
 
 _MAX_SHOWN = 8  # Items of a list.
 
@@ -37,7 +37,7 @@ def check_same_run(path: Path, values: Values, config: TrainingConfig, facts: Va
     may_change = settings_with(type(config), "may_change")
     changed = [name for name in now if name not in may_change and then.get(name) != now[name]]
     before = values["facts"]
-    differ = {name for name in facts if name != NUM_IMAGES and before.get(name) != facts[name]}
+    differ = {name for name in facts if name not in (NUM_IMAGES, DECODER) and before.get(name) != facts[name]}
     parts = (
         [f"with {', '.join(f'{name} {_said(then.get(name))} (now {_said(now[name])})' for name in changed)}"]
         if changed
@@ -48,7 +48,7 @@ def check_same_run(path: Path, values: Values, config: TrainingConfig, facts: Va
         # Another size or split makes other images of the same files.
         decide = {"validation_split", "class_conditional", *(field.name for field in fields(ImageConfig))}
         explained = not decide.isdisjoint(changed)
-        found = list(_other_images(then, now, before.get(NUM_IMAGES), facts.get(NUM_IMAGES), explained))
+        found = list(_other_images(then, now, before, facts, explained))
         parts += found
         reasons += ["it can be repeated exactly only on its own images"] if found else []
     if "network" in differ:
@@ -112,13 +112,25 @@ def _said(value: Any) -> str:
     return f"{len(value)} other numbers" if isinstance(value, list) and len(value) > _MAX_SHOWN else str(value)
 
 
-def _other_images(then: Values, now: Values, num_then: Any, num_now: Any, explained: bool) -> Iterator[str]:
+def say_other_decoder(before: Values, facts: Values, step: int) -> None:
+    """Warn if a run that streams its images goes on with a decoder that gives other colours."""
+    if "shards" in facts and before.get(DECODER) != facts[DECODER]:
+        warn(
+            "the run began with an earlier version, which took no notice of the colour profiles of images: from step "
+            f"{step:,} on, any image that has one is converted to sRGB"
+        )
+
+
+def _other_images(then: Values, now: Values, before: Values, facts: Values, explained: bool) -> Iterator[str]:
+    num_then, num_now = before.get(NUM_IMAGES), facts.get(NUM_IMAGES)
     source_then, source_now = (values.get("train_data_dir") or values.get("dataset_name") for values in (then, now))
     if source_then != source_now:
         yield f"on {source_then}{_number(num_then)}, while these are {source_now}{_number(num_now)}"
     elif not explained:
         numbers = "" if num_then in (None, num_now) else f" ({num_then:,} then, {num_now:,} now)"
-        yield f"that began when {source_now} had other images{numbers}"
+        earlier = ", or with an earlier version, which took no notice of the colour profiles of images"
+        has_other_decoder = not numbers and before.get(DECODER) != facts.get(DECODER)
+        yield f"that began when {source_now} had other images{numbers}{earlier if has_other_decoder else ''}"
 
 
 def _number(num_images: Any) -> str:

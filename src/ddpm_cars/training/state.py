@@ -15,6 +15,7 @@ from diffusers import UNet2DModel
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ddpm_cars.data.cache import DECODER_VERSION
 from ddpm_cars.data.stream import ShardStream
 from ddpm_cars.runs.checkpoints import RAW
 from ddpm_cars.runtime.console import warn
@@ -24,7 +25,14 @@ from ddpm_cars.training.log import Log
 from ddpm_cars.training.network import can_capture, place_network, wrap_network
 from ddpm_cars.training.optimizer import flatten_optimizer, make_learning_rate, make_optimizer, restore_optimizer
 from ddpm_cars.training.run import Run
-from ddpm_cars.training.same_run import NUM_IMAGES, check_same_run, say_changes, training_changes
+from ddpm_cars.training.same_run import (
+    DECODER,
+    NUM_IMAGES,
+    check_same_run,
+    say_changes,
+    say_other_decoder,
+    training_changes,
+)
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -64,6 +72,7 @@ class TrainState:
         network_sha256 = hashlib.sha256(json.dumps(network, sort_keys=True).encode()).hexdigest()
         # What the run is, besides its settings: images, network, batch. They may not change.
         self.facts = {**facts, "network": network_sha256[:16], "global batch size": run.global_batch_size}
+        self.facts[DECODER] = DECODER_VERSION
         self.run_id = uuid.uuid4().hex[:8]  # what trackers know the run by
         self.step = self.skipped_steps = 0
         self.bad_images: list[dict[str, str]] = []  # {"path", "reason"}
@@ -166,6 +175,7 @@ class TrainState:
         self.log.share_sums(torch.tensor(values["sums"], dtype=torch.float64), self.accelerator)
         self.step, self.skipped_steps = values["step"], values["skipped_steps"]
         _say_other_precision(values["config"]["mixed_precision"], self.config.mixed_precision)
+        say_other_decoder(values["facts"], self.facts, self.step)
         self.bad_images, self.run_id = values["bad_images"], values["run_id"]
         # Checkpoints of earlier versions do not say.
         self.hardware, self.max_threads = values.get("hardware", []), values.get("max_threads")
