@@ -97,7 +97,7 @@ def _transform(
     transform = ImageCms.ImageCmsTransform(profile, srgb, mode, "RGB", _INTENT, flags=flags)
     # 255 of every ink is black, and 255 of every light is white.
     dark, light = (0, 255) if mode != "CMYK" else (255, 0)
-    ends = [Image.new(mode, (1, 1), (level,) * len(mode) if len(mode) > 1 else level) for level in (dark, light)]
+    ends = [Image.frombytes(mode, (1, 1), bytes([level] * len(mode))) for level in (dark, light)]
     black, white = (np.asarray(transform.apply(end), int) for end in ends)
     if (white - black).mean() < _MIN_CONTRAST:
         raise ValueError(f"it shows black as {black.ravel().tolist()} and white as {white.ravel().tolist()}")

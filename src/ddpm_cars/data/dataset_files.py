@@ -1,6 +1,5 @@
 """The files of a dataset: what `datasets` reads of a folder and what not, and why a file cannot be read."""
 
-import logging
 import os
 import tarfile
 import zipfile
@@ -21,7 +20,6 @@ from ddpm_cars.data.listing import readable_suffixes, say_suffixes, suffix_of, w
 from ddpm_cars.errors import UserError
 
 _MAX_REASON = 400  # Characters of what a library says of a failure.
-_COMPARED = 100  # Characters by which a line of its log is recognised as that of the failure.
 # Files that accompany a dataset and hold none of it.
 _DOCUMENTS = {"", ".html", ".ipynb", ".lock", ".log", ".md", ".pdf", ".py", ".sh", ".txt", ".yaml", ".yml"}
 # `datasets` lets through what the libraries below it raise.
@@ -87,46 +85,22 @@ def read_errors(place: str, what: str = "images") -> Iterator[None]:
         place: The dataset. If it is a folder, the first of its files that is damaged is named.
         what: What is read from it.
     """
-    log = _Failures()
-    logging.getLogger("datasets").addHandler(log)
     try:
         yield
     except UserError:
         raise
     except _ERRORS as error:
-        reason = reason_of(error)
-        if log.said is not None and reason[:_COMPARED] in log.said:
-            reason = log.said
-        elif (damaged := next(filter(_is_damaged, _files_in(place)), None)) is not None:
-            reason = f"{damaged}: {reason}"
-        raise UserError(f"no {what} can be read from {place}: {reason}") from error
-    finally:
-        logging.getLogger("datasets").removeHandler(log)
+        damaged = next(filter(_is_damaged, _files_in(place)), None)
+        named = "" if damaged is None else f"{damaged}: "
+        raise UserError(f"no {what} can be read from {place}: {named}{_reason_of(error)}") from error
 
 
-def reason_of(error: BaseException) -> str:
+def _reason_of(error: BaseException) -> str:
     """Return in one line what an error of `datasets` says, or the error behind it that it hides."""
     while isinstance(error, DatasetsError) and error.__cause__ is not None:
         error = error.__cause__
-    return one_line(str(error) or type(error).__name__)
-
-
-def one_line(text: str) -> str:
-    """Return a text in one line, which ends with dots if it is very long."""
-    line = " ".join(text.split())
+    line = " ".join(str(error).split()) or type(error).__name__
     return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]} ..."
-
-
-class _Failures(logging.Handler):
-    """Keeps what `datasets` logs of the first file that it cannot read: it alone names the file."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.said: str | None = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if self.said is None:
-            self.said = one_line(record.getMessage())
 
 
 def _files_in(place: str) -> list[str]:

@@ -2,11 +2,10 @@
 
 import struct
 import zlib
-from contextlib import suppress
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
-# These say how an image is turned. Pillow reads them where they are short.
+# These say how an image is turned, and are kept where they are short enough for Pillow.
 _OF_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 _MAX_KEPT_BYTES = 2**20  # The limit of Pillow.
 _MAX_PROFILE_BYTES = 2**24
@@ -29,27 +28,11 @@ def without_text(data: bytes) -> tuple[bytes, bytes | None]:
         content = data[at + 8 : end - 4] if name in (*_TEXT, b"iCCP") else b""
         if name == b"iCCP":
             profile = _decompressed(content)
-        elif name not in _TEXT or _may_turn(name, content):
+        elif name not in _TEXT or (content.startswith(_OF_ORIENTATION) and length <= _MAX_KEPT_BYTES):
             kept.append(data[at:end])
         at = end
     kept.append(data[at:])
     return b"".join(kept), profile
-
-
-def _may_turn(name: bytes, content: bytes) -> bool:
-    """Return whether a text may say how the image is turned, and is one that Pillow reads."""
-    if not content.startswith(_OF_ORIENTATION):
-        return False
-    _, _, rest = content.partition(b"\0")
-    if name == b"iTXt" and rest[:1] == b"\1":
-        # Behind the method stand a language and a translation of the name.
-        rest = rest[1:2] + b"".join(rest[2:].split(b"\0", 2)[2:])
-    elif name != b"zTXt":
-        return len(rest) <= _MAX_KEPT_BYTES
-    reader = zlib.decompressobj()
-    with suppress(zlib.error):
-        reader.decompress(rest[1:], _MAX_KEPT_BYTES)
-    return not reader.unconsumed_tail
 
 
 def _decompressed(content: bytes) -> bytes:

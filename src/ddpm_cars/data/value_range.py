@@ -87,8 +87,8 @@ def grey_to_8_bits(image: Image.Image, stored: Stored, value_range: ValueRange |
     transparent = image.info.get("transparency")
     if transparent is not None:
         grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-    num_clipped = 0 if value_range is None else _num_outside(values, value_range)
-    return grey, Found(black_to_white, low, high, values.size, num_clipped)
+    num_clipped = 0 if value_range is None else np.count_nonzero((values < value_range[0]) | (values > value_range[1]))
+    return grey, Found(black_to_white, low, high, values.size, int(num_clipped))
 
 
 def _numbers(image: Image.Image, stored: Stored) -> np.ndarray:
@@ -99,11 +99,6 @@ def _numbers(image: Image.Image, stored: Stored) -> np.ndarray:
         return values.view(np.uint32)
     # The byte order of the file is that of the array as well.
     return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
-def _num_outside(values: np.ndarray, value_range: ValueRange) -> int:
-    low, high = value_range
-    return int(np.count_nonzero(values < low) + np.count_nonzero(values > high))
 
 
 def stretch(image: Image.Image, stored: Stored, value_range: ValueRange | None) -> tuple[Image.Image, Found]:
