@@ -45,15 +45,6 @@ class Listing:
         return Counter(folder for name in self.splits[split] if (folder := split_folder_of(name)) is not None)
 
 
-@dataclass(frozen=True)
-class _FoundSplit:
-    """The split that a path says it belongs to."""
-
-    split: str
-    folders: list[str]  # The folders down to the one that says so.
-    below: list[str]  # The folders in that one.
-
-
 def _known_suffixes() -> set[str]:
     Image.init()
     return {suffix for suffix, name in Image.EXTENSION.items() if name in Image.OPEN}
@@ -118,8 +109,8 @@ def list_folder(folder: Path, split_folders: bool = True) -> Listing:
     splits: dict[str, list[str]] = {split: [] for split in _SPLIT_WORDS}
     beside: list[str] = []
     for name in sorted(images):
-        found = _find_split(name) if split_folders else None
-        (beside if found is None else splits[found.split]).append(name)
+        split = _find_split(name)[0] if split_folders else None
+        (beside if split is None else splits[split]).append(name)
     splits = {split: names for split, names in splits.items() if names}
     if not splits:
         splits, beside = ({"train": beside} if beside else {}), []
@@ -128,23 +119,22 @@ def list_folder(folder: Path, split_folders: bool = True) -> Listing:
 
 def class_of(name: str, split_folders: bool = True) -> str | None:
     """Return the class of a listed image: the folder around it, None if that is a split or the listed folder."""
-    found = _find_split(name) if split_folders else None
-    folders = name.split("/")[:-1] if found is None else found.below
-    return folders[-1] if folders else None
+    folders = name.split("/")[:-1]
+    below = folders[_find_split(name)[1] :] if split_folders else folders
+    return below[-1] if below else None
 
 
 def split_folder_of(name: str) -> str | None:
     """Return the outermost folder around an image whose name makes a split."""
-    found = _find_split(name)
-    return None if found is None else "/".join(found.folders)
+    return "/".join(name.split("/")[: _find_split(name)[1]]) or None
 
 
-def _find_split(name: str) -> _FoundSplit | None:
-    folders = name.split("/")[:-1]
-    for i, folder in enumerate(folders, 1):
+def _find_split(name: str) -> tuple[str | None, int]:
+    """Return the split that a path says it belongs to, and how many folders lead to it and include it."""
+    for depth, folder in enumerate(name.split("/")[:-1], 1):
         if found := _SPLIT_FOLDER.search(folder):
-            return _FoundSplit(_SPLIT_OF_WORD[found[1]], folders[:i], folders[i:])
-    return None
+            return _SPLIT_OF_WORD[found[1]], depth
+    return None, 0
 
 
 def would_be_split(name: str) -> bool:

@@ -4,6 +4,7 @@ import itertools
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -20,15 +21,9 @@ _MIN_READ = 1000  # The fraction of bad images is one of at least so many.
 
 
 class Decoder:
-    """Turns the bytes of a row into pixels. Raises UserError if images cannot have so many channels.
+    """Turns the bytes of a row into pixels. Raises UserError if images cannot have so many channels."""
 
-    Attributes:
-        findings: Where what is found in the images is counted by shard and number of the row. None is nowhere, as
-            threads that decode side by side need it.
-    """
-
-    def __init__(self, config: TrainingConfig, num_channels: int, shards: Shards, findings: Findings | None = None):
-        self.findings = findings
+    def __init__(self, config: TrainingConfig, num_channels: int, shards: Shards):
         self.config = config
         self.mode = image_mode(num_channels)
         self.shape = (config.resolution, config.resolution, num_channels)
@@ -44,11 +39,9 @@ class Decoder:
         if self.num_classes is not None and (row.label is None or not 0 <= row.label < self.num_classes):
             return f"its class is {row.label}, not one of {self.num_classes}"
         try:
-            image, found = decode_square(row.image, self.mode, self.config)
+            image, _ = decode_square(row.image, self.mode, self.config)
         except ImageError as error:
             return str(error)
-        if self.findings is not None:
-            self.findings.add((row.shard, row.number), found)
         return np.asarray(image).reshape(self.shape)
 
 
@@ -82,8 +75,7 @@ def measure(config: TrainingConfig, num_channels: int, num_images: int = 256) ->
     Raises UserError if there are no such shards, or they begin without an image.
     """
     shards = open_shards(replace(config, class_conditional=False), config.split)
-    findings = Findings()
-    decode = Decoder(config, num_channels, shards, findings)
+    findings, mode = Findings(), image_mode(num_channels)
     rows = list(itertools.islice(shards.every_row(), num_images))
     num_bytes = sum(len(row.image or b"") for row in rows)
     if num_bytes == 0:
@@ -93,7 +85,8 @@ def measure(config: TrainingConfig, num_channels: int, num_images: int = 256) ->
         )
     start = time.perf_counter()
     for row in rows:
-        decode(row)
+        with suppress(ImageError):
+            findings.add((row.shard, row.number), decode_square(row.image or b"", mode, config)[1])
     seconds = time.perf_counter() - start
     report = report_of(findings.summary(), lambda row: f"{shards.names[row[0]]}, row {row[1]}")
     report["source"] = f"the first {count(len(rows), 'image')} of {config.dataset_name}"
