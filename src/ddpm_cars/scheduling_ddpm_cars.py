@@ -22,6 +22,7 @@ from ddpm_cars.portable.forward_process import ForwardProcess, PredictionType, a
 from ddpm_cars.portable.noise_schedules import (
     BetaSchedule,
     TimestepSpacing,
+    betas_of,
     checked_betas,
     custom_timesteps,
     make_betas,
@@ -51,6 +52,7 @@ __all__ = [
     "TimestepSpacing",
     "VarianceType",
     "band_index",
+    "betas_of",
     "dct_matrix",
     "interpolated_log_variance",
     "posterior",

@@ -42,7 +42,7 @@ def config(make_unet: Callable[..., UNet2DModel], tmp_path: Path):
 
 def test_images_that_are_not_finite_give_no_figures(config: Callable[..., EvaluateConfig], tmp_path: Path):
     message = (
-        r"^fixed_small with 20 steps: The model output is not finite in step 1 of 20 \(timestep 19\), .*: its weig"
+        r"^fixed_small with 20 steps: The model output is not finite in step 1 of 20 \(timestep 19\), .*: weights that"
     )
     with pytest.raises(UserError, match=message):
         evaluate(config())
@@ -53,7 +53,8 @@ def test_images_that_are_not_finite_give_no_figures(config: Callable[..., Evalua
 
 def test_a_likelihood_that_clipping_would_make_finite_is_none(config: Callable[..., EvaluateConfig], tmp_path: Path):
     with pytest.raises(
-        UserError, match=r"^The model output is not finite at timestep 0, .*: its weights are at fault"
+        UserError,
+        match=r"^The model output is not finite at timestep 0, .*: weights that have diverged are the usual cause",
     ):
         evaluate(config(validation_split="test", num_likelihood_images=4))
     metrics = json.loads((tmp_path / "model" / "evaluation" / "metrics.json").read_text())

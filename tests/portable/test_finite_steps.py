@@ -67,9 +67,7 @@ def test_one_bad_image_of_a_batch_is_found_in_its_step(
     make_unet: Callable[..., UNet2DModel], value: float, clip_sample: bool
 ):
     pipe = DDPMCarsPipeline(sick(make_unet(), value=value), short(clip_sample=clip_sample))
-    where = (
-        r"^The model output is not finite in step 6 of 10 \(timestep 4\), for 1 of 3 images: its weights are at fault"
-    )
+    where = r"^The model output is not finite in step 6 of 10 \(timestep 4\), for 1 of 3 images: weights that have"
     with pytest.raises(NonFiniteError, match=where):
         pipe(3, seeded())
     states = pipe.denoise(3, seeded())
@@ -94,7 +92,7 @@ def test_the_variance_counts_where_it_is_used(make_unet: Callable[..., UNet2DMod
 def test_guidance_beyond_float32_is_found(make_unet: Callable[..., UNet2DModel]):
     pipe = DDPMCarsPipeline(make_unet(num_class_embeds=3), short(), {0: "car", 1: "van"})
     pipe(1, seeded(), class_labels=0, guidance_scale=10.0)
-    with pytest.raises(NonFiniteError, match="in step 1 of 10"):
+    with pytest.raises(NonFiniteError, match=r"in step 1 of 10.* a very large guidance_scale or latents"):
         pipe(1, seeded(), class_labels=0, guidance_scale=1e300)
 
 

@@ -193,6 +193,20 @@ def test_trained_betas_that_are_no_betas_are_one_error(given: dict, message: str
             make(num_train_timesteps=3, **given)
 
 
+def test_a_saved_model_with_betas_beyond_its_timesteps_loads_with_the_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    betas = np.linspace(0.1, 0.7, 6).tolist()
+    DDPMScheduler(4, trained_betas=betas).save_pretrained(tmp_path)
+    scheduler, stock = (c.from_pretrained(tmp_path) for c in (DDPMCarsScheduler, DDPMScheduler))
+    np.testing.assert_allclose(scheduler.alphas_cumprod, stock.alphas_cumprod[:4], rtol=1e-6)
+    assert "has 6 trained_betas and 4 num_train_timesteps: the first 4 are used" in caplog.text
+    with pytest.raises(ValueError, match="has 6 values and num_train_timesteps is 4"):
+        DDPMCarsScheduler(4, trained_betas=betas)
+    with pytest.raises(ValueError, match="has 4 values and num_train_timesteps is 6"):
+        DDPMCarsScheduler.from_config(scheduler.config, num_train_timesteps=6)
+
+
 def test_the_last_of_trained_betas_may_be_1(tmp_path: Path):
     DDPMCarsScheduler(3, trained_betas=[0.1, 0.5, 1.0], prediction_type="sample").save_pretrained(tmp_path)
     assert DDPMCarsScheduler.from_pretrained(tmp_path).alphas_cumprod_float64[-1] == 0

@@ -37,4 +37,4 @@ def test_a_network_that_float32_does_not_hold_is_told_of_its_weights(
 ):
     with pytest.raises(SystemExit):
         sample(beyond_float32(make_unet()), tmp_path, "--mixed_precision", "no")
-    assert "its weights are at fault; take those of an earlier checkpoint" in capsys.readouterr().err
+    assert "so take those of an earlier checkpoint" in capsys.readouterr().err

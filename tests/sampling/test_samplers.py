@@ -17,17 +17,17 @@ pytestmark = [
     # An interval of the Brownian motion of DPMSolverSDE may end a rounding error too late.
     pytest.mark.filterwarnings("ignore:Should have:UserWarning:torchsde")
 ]
-T = 25
-# 1000 / T times the usual betas, so that a short schedule ends in noise too.
+T = 12
+# Larger betas than usual, so that a short schedule ends in noise too.
 SCHEDULES = {
-    "linear": {"scale_betas_for_timesteps": True},
+    "linear": {"scale_betas_for_timesteps": True, "beta_end": 0.008},
     "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.02, "beta_end": 0.5},
     "squaredcos_cap_v2": {"beta_schedule": "squaredcos_cap_v2"},
-    "sigmoid": {"beta_schedule": "sigmoid", "scale_betas_for_timesteps": True},
+    "sigmoid": {"beta_schedule": "sigmoid", "scale_betas_for_timesteps": True, "beta_end": 0.008},
     "sigmoid-not-scaled": {"beta_schedule": "sigmoid", "beta_start": 0.01, "beta_end": 0.5},
     "laplace": {"beta_schedule": "laplace"},
     "trained_betas": {"trained_betas": np.geomspace(0.01, 0.6, T).tolist()},
-    "zero-snr": {"scale_betas_for_timesteps": True, "rescale_betas_zero_snr": True},
+    "zero-snr": {"scale_betas_for_timesteps": True, "beta_end": 0.008, "rescale_betas_zero_snr": True},
     "zero-snr-sigmoid": {"beta_schedule": "sigmoid", "beta_end": 0.5, "rescale_betas_zero_snr": True},
     "trailing": {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"},
     "linspace": {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "linspace"},
@@ -43,11 +43,17 @@ def model_of(schedule: str, prediction_type: str = "epsilon", num_train_timestep
     return DDPMCarsScheduler(num_train_timesteps, prediction_type=prediction_type, **SCHEDULES[schedule])
 
 
-@pytest.mark.parametrize("prediction_type", PREDICTIONS)
-@pytest.mark.parametrize("schedule", SCHEDULES)
+def kinds_of_models() -> list[tuple[str, str]]:
+    """Return every schedule with every prediction type, but variants of a schedule with one only."""
+    variants = ("sigmoid-not-scaled", "zero-snr-sigmoid", "trailing", "linspace")
+    whole = [(schedule, kind) for schedule in SCHEDULES if schedule not in variants for kind in PREDICTIONS]
+    # The last timestep of it says nothing of the image.
+    whole.remove(("zero-snr", "epsilon"))
+    return [*whole, *((schedule, "v_prediction") for schedule in variants)]
+
+
+@pytest.mark.parametrize(("schedule", "prediction_type"), kinds_of_models())
 def test_every_scheduler_draws_the_data_or_is_refused(schedule: str, prediction_type: str):
-    if schedule.startswith("zero-snr") and prediction_type == "epsilon":
-        pytest.skip("the last timestep says nothing of the image")
     model, able = model_of(schedule, prediction_type), {}
     for name in SCHEDULERS:
         able[name] = set()
@@ -57,14 +63,14 @@ def test_every_scheduler_draws_the_data_or_is_refused(schedule: str, prediction_
         )
         for steps in (1, 2, 5, T):
             try:
-                drawn = draw_numbers(scheduler, model, steps)
+                drawn = draw_numbers(scheduler, steps)
                 mean, std = float(drawn.mean()), float(drawn.std())
             except Exception:
                 mean = std = np.nan
             # The mean of 256 numbers is off by 0.0125, and each step may add noise of its own. Few steps make the
             # standard deviation too small: a single one leaves next to nothing.
             right_mean = abs(mean - MEAN) <= (0.035 if steps == T else 0.07)
-            if right_mean and {1: 0, 2: 0.03, 5: 0.15, T: 0.4}[steps] <= std / STD <= 1.5:
+            if right_mean and {1: 0, 2: 0.03, 5: 0.15, T: 0.3}[steps] <= std / STD <= 1.5:
                 able[name].add(steps)
             else:
                 assert fault_of(scheduler, steps) is not None, (name, steps, mean, std)
@@ -81,14 +87,38 @@ def test_every_scheduler_draws_the_data_or_is_refused(schedule: str, prediction_
 
 def test_a_thousand_steps_draw_the_data_or_are_refused():
     model = DDPMCarsScheduler()
-    # With this spacing, all timesteps of these are 0.
-    for name in ("DEISMultistepScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
-        assert fault_of(make_scheduler(name, model.config), 1000) is not None, name
-    for name in ("DDPMCarsScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "PNDMScheduler"):
+    # With this spacing, all timesteps of the last one are 0.
+    for name in (
+        "DDPMCarsScheduler",
+        "DDIMScheduler",
+        "EulerDiscreteScheduler",
+        "PNDMScheduler",
+        "UniPCMultistepScheduler",
+    ):
         scheduler = make_scheduler(name, model.config)
-        drawn = draw_numbers(scheduler, model, 1000)
-        assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.065), name
-        assert float(drawn.std()) == pytest.approx(STD, rel=0.2), name
+        # The trial takes fewer steps.
+        drawn, fault = draw_numbers(scheduler, 1000), fault_of(scheduler, 1000)
+        if name == "UniPCMultistepScheduler":
+            assert not drawn.isfinite().all()
+            assert fault is not None
+        else:
+            assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.065), name
+            assert float(drawn.std()) == pytest.approx(STD, rel=0.2), name
+            assert fault is None
+
+
+@pytest.mark.parametrize("num_inference_steps", [1000, 600, 500])
+def test_a_trial_takes_few_steps_whatever_is_asked_for(num_inference_steps: int):
+    evaluated = []
+
+    class Counting(diffusers.LMSDiscreteScheduler):
+        def scale_model_input(self, sample, timestep):
+            evaluated.append(float(timestep))
+            return super().scale_model_input(sample, timestep)
+
+    # With this spacing, 600 steps and 500 steps begin in the middle, as the few do.
+    assert fault_of(Counting(), num_inference_steps) is None
+    assert 50 <= len(evaluated) < 100
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTIONS)
@@ -97,10 +127,10 @@ def test_the_perfect_network_knows_what_is_in_the_noise(prediction_type: str):
     generator = torch.Generator().manual_seed(0)
     x_0, eps = (torch.randn(400_000, generator=generator, dtype=torch.float64) for _ in range(2))
     x_0 = MEAN + STD * x_0
-    t = torch.tensor(12)
+    t = torch.tensor(6)
     x_t = model.add_noise(x_0, eps, t)
     target = {"epsilon": eps, "sample": x_0, "v_prediction": model.get_velocity(x_0, eps, t)}[prediction_type]
-    predicted = GaussianNetwork(model)(x_t, 12)
+    predicted = GaussianNetwork(model.alphas_cumprod_float64, prediction_type)(x_t, 6)
     # Regression of the target on x_t, which is what the best prediction is for Gaussian data.
     slope, offset = np.polyfit(x_t.numpy(), target.numpy(), 1)
     np.testing.assert_allclose(predicted.numpy(), slope * x_t.numpy() + offset, atol=0.01)

@@ -30,7 +30,10 @@ def non_finite_output(where: str, num_bad: int, num_images: int, dtype: torch.dt
     if dtype == torch.float16:
         cure = "float16 ends at 65504; call pipe.to(torch.bfloat16) or pipe.to(torch.float32)"
     else:
-        cure = "its weights are at fault; load those of an earlier checkpoint, or train with a smaller learning rate"
+        cure = (
+            "weights that have diverged are the usual cause: load those of an earlier checkpoint, or train with a "
+            "smaller learning rate; a very large guidance_scale or latents are another"
+        )
     return NonFiniteError(f"The model output is not finite {where}, for {many}", cure, is_of_network=True)
 
 

@@ -106,8 +106,12 @@ def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
     """Shift and scale sqrt(alpha_bar) so that it ends at 0 (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
     root = np.sqrt(np.cumprod(1 - betas))
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    alpha_bar = root**2
-    return 1 - np.concatenate([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+    return betas_of(root**2)
+
+
+def betas_of(alpha_bar: np.ndarray) -> np.ndarray:
+    """Return the betas (T,) of which alpha_bar (T,) is the product of 1 - beta (Ho et al. 2020, eq. 4)."""
+    return 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
 
 
 def mistakes_in_noise_schedule(config: Mapping[str, Any], betas: np.ndarray) -> Iterator[str]:

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import logging
 
 from ddpm_cars.portable.noise_schedules import are_scaled_betas
 from ddpm_cars.portable.variances import CALIBRATED_VARIANCES
+
+logger = logging.get_logger(__name__)
 
 # What the training noise is made of, and what the model predicts. Other classes have other defaults for it.
 SETTINGS_OF_THE_MODEL = (
@@ -107,6 +110,7 @@ class StockConfigMixin(SchedulerMixin, ConfigMixin):
             elif config.get("trained_betas") is not None:
                 # Another class has taken them for what they are, whatever else has changed.
                 config.pop("scale_betas_for_timesteps", None)
+                _leave_out_betas_beyond_T(config)
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     @classmethod
@@ -160,6 +164,18 @@ def _restored_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get("variance_type") != STAND_IN_VARIANCE:
         own.pop("variance_type", None)
     return {**settings, **own}
+
+
+def _leave_out_betas_beyond_T(config: dict[str, Any]) -> None:
+    """Bring `trained_betas` of a saved model down to its timesteps, as every class that samples from it reads them."""
+    betas, T = config["trained_betas"], config.get("num_train_timesteps")
+    # Rescaling would make other betas of the first ones alone.
+    rescaled = config.get("rescale_betas_zero_snr")
+    if isinstance(betas, list) and isinstance(T, int) and len(betas) > T >= 1 and not rescaled:
+        logger.warning(
+            f"The config has {len(betas)} trained_betas and {T} num_train_timesteps: the first {T} are used."
+        )
+        config["trained_betas"] = betas[:T]
 
 
 def _as_json(value: Any) -> Any:

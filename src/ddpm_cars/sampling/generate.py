@@ -45,7 +45,10 @@ def cure_for_commands(error: NonFiniteError, mixed_precision: str) -> str:
         return "choose another scheduler or number of steps"
     if mixed_precision == "fp16":
         return "float16 ends at 65504; give --mixed_precision no or bf16"
-    return "its weights are at fault; take those of an earlier checkpoint, or train with a lower learning_rate"
+    return (
+        "weights that have diverged are the usual cause, so take those of an earlier checkpoint, or train with a "
+        "lower learning_rate; a very large guidance_scale is another"
+    )
 
 
 @contextmanager

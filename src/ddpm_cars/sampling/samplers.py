@@ -12,7 +12,7 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runtime.console import count
 from ddpm_cars.sampling.trial import fault_of
-from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler, VarianceType
+from ddpm_cars.scheduling_ddpm_cars import CALIBRATED_VARIANCES, DDPMCarsScheduler, VarianceType, betas_of
 
 WELL_KNOWN = ("DDPMCarsScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
 """The schedulers that are named to people first."""
@@ -65,9 +65,8 @@ def _of_diffusers(scheduler_class: Any, config: Any, options: dict[str, Any]) ->
         pass
     if alpha_bar[-1] == 0:
         alpha_bar = np.append(alpha_bar[:-1], np.append(alpha_bar[:-1] / 2, _LEAST_ALPHA_BAR).min())
-    betas = (1 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])).tolist()
     # In the config itself, where a class leaves what it does not take as it is.
-    handed = {"trained_betas": betas, "rescale_betas_zero_snr": False}
+    handed = {"trained_betas": betas_of(alpha_bar).tolist(), "rescale_betas_zero_snr": False}
     unsaid = sorted(set(config.get("_use_default_values", ())) - handed.keys())
     return scheduler_class.from_config({**config, **handed, "_use_default_values": unsaid}, **options)
 

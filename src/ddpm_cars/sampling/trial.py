@@ -2,13 +2,14 @@
 
 import copy
 import inspect
-from typing import Any
+import math
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from ddpm_cars.diffusion.seeds import seeded_generator
-from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
+from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, PredictionType, betas_of
 
 MEAN, STD = 0.3, 0.2
 """x_0 ~ N(MEAN, STD^2): far enough from 0 and 1 to tell it from noise, and within what clipping leaves alone."""
@@ -16,32 +17,30 @@ MAX_MEAN_ERROR = STD / 2
 MAX_STD = 1.5 * STD
 """Few steps make the standard deviation too small, which is their error alone; noise that is left makes it larger."""
 _NUM_SAMPLES = 256
+_ENOUGH_STEPS = 50
 
 
 class GaussianNetwork:
-    """The best network there can be for x_0 ~ N(mean, std^2), with the noise levels of a model.
+    """The best network there can be for x_0 ~ N(MEAN, STD^2), with the noise levels of a model.
 
-    E[x_0 | x_t] = mean + sqrt(alpha_bar_t) std^2 (x_t - sqrt(alpha_bar_t) mean) / variance, and E[eps | x_t] =
-    sqrt(1 - alpha_bar_t) (x_t - sqrt(alpha_bar_t) mean) / variance, where variance = alpha_bar_t std^2 +
+    E[x_0 | x_t] = MEAN + sqrt(alpha_bar_t) STD^2 (x_t - sqrt(alpha_bar_t) MEAN) / variance, and E[eps | x_t] =
+    sqrt(1 - alpha_bar_t) (x_t - sqrt(alpha_bar_t) MEAN) / variance, where variance = alpha_bar_t STD^2 +
     1 - alpha_bar_t; v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022, appendix D).
 
     Args:
-        model: What the noise levels and `prediction_type` are read from.
-        mean: The mean of x_0.
-        std: The standard deviation of x_0, 0 or more.
+        alpha_bar: The noise levels of the model, float64 (T,).
+        prediction_type: What the model predicts: "epsilon", "sample" or "v_prediction".
     """
 
-    def __init__(self, model: DDPMCarsScheduler, mean: float = MEAN, std: float = STD):
-        self.mean, self.variance, self.prediction_type = mean, std**2, model.config.prediction_type
-        alpha_bar = model.alphas_cumprod_float64
+    def __init__(self, alpha_bar: np.ndarray, prediction_type: str):
+        self.alpha_bar, self.prediction_type = alpha_bar, prediction_type
         # Between two timesteps, where some schedulers look, the logarithm of the signal-to-noise ratio is linear.
-        self.alpha_bar = alpha_bar
         self.log_snr = np.log(np.maximum(alpha_bar, 1e-30)) - np.log(np.maximum(1 - alpha_bar, 1e-30))
 
     def start(self, z: torch.Tensor) -> torch.Tensor:
         """Turn z ~ N(0, 1) into x_T of the last timestep, which is N(0, 1) only where noising ends in it."""
         alpha_bar = float(self.alpha_bar[-1])
-        return alpha_bar**0.5 * self.mean + (alpha_bar * self.variance + 1 - alpha_bar) ** 0.5 * z
+        return alpha_bar**0.5 * MEAN + (alpha_bar * STD**2 + 1 - alpha_bar) ** 0.5 * z
 
     def __call__(self, x_t: torch.Tensor, timestep: float) -> torch.Tensor:
         """Return what the model predicts from x_t, of any shape, at a timestep in [0, T - 1], whole or not."""
@@ -50,24 +49,24 @@ class GaussianNetwork:
         else:
             alpha_bar = float(1 / (1 + np.exp(-np.interp(timestep, np.arange(len(self.log_snr)), self.log_snr))))
         a, b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-        distance = (x_t - a * self.mean) / (alpha_bar * self.variance + 1 - alpha_bar)
-        x_0, eps = self.mean + a * self.variance * distance, b * distance
+        distance = (x_t - a * MEAN) / (alpha_bar * STD**2 + 1 - alpha_bar)
+        x_0, eps = MEAN + a * STD**2 * distance, b * distance
         return {"epsilon": eps, "sample": x_0, "v_prediction": a * eps - b * x_0}[self.prediction_type]
 
 
-def draw_numbers(scheduler: Any, model: DDPMCarsScheduler, num_inference_steps: int) -> torch.Tensor:
+def draw_numbers(scheduler: Any, num_inference_steps: int) -> torch.Tensor:
     """Return what a scheduler makes of noise with the perfect network for N(MEAN, STD^2), float32 (256,).
 
     Args:
-        scheduler: The scheduler. It is not changed.
-        model: The noise levels that the model was trained with, and what it predicts.
+        scheduler: The scheduler, with the noise levels that the model was trained with. It is not changed.
         num_inference_steps: The number of denoising steps, 1 or more.
 
     Raises:
         Exception: Whatever the scheduler raises where it cannot take these steps.
     """
     config = scheduler.config
-    network, own = GaussianNetwork(model), copy.deepcopy(scheduler, {id(config): config})
+    network = GaussianNetwork(_noise_levels(scheduler), config.prediction_type)
+    own = copy.deepcopy(scheduler, {id(config): config})
     if "variance_type" in vars(own):
         # How much noise a step adds is for people to choose, and what was measured or learned fits other data.
         own.register_to_config(variance_type="fixed_small")
@@ -93,15 +92,12 @@ def fault_of(scheduler: Any, num_inference_steps: int) -> str | None:
         num_inference_steps: The number of denoising steps, 1 or more.
 
     Returns:
-        The reason; None if it can, or if the noise levels of the model are not made of betas, so that nobody knows.
+        The reason; None if it can, or if its noise levels are not made of betas, so that nobody knows.
     """
-    try:
-        own = isinstance(scheduler, DDPMCarsScheduler)
-        model = scheduler if own else DDPMCarsScheduler.from_config(scheduler.config)
-    except (NotImplementedError, ValueError):
+    if not hasattr(scheduler, "alphas_cumprod") or scheduler.config.prediction_type not in get_args(PredictionType):
         return None
     try:
-        drawn = draw_numbers(scheduler, model, num_inference_steps)
+        drawn = draw_numbers(*_shortened(scheduler, num_inference_steps))
     except Exception as error:
         # Schedulers of diffusers raise whatever their arithmetic runs into.
         reason = " ".join(str(error).split())[:200]
@@ -111,3 +107,25 @@ def fault_of(scheduler: Any, num_inference_steps: int) -> str | None:
     if abs(mean - MEAN) <= MAX_MEAN_ERROR and std <= MAX_STD:
         return None
     return "what it draws is noise, whatever the network predicts"
+
+
+def _noise_levels(scheduler: Any) -> np.ndarray:
+    if isinstance(scheduler, DDPMCarsScheduler):
+        return scheduler.alphas_cumprod_float64
+    return np.array(scheduler.alphas_cumprod, dtype=np.float64)
+
+
+def _shortened(scheduler: Any, num_inference_steps: int) -> tuple[Any, int]:
+    """Return a scheduler with every k-th noise level, and k times fewer steps, which lead through the same levels.
+
+    Some schedulers of diffusers compute for milliseconds in every step.
+    """
+    common = math.gcd(scheduler.config.num_train_timesteps, num_inference_steps)
+    k = next(k for k in range(max(1, num_inference_steps // _ENOUGH_STEPS), 0, -1) if common % k == 0)
+    if k == 1 or isinstance(scheduler, DDPMCarsScheduler):
+        return scheduler, num_inference_steps
+    alpha_bar = _noise_levels(scheduler)[k - 1 :: k]
+    levels = {"num_train_timesteps": len(alpha_bar), "trained_betas": betas_of(alpha_bar).tolist()}
+    if "rescale_betas_zero_snr" in scheduler.config:
+        levels["rescale_betas_zero_snr"] = False
+    return type(scheduler).from_config(scheduler.config, **levels), num_inference_steps // k
