@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,6 @@ def find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spli
         raise UserError(f"image_column {image_column!r} of {place} holds {kind}, not images") from error
     ends = np.cumsum([len(part) for part in parts.values()])
 
-    def read(i: int) -> bytes:
-        row = rows[i][image_column]
-        if row is None or (row["bytes"] is None and row["path"] is None):
-            raise ImageError("the row has no image")
-        if row["bytes"] is not None:
-            return row["bytes"]
-        if "://" not in row["path"]:
-            return Path(row["path"]).read_bytes()
-        # The image is in an archive, or on another machine.
-        with fsspec.open(row["path"], "rb") as file:
-            return file.read()
-
     def path(i: int) -> str:
         row = rows[i][image_column]
         if row is not None and row["path"] is not None:
@@ -83,8 +72,23 @@ def find_in_dataset(config: ImageConfig, label_column: str | None, excluded_spli
     if label_column is not None:
         labels, class_names = _column_classes(place, label_column, parts, read_split, path)
         notes = [*notes, *class_notes(labels, class_names)]
+    read = partial(_read_image, rows, image_column)
     # The documentation of `datasets` gives this name for what changes with the data ("The cache").
     return Source(place, len(rows), read, path, rows._fingerprint, labels, class_names, [], {}, notes)
+
+
+def _read_image(rows: datasets.Dataset, column: str, i: int) -> bytes:
+    """Return the bytes of the image in a row. Raises ImageError if there is none."""
+    image = rows[i][column]
+    if image is None or (image["bytes"] is None and image["path"] is None):
+        raise ImageError("the row has no image")
+    if image["bytes"] is not None:
+        return image["bytes"]
+    if "://" not in image["path"]:
+        return Path(image["path"]).read_bytes()
+    # The image is in an archive, or on another machine.
+    with fsspec.open(image["path"], "rb") as file:
+        return file.read()
 
 
 def find_image_column(config: ImageConfig, columns: Collection[str], with_images: Sequence[str]) -> str:
