@@ -1,5 +1,6 @@
 """Signals, kills, locks and disks that fail, on real runs."""
 
+import json
 import os
 import resource
 import shutil
@@ -94,13 +95,17 @@ def limit_files(num_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
 
 
-def test_a_disk_that_refuses_checkpoints_is_one_line_and_the_last_one_is_untouched(runs: Runs):
-    runs.train("full", max_train_steps=4)
+def test_a_disk_that_refuses_checkpoints_is_one_line_and_the_last_one_is_untouched(runs: Runs, tiny_unet_config: dict):
+    wide = runs.folder / "wide.json"
+    wide.write_text(json.dumps({**tiny_unet_config, "block_out_channels": [8, 16]}))
+    runs.train("full", model_config=wide, max_train_steps=4)
     kept = runs.folder / "full" / "checkpoints" / "step-00000004"
     size = (kept / "optimizer.safetensors").stat().st_size
     before = {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()}
     # Room for all that is published, and not for the optimiser, the largest file of a checkpoint.
-    refused = runs.finish(runs.start("full", max_train_steps=12, preexec_fn=lambda: limit_files(size - 1)))
+    refused = runs.finish(
+        runs.start("full", model_config=wide, max_train_steps=12, preexec_fn=lambda: limit_files(size - 1))
+    )
     assert refused.returncode == 0, refused.stderr
     warnings = [line for line in refused.stderr.replace("\r", "\n").splitlines() if line.startswith("warning")]
     # The first says that the images are few.
@@ -111,9 +116,9 @@ def test_a_disk_that_refuses_checkpoints_is_one_line_and_the_last_one_is_untouch
     assert {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()} == before
     assert os.listdir(runs.folder / "full" / "checkpoints") == ["step-00000004"]
     # With room again the same command goes on, to the end of a run that had room all the time.
-    runs.train("full", max_train_steps=12)
-    runs.train("roomy", max_train_steps=4)
-    runs.train("roomy", max_train_steps=12)
+    runs.train("full", model_config=wide, max_train_steps=12)
+    runs.train("roomy", model_config=wide, max_train_steps=4)
+    runs.train("roomy", model_config=wide, max_train_steps=12)
     assert_same_bits(runs, "roomy", "full")
 
 

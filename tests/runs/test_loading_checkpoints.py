@@ -104,8 +104,15 @@ def test_weights_that_are_not_there_are_told_with_those_that_are(run: Path, chec
     ):
         load_pipeline(str(checkpoint), "ema_7")
     shutil.copytree(checkpoint, run, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
-    with pytest.raises(UserError, match=r"weights is raw; .*run has only the weights .* such as .*step-00000002 can"):
+    with pytest.raises(
+        UserError, match=r"weights is raw; .*run \(.* such as .*02 can .*\) has ema \(which is ema_2\), "
+    ):
         load_pipeline(str(run), "raw")
+    for weights in ("ema", "ema_2"):
+        assert_same(load_pipeline(str(run), weights).unet, load_checkpoint(checkpoint)[0]["average-2"])
+    (run / "training.json").unlink()
+    with pytest.raises(UserError, match=r"weights is ema, .*run has one set of weights and no training.json"):
+        load_pipeline(str(run), "ema")
 
 
 def test_a_run_and_its_checkpoints_stand_for_the_newest_one_that_is_complete(
@@ -139,9 +146,11 @@ def test_a_model_whose_run_has_gone_on_is_told(make_config: Callable[..., Traini
     trainer.save_checkpoint()
     trainer.close()
     assert find_model(str(run)) == str(run)
-    assert f"{run} holds the model of step 1; the run has gone on since, to {run}/checkpoints/step-00000002" in (
-        capsys.readouterr().err
-    )
+    said = f"{run} holds the model of step 1; the run has gone on since, to {run}/checkpoints/step-00000002"
+    assert said in capsys.readouterr().err
+    # The run itself, which publishes its model anew, does not say so.
+    train(make_config(max_train_steps=2))
+    assert "gone on" not in capsys.readouterr().err
 
 
 def test_names_and_places_of_evaluations(run: Path, checkpoint: Path, tmp_path: Path):
@@ -192,7 +201,7 @@ def test_a_checkpoint_is_sampled_calibrated_and_collected(run: Path, checkpoint:
 def test_a_checkpoint_of_an_earlier_version_is_a_model(old_run: Path, weights: str | None, group: str):
     group = group.replace("9", "5")
     weights = weights and weights.replace("9", "5")
-    pipeline = load_pipeline(str(old_run), weights)
+    pipeline = load_pipeline(find_model(str(old_run)), weights)
     assert_same(pipeline.unet, load_file(old_run / "checkpoints" / "step-00000002" / f"{group}.safetensors"))
     assert pipeline.scheduler.config.num_train_timesteps == 20
     # Nothing in such a run says what its classes are called.
@@ -203,7 +212,7 @@ def test_a_checkpoint_of_an_earlier_version_is_a_model(old_run: Path, weights: s
 
 
 def test_a_run_of_an_earlier_version_goes_on(old_run: Path, fresh_accelerate: None):
-    before = load_pipeline(str(old_run))
+    before = load_pipeline(find_model(str(old_run)))
     config = TrainingConfig.from_yaml(RunFolder(old_run).settings.as_posix())
     run = RunFolder(train(config))
     tensors, state = load_checkpoint(run.checkpoints / "step-00000004")

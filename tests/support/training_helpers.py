@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from ddpm_cars.runs.checkpoints import load_checkpoint
 from ddpm_cars.toy_cars.dataset import write_toy_cars
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.trainer_helpers import forget_accelerate
@@ -144,10 +144,9 @@ class Runs:
 
     def tensors(self, output_dir: str) -> dict[str, torch.Tensor]:
         """Return all tensors of the newest checkpoint of a run."""
-        newest = max((self.folder / output_dir / "checkpoints").glob("step-*"))
-        files = sorted(newest.glob("*.safetensors"))
-        assert {"optimizer", "unet"} < {file.stem for file in files}
-        return {f"{file.stem}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
+        groups, _ = load_checkpoint(max((self.folder / output_dir / "checkpoints").glob("step-*")))
+        assert groups.keys() > {"optimizer", "unet"}
+        return {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
 
     def records(self, output_dir: str) -> list[dict[str, float]]:
         """Return the log of a run without what depends on the clock."""

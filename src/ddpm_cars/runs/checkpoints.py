@@ -25,6 +25,7 @@ OPTIMIZER = "optimizer"
 """The name of the tensors of the optimiser, which a model does not need."""
 _FORMAT_VERSION = 2
 _AVERAGE = "average-"  # What the name of a group of averaged weights begins with.
+_EMA = "ema_"  # What the name of an average that users know it by begins with.
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,14 @@ class SavedModel:
     texts: Mapping[str, str]
 
 
-def ema_name(half_life_steps: str | int) -> str:
-    """Return the name that users know an average by."""
-    return f"ema_{half_life_steps}"
+def ema_name(half_life_steps: str | int | None) -> str:
+    """Return the name that users know an average by; None is no average."""
+    return RAW if half_life_steps in (None, RAW) else f"{_EMA}{half_life_steps}"
+
+
+def half_life_steps(name: str) -> int | None:
+    """Return the half-life of the average that users know by a name, None if it is no average."""
+    return None if name == RAW else int(name.removeprefix(_EMA))
 
 
 def _weights_name(group: str) -> str | None:

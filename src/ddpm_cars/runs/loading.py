@@ -2,10 +2,11 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from diffusers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
@@ -17,7 +18,7 @@ from huggingface_hub.errors import (
 
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.runs.checkpoints import RAW, find_damage, newest_complete, weights_of
+from ddpm_cars.runs.checkpoints import RAW, ema_name, find_damage, newest_complete, weights_of
 from ddpm_cars.runs.old_checkpoints import load_old_pipeline, sampled_weights
 from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder, is_checkpoint
 from ddpm_cars.runtime.console import note, warn
@@ -25,7 +26,6 @@ from ddpm_cars.runtime.files import read_file
 
 EMA = "ema"
 """What users call the average that a checkpoint samples with."""
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
 _WEIGHTS_FILE = re.compile(r"diffusion_pytorch_model(?:\.(.+?))??(?:-\d{5}-of-\d{5})?\.safetensors")
 
 
@@ -68,8 +68,9 @@ def load_pipeline(
     """Load a saved pipeline. Only weights in safetensors are read, and never a pickle.
 
     Args:
-        name: Its folder, which may be a checkpoint or what `find_model` takes for one, or its id on the Hub.
-        weights: Which weights of a checkpoint: "ema", "raw" or "ema_N". None means those to sample with.
+        name: Its folder, which may be a checkpoint, or its id on the Hub, as `find_model` returns it.
+        weights: Which weights of a checkpoint: "ema", "raw" or "ema_N". None means those to sample with. A model that
+            a run has published has one of these.
         variant: The variant of the weights' files, such as "fp16", where `weights` is None. None means those without
             one.
         revision: The branch, tag or commit on the Hub. None means the main branch.
@@ -77,12 +78,12 @@ def load_pipeline(
     Raises:
         UserError: If there is none that loads, or it has no such weights, variant or revision.
     """
-    folder = Path(find_model(name))
+    folder, files = Path(name), RunFolder(name)
     if not folder.is_dir():
         if weights is not None:
             raise UserError(f"weights is {weights}, which chooses among those of a checkpoint; {name} is no folder")
         return _load_from_hub(name, variant, revision)
-    if (problem := RunFolder(folder).why_no_pipeline()) is not None:
+    if (problem := files.why_no_pipeline()) is not None:
         raise UserError(problem)
     if revision is not None:
         raise UserError(f"revision is {revision}, which chooses a state of a model on the Hub; {name} is a folder")
@@ -90,13 +91,13 @@ def load_pipeline(
         if (damage := find_damage(folder, as_model=True)) is not None:
             raise UserError(f"{folder} is damaged: {damage}; take another checkpoint")
         chosen = weights_name(folder, weights or variant)
-        if not RunFolder(folder).model_index.is_file():
+        if not files.model_index.is_file():
             return load_old_pipeline(folder, chosen)
         variant = _variant_of_file(weights_of(folder)[chosen].name)
     elif weights is not None:
-        raise UserError(_only_published(folder, weights))
-    there = {_variant_of_file(path.name) for path in RunFolder(folder).unet.glob("*.safetensors")}
-    if variant not in there and any(RunFolder(folder).unet.glob("diffusion_pytorch_model*")):
+        _check_published(files, weights)
+    there = {_variant_of_file(path.name) for path in files.unet.glob("*.safetensors")}
+    if variant not in there and any(files.unet.glob("diffusion_pytorch_model*")):
         raise UserError(_without(str(folder), variant, there))
     try:
         return _from_pretrained(str(folder), variant, None)
@@ -107,14 +108,19 @@ def load_pipeline(
 def weights_name(checkpoint: Path, weights: str | None) -> str:
     """Return which weights of a checkpoint are meant, "raw" or "ema_N". Raises UserError if it does not have them."""
     there = weights_of(checkpoint)
-    plain = [name for name, file in there.items() if file.name == _WEIGHTS]
+    plain = [name for name, file in there.items() if file.name == SAFETENSORS_WEIGHTS_NAME]
     sampled = plain[0] if plain else sampled_weights(checkpoint)
+    return _chosen(weights, sampled, there, str(checkpoint))
+
+
+def _chosen(weights: str | None, sampled: str, there: Iterable[str], name: str) -> str:
+    """Return which of the weights that are there are meant. Raises UserError if none are."""
     if weights is None or (weights == EMA and sampled != RAW):
         return sampled
     if weights in there:
         return weights
     also = "" if sampled == RAW else f"{EMA} (which is {sampled}), "
-    raise UserError(f"weights is {weights}; {checkpoint} has {also}{', '.join(there)}")
+    raise UserError(f"weights is {weights}; {name} has {also}{', '.join(there)}")
 
 
 def _choice(path: Path, weights: str | None, variant: str | None) -> str:
@@ -150,11 +156,16 @@ def evaluation_of(name: str, weights: str | None = None, variant: str | None = N
     return EvaluationFolder(files.evaluation.sibling(choice[1:])) if choice else files.evaluation
 
 
-def _only_published(folder: Path, weights: str) -> str:
-    """Say that a model that was published has one set of weights, and where there are others."""
-    newest = RunFolder(folder).newest_step()
-    where = "a run's checkpoints" if newest is None else f"checkpoints such as {newest}"
-    return f"weights is {weights}; {folder} has only the weights that were published, and {where} can have several"
+def _check_published(files: RunFolder, weights: str) -> None:
+    """Raise UserError if a model that is no checkpoint has other weights, or does not say which it has."""
+    if (facts := files.read_facts()) is None:
+        raise UserError(
+            f"weights is {weights}, which chooses among those of a checkpoint; {files.path} has one set of weights "
+            f"and no {files.facts.name} that says which"
+        )
+    newest, has = files.newest_step(), ema_name(facts["average_half_life_steps"])
+    where = "" if newest is None else f" (checkpoints such as {newest} can have others)"
+    _chosen(weights, has, [has], f"{files.path}{where}")
 
 
 def _variant_of_file(name: str) -> str | None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.networks.unet import create_unet
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.runs.checkpoints import RAW, ema_name, read_state, weights_of
+from ddpm_cars.runs.checkpoints import RAW, ema_name, half_life_steps, read_state, weights_of
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.files import read_file
 from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler
@@ -31,17 +31,16 @@ def sampled_weights(path: Path) -> str:
     if state.get("validation"):
         last = state["validation"][-1]["eps_mse"]
         names.sort(key=lambda name: last[name])
-    return RAW if names[0] == RAW else ema_name(names[0])
+    return ema_name(names[0])
 
 
 def _class_names(path: Path, num_embeddings: int, settings: dict[str, Any]) -> tuple[str, ...]:
     """Return the names of the classes, which such a checkpoint does not hold: those in its run, else their numbers."""
-    number = num_embeddings - (settings["class_dropout_prob"] > 0)
-    for files in filter(None, (RunFolder(path).run(),)):
-        for index in (files.model_index, RunFolder(files.best).model_index):
-            names: dict[str, str] = (read_file(index) or {}).get("id2label") or {}
-            if len(names) == number:
-                return tuple(names[str(i)] for i in range(number))
+    number, run = num_embeddings - (settings["class_dropout_prob"] > 0), RunFolder(path).run()
+    for files in () if run is None else (run, RunFolder(run.best)):
+        names: dict[str, str] = (read_file(files.model_index) or {}).get("id2label") or {}
+        if len(names) == number:
+            return tuple(names[str(i)] for i in range(number))
     return tuple(map(str, range(number)))
 
 
@@ -70,11 +69,10 @@ def load_old_pipeline(path: Path, weights: str) -> DDPMCarsPipeline:
 def old_facts(path: Path, classes: list[str]) -> dict[str, Any]:
     """Return what the training.json of such a checkpoint would say, without what was measured."""
     state, settings = read_state(path), _settings(path)
-    weights = sampled_weights(path)
     return {
         "steps": state["step"],
         "global_batch_size": state["facts"]["global batch size"],
-        "average_half_life_steps": None if weights == RAW else int(weights.removeprefix(ema_name(""))),
+        "average_half_life_steps": half_life_steps(sampled_weights(path)),
         "data": {
             "source": Path(str(settings["train_data_dir"] or settings["dataset_name"])).name,
             "dataset_id": None,

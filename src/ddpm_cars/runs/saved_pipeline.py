@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.runs.checkpoints import RAW, ema_name
+from ddpm_cars.runs.checkpoints import half_life_steps
 from ddpm_cars.runs.loading import evaluation_of, find_model, load_pipeline, weights_name
 from ddpm_cars.runs.old_checkpoints import old_facts
 from ddpm_cars.runs.run_folder import RunFolder, is_checkpoint
@@ -106,8 +106,7 @@ def training_facts(files: RunFolder, pipeline: DDPMCarsPipeline, weights: str | 
         known = old_facts(files.path, list((pipeline.config.get("id2label") or {}).values()))
     if (name := weights_name(files.path, weights)) != weights_name(files.path, None):
         # What was measured was measured of the weights to sample with.
-        half_life = None if name == RAW else int(name.removeprefix(ema_name("")))
-        known |= {"average_half_life_steps": half_life, "validation": None}
+        known |= {"average_half_life_steps": half_life_steps(name), "validation": None}
     return known
 
 

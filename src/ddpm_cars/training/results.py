@@ -1,6 +1,5 @@
 """What a run leaves for people: the pipeline, sample grids, curves and reports."""
 
-import copy
 import json
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -211,19 +210,20 @@ def _results_are_there(run: Run, state: TrainState) -> bool:
         return False
 
 
-def as_saved_model(run: Run, state: TrainState) -> SavedModel:
-    """Return what makes a checkpoint of the present state a saved pipeline, with the settings and facts of the run."""
-    average, names = state.chosen_average(), RunFolder("")
+def saved_model(run: Run, state: TrainState) -> Callable[[], SavedModel]:
+    """Return what says how a checkpoint is a saved pipeline, with the settings and the present facts of the run."""
+    # The network may be wrapped, and a large one takes a while to build, so that this is done once.
     with torch.device("meta"):
         unet = UNet2DModel.from_config(state.unet.config)
-    id2label = dict(enumerate(run.class_names)) if run.class_names else None
-    pipeline = DDPMCarsPipeline(unet, copy.deepcopy(run.noise_scheduler), id2label=id2label)
-    texts = {
-        **saved_pipeline.pipeline_texts(pipeline),
-        names.settings.name: _settings_text(run),
-        names.facts.name: json.dumps(_training_facts(run, state, average), indent=1),
-    }
-    return SavedModel(RAW if average == RAW else ema_name(average), texts)
+    pipeline = DDPMCarsPipeline(unet, run.noise_scheduler, id2label=dict(enumerate(run.class_names)) or None)
+    lasting = {**saved_pipeline.pipeline_texts(pipeline), run.folder.settings.name: _settings_text(run)}
+
+    def describe() -> SavedModel:
+        average = state.chosen_average()
+        facts = json.dumps(_training_facts(run, state, average), indent=1)
+        return SavedModel(ema_name(average), {**lasting, run.folder.facts.name: facts})
+
+    return describe
 
 
 def _make_pipeline(run: Run, state: TrainState, weights: Weights) -> DDPMCarsPipeline:

@@ -4,7 +4,6 @@ import math
 import signal
 import time
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,8 +56,12 @@ class Trainer:
             self.threads.close()
             run.lock.release()
             raise
-        model = partial(results.as_saved_model, run, self.state)
-        self.checkpoints = Checkpointer(run.folder.checkpoints, self.state, config.checkpoints_total_limit, model)
+        self.checkpoints = Checkpointer(
+            run.folder.checkpoints,
+            self.state,
+            config.checkpoints_total_limit,
+            results.saved_model(run, self.state),
+        )
         self.notice = StopNotice()
 
     def run(self) -> Path:
