@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ddpm_cars.config.commands import EvaluateConfig
-from ddpm_cars.evaluation.evaluate import with_precision
+from ddpm_cars.evaluation.places import with_precision
 from ddpm_cars.runs.run_folder import EvaluationFolder
 from tests.support.trainer_helpers import forget_accelerate
 

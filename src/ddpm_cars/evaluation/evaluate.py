@@ -4,9 +4,8 @@ Every measurement goes to metrics.json as soon as it is made, and the same comma
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from ddpm_cars.config.commands import EvaluateConfig
-from ddpm_cars.config.fields import AUTO
 from ddpm_cars.data.pictures import Pictures, to_samples
 from ddpm_cars.diffusion.calibration import calibrate
 from ddpm_cars.errors import UserError
 from ddpm_cars.evaluation.features import load_extractor
 from ddpm_cars.evaluation.likelihood import bounds_to_measure, key_of, measure_bounds
 from ddpm_cars.evaluation.metrics_file import MetricsFile, describe
-from ddpm_cars.evaluation.places import comparison_folder, find_place, is_standard, known_metrics
+from ddpm_cars.evaluation.places import comparison_folder, find_place, is_standard, with_precision
 from ddpm_cars.evaluation.real_images import compared_pixels, features_path, load_real_images, mirrored
 from ddpm_cars.metrics.neighbours import look_for_copies
 from ddpm_cars.metrics.records import Comparison, Reference, measure
@@ -36,7 +34,7 @@ from ddpm_cars.runs.settings import check_held_out, with_pictures_of_run
 from ddpm_cars.runtime.console import count, note, progress, warn
 from ddpm_cars.runtime.files import atomic_path, rounded
 from ddpm_cars.runtime.folders import FolderLock, prepare_folder
-from ddpm_cars.runtime.hardware import cpu_warnings, default_precision, describe_computing
+from ddpm_cars.runtime.hardware import cpu_warnings, describe_computing
 from ddpm_cars.runtime.processes import connect, gathered, on_main
 from ddpm_cars.runtime.threads import ComputingThreads
 from ddpm_cars.sampling.generate import denoising_strip, generate, move_for_inference, non_finite_in_words
@@ -374,19 +372,3 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, str]:
         if compared is not None:
             on_main(lambda: save_comparison(metrics, measured, compared))
     return (compared or measured[0]).report, "\n\n".join(map(summary, metrics))
-
-
-def with_precision(
-    config: EvaluateConfig, folders: Sequence[EvaluationFolder], device: torch.device
-) -> EvaluateConfig:
-    """Return the settings with the precision of the figures in the folders where it is left open, else the device's.
-
-    Figures of different precision do not belong side by side, so all folders get that of the first one that has some.
-    A collective call.
-    """
-
-    def choose() -> str:
-        known = [values for folder in folders if (values := known_metrics(folder.metrics))]
-        return known[0].get("mixed_precision", "no") if known else default_precision(device)
-
-    return replace(config, mixed_precision=on_main(choose)) if config.mixed_precision == AUTO else config

@@ -4,16 +4,22 @@ import itertools
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ddpm_cars.config.commands import EvaluateConfig
+from ddpm_cars.config.fields import AUTO
 from ddpm_cars.errors import UserError
 from ddpm_cars.reports.write import IMAGE_NAMES
 from ddpm_cars.runs.run_folder import EvaluationFolder
 from ddpm_cars.runtime.console import note, warn
 from ddpm_cars.runtime.files import atomic_path, read_file
 from ddpm_cars.runtime.folders import FolderLock
+from ddpm_cars.runtime.hardware import default_precision
+from ddpm_cars.runtime.processes import on_main
 
 _OF_MODEL = {"weights", "scheduler"}
 # What two evaluations may differ in: how it is said, and what it is in the name of a folder where that is its value.
@@ -170,3 +176,19 @@ def _move(folder: EvaluationFolder, to: EvaluationFolder) -> None:
     for path in files:
         path.unlink()
     lock.release()
+
+
+def with_precision(
+    config: EvaluateConfig, folders: Sequence[EvaluationFolder], device: torch.device
+) -> EvaluateConfig:
+    """Return the settings with the precision of the figures in the folders where it is left open, else the device's.
+
+    Figures of different precision do not belong side by side, so all folders get that of the first one that has some.
+    A collective call.
+    """
+
+    def choose() -> str:
+        known = [values for folder in folders if (values := known_metrics(folder.metrics))]
+        return known[0].get("mixed_precision", "no") if known else default_precision(device)
+
+    return replace(config, mixed_precision=on_main(choose)) if config.mixed_precision == AUTO else config
