@@ -31,6 +31,7 @@ from ddpm_cars.portable.noise_schedules import (
     scaled_betas,
     spaced_timesteps,
 )
+from ddpm_cars.portable.saved_config import NOT_IMPLEMENTED
 from ddpm_cars.portable.step_tables import Step, StepTables, band_index, dct_matrix
 from ddpm_cars.portable.variances import (
     CALIBRATED_VARIANCES,
@@ -46,6 +47,7 @@ from ddpm_cars.portable.variances import (
 __all__ = [
     "CALIBRATED_VARIANCES",
     "LEARNED_VARIANCES",
+    "NOT_IMPLEMENTED",
     "BetaSchedule",
     "DDPMCarsScheduler",
     "PredictionType",

@@ -191,6 +191,8 @@ def test_a_trial_changes_neither_the_scheduler_nor_the_random_numbers_of_others(
 
 def test_noise_levels_that_nobody_knows_are_left_to_the_scheduler():
     assert fault_of(diffusers.FlowMatchEulerDiscreteScheduler(), 1) is None
+    assert fault_of(diffusers.HeunDiscreteScheduler(beta_schedule="exp"), 20) is None
+    assert fault_of(diffusers.EulerDiscreteScheduler(timestep_type="continuous"), 20) is None
     # A class that knows them takes them, and one that does not is one line.
     config = diffusers.EulerDiscreteScheduler(use_karras_sigmas=True).config
     assert make_scheduler("EulerDiscreteScheduler", config).config.use_karras_sigmas

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ddpm_cars.diffusion.seeds import seeded_generator
-from ddpm_cars.scheduling_ddpm_cars import DDPMCarsScheduler, PredictionType, betas_of
+from ddpm_cars.scheduling_ddpm_cars import NOT_IMPLEMENTED, BetaSchedule, DDPMCarsScheduler, PredictionType, betas_of
 
 MEAN, STD = 0.3, 0.2
 """x_0 ~ N(MEAN, STD^2): far enough from 0 and 1 to tell it from noise, and within what clipping leaves alone."""
@@ -92,9 +92,12 @@ def fault_of(scheduler: Any, num_inference_steps: int) -> str | None:
         num_inference_steps: The number of denoising steps, 1 or more.
 
     Returns:
-        The reason; None if it can, or if its noise levels are not made of betas, so that nobody knows.
+        The reason; None if it can, or if its noise levels are not those of `DDPMCarsScheduler`, so that nobody knows.
     """
-    if not hasattr(scheduler, "alphas_cumprod") or scheduler.config.prediction_type not in get_args(PredictionType):
+    config = scheduler.config
+    kinds = {"beta_schedule": get_args(BetaSchedule), "prediction_type": get_args(PredictionType)}
+    allowed = kinds | {name: (None, value) for name, value in NOT_IMPLEMENTED.items()}
+    if any(config.get(name) not in values for name, values in allowed.items()):
         return None
     try:
         drawn = draw_numbers(*_shortened(scheduler, num_inference_steps))
