@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import yaml
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.tensor import DTensor
 
@@ -34,7 +34,8 @@ def make_sharding_accelerator(config: TrainingConfig) -> Accelerator:
         cpu_ram_efficient_loading=asked["fsdp_cpu_ram_efficient_loading"],
         state_dict_type=asked["fsdp_state_dict_type"],
     )
-    accelerator.state.distributed_type = DistributedType.FSDP
+    # Whatever builds the state of an accelerator again copies it from that of the process.
+    accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
     return accelerator
 
 
