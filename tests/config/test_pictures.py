@@ -23,6 +23,7 @@ def test_a_range_is_two_numbers(value_range: object):
         ((1,), "value_range is 1; give two numbers"),
         ((0, 1, 2), "value_range is 0 1 2; give two numbers"),
         ((0, float("inf")), "value_range is 0 inf; give two numbers"),
+        ((-1e308, 1e308), r"value_range is -1e\+308 1e\+308; give two numbers"),
         ((float("nan"), 1), "value_range is nan 1; give two numbers"),
         ("auto", "value_range is auto; it must be a list in which every item is a number"),
     ],

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ddpm_cars.data.pictures import Pictures
 from ddpm_cars.errors import UserError
+from tests.data.test_value_range import tiff
 from tests.support.icc_profiles import matrix_profile
 from tests.support.picture_helpers import BLUE, GREEN, RED, cache_times, colours, load_small
 
@@ -52,7 +53,8 @@ def test_values_that_use_little_of_their_range_are_warned_of(
     first = load()
     warning = (
         f"warning: 3 of 3 images of {folder} hold values from 0 to 4095, where 0 is black and 65535 is white: about "
-        "16 of 256 levels are used; give --value_range 0 4095 to use all of them"
+        "16 of 256 levels are used; give --value_range 0 4095 to use all of them; it does not fit 2 images of another "
+        "kind: make all one kind first"
     )
     assert lines(capsys) == [warning]
     # The next one comes from the cache.
@@ -112,6 +114,34 @@ def test_a_range_for_other_files_is_noticed(
     Image.fromarray((TWELVE_BITS // 16).astype(np.uint8)).save(folder / "shallow.png")
     load(value_range=(0, 4095))
     assert "hold values from 0 to 255, where 0 is black and 4095 is white" in lines(capsys)[0]
+
+
+def test_one_range_for_several_kinds_of_numbers_is_said(
+    load: Callable[..., Pictures], folder: Path, capsys: pytest.CaptureFixture
+):
+    deep(folder, 2)
+    for i in range(3):
+        Image.fromarray(TWELVE_BITS.astype(np.float32) / 4095).save(folder / f"float{i}.tif")
+    Image.fromarray((TWELVE_BITS // 16).astype(np.uint8)).save(folder / "shallow.png")
+    with pytest.raises(UserError, match=r"give --value_range 0 1; it does not fit 3 images of another kind: make all"):
+        load()
+    load(value_range=(0, 4095))
+    assert [line.partition(f"{folder}: ")[2] for line in lines(capsys)] == [
+        "2 16-bit (from 0 to 4095), 3 floating-point (from 0 to 1), 1 8-bit (from 0 to 255); where it does not fit "
+        "some of them, make all one kind"
+    ]
+
+
+@pytest.mark.parametrize("value_range", [None, (0, 3855)])
+def test_colours_of_which_few_bits_are_read_are_promised_nothing(
+    load: Callable[..., Pictures], folder: Path, capsys: pytest.CaptureFixture, value_range: tuple | None
+):
+    # One row of 200 colours of 12 bits in 16.
+    pixels = np.repeat(TWELVE_BITS.reshape(1, -1), 3, axis=1)
+    (folder / "a.tif").write_bytes(tiff(pixels, tag_256=200, tag_277=3, tag_262=2))
+    load(value_range=value_range)
+    [line] = lines(capsys)
+    assert " of 256 levels are used; Pillow reads the upper 8 bits of colours of 16: write them" in line
 
 
 def test_numbers_without_a_known_white_stop_everything_with_their_range(

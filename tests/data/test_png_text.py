@@ -56,8 +56,9 @@ def refused_by_pillow(data: bytes) -> bool:
         png(behind=ZTXT),
         png(*[chunk(b"tEXt", b"comment\0" + bytes([97]) * MUCH)] * 65),
         png(*[chunk(b"zTXt", b"comment\0\0" + compressed(2**20))] * 65),
+        png(*[chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + bytes(2**20 - 100))] * 65),
     ],
-    ids="zTXt iTXt behind many many-compressed".split(),
+    ids="zTXt iTXt behind many many-compressed many-xmp".split(),
 )
 def test_text_keeps_nobody_from_the_pixels(data: bytes):
     assert refused_by_pillow(data)

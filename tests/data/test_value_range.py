@@ -90,7 +90,11 @@ def test_the_numbers_of_a_file_have_its_own_units(values: np.ndarray, value_rang
         (np.array([[0, 4_000_000_000]], np.uint32), "from 0 to 4000000000; give"),
         (np.array([[-128, 127]], np.int8), "its values run from -128 to 127; give --value_range -128 127"),
         (np.array([[0, 1]], np.float32), "its values run from 0 to 1; give --value_range 0 1"),
-        (np.array([[0.125, 0.5]], np.float32), "its values run from 0.125 to 0.5; give --value_range 0.125 0.5"),
+        (np.array([[0.125, 0.5]], np.float32), "its values run from 0.125 to 0.5; give --value_range 0.12 0.5"),
+        (np.array([[9.298779e-06, 1]], np.float32), "from 9.298779e-06 to 1; give --value_range 0 1$"),
+        (np.array([[-998.97, 999.8]], np.float32), "give --value_range -1000 1000$"),
+        (np.array([[1.234e-40, 5.678e-40]], np.float32), "give --value_range 1.2e-40 5.7e-40$"),
+        (np.array([[-3.1e38, 3.1e38]], np.float32), r"give --value_range -3.1e\+38 3.1e\+38$"),
         (np.array([[3, 3]], np.float32), "its values run from 3 to 3; give --value_range LOW HIGH"),
     ],
 )

@@ -69,7 +69,7 @@ class PicturesConfig(Settings):
         values = self.value_range
         if values is None:
             return
-        if len(values) != 2 or not all(map(math.isfinite, values)) or not values[0] < values[1]:
+        if len(values) != 2 or not all(map(math.isfinite, [*values, values[1] - values[0]])) or values[0] >= values[1]:
             given = " ".join(f"{value:g}" for value in values)
             raise UserError(f"value_range is {given}; give two numbers, the lower one first, such as 0 4095")
 

@@ -27,7 +27,7 @@ from ddpm_cars.runtime.launcher import local_rank
 from ddpm_cars.runtime.threads import num_cores
 
 # This is part of the key of a cache. Raise it when the pixels that decoding gives, or the files of a cache, change.
-DECODER_VERSION = 3
+DECODER_VERSION = 4
 _IMAGES, _DIGESTS, _RECORD = "images.npy", "digests.npy", "record.json"
 # Pillow decodes and resizes outside the interpreter's lock, so threads use every core.
 _NUM_THREADS = num_cores()

@@ -16,6 +16,7 @@ _SAME_LEVELS = 2
 # The profile of a device that shows less than half of the way from black to white is damaged.
 _MIN_CONTRAST = 128
 _NO_LITTLECMS = "this build of Pillow has no LittleCMS; install Pillow from PyPI"
+_DAMAGED = "it is damaged"
 _COLOUR_SPACES = {"RGB": ("RGB",), "L": ("GRAY", "RGB"), "CMYK": ("CMYK",)}
 
 
@@ -54,11 +55,14 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, Con
 def _conversion(profile: bytes, mode: str) -> Conversion:
     """Return what a profile does to images of a mode."""
     if not profile:
-        return Conversion(None, "it is damaged")
+        return Conversion(None, _DAMAGED)
     if not can_convert():
         return Conversion(None, _NO_LITTLECMS)
     try:
-        opened = ImageCms.ImageCmsProfile(BytesIO(profile))
+        try:
+            opened = ImageCms.ImageCmsProfile(BytesIO(profile))
+        except OSError:
+            return Conversion(None, _DAMAGED)
         space = opened.profile.xcolor_space.strip()
         if space not in _COLOUR_SPACES[mode]:
             return Conversion(None, f"it is one for {space}, and the pixels are {mode}")

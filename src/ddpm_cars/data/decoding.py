@@ -18,6 +18,12 @@ from ddpm_cars.errors import UserError
 _OPENING = threading.Lock()
 # The further images in such a file are previews, maps of brightness or layers, of which a viewer shows none.
 _NO_FRAMES = {"MPO", "PSD"}
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # The last two are of BigTIFF.
+_OTHER_TIFF = (
+    "Pillow cannot read this TIFF: it is damaged, or its numbers are floating-point ones of 16 or 64 bits or in "
+    "colour, or complex ones; save it as 32-bit floats with one channel, or as PNG"
+)
+_OTHER_PIXELS = "Pillow cannot read pixels that are stored in this way; save it as PNG"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -78,9 +84,13 @@ def decode_with_findings(
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
+        if data.startswith(_TIFF):
+            raise ImageError(_OTHER_TIFF) from error
         raise ImageError("not an image in a format that Pillow reads, or one of zero size") from error
     except Exception as error:
         # On damaged files Pillow's readers raise whatever their parsing runs into.
+        if "raw mode" in str(error):
+            raise ImageError(_OTHER_TIFF if data.startswith(_TIFF) else _OTHER_PIXELS) from error
         raise ImageError(str(error) or type(error).__name__) from error
 
 

@@ -1,8 +1,10 @@
 """What decoding finds in images and leaves out of them, of one image and of a whole set."""
 
+import itertools
+import math
 from array import array
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from ddpm_cars.runtime.console import count
 _MOST = 0.95
 # Images that use at most so much of black to white are warned of: 14 bits in files of 16.
 _LITTLE = 0.25
+_NUM_NAMED = 5  # An error names bad images for at most so many reasons.
 
 
 class ImageError(ValueError):
@@ -35,8 +38,18 @@ def written(value: float) -> str:
 
 
 def give_value_range(low: float, high: float) -> str:
-    """Return the advice to take these values as black and white. A single value has no black and white."""
-    return f"give --value_range {written(low)} {written(high)}" if low < high else "give --value_range LOW HIGH"
+    """Return the advice to take these values as black and white. Fractions are rounded outwards to two digits."""
+    width = high - low
+    if width == 0 or not math.isfinite(width):
+        return "give --value_range LOW HIGH"
+    if low != int(low) or high != int(high):
+        # Powers of ten below 1 are no floating-point numbers, but their inverses are.
+        exponent = 1 - math.floor(math.log10(width))
+        scale, inverse = float(10 ** max(0, exponent)), float(10 ** max(0, -exponent))
+        low, high = (
+            end(value * scale / inverse) * inverse / scale for end, value in ((math.floor, low), (math.ceil, high))
+        )
+    return f"give --value_range {written(low)} {written(high)}"
 
 
 @dataclass(frozen=True)
@@ -51,13 +64,16 @@ class Found:
     is_converted: bool = False  # Whether it had other colours than those of sRGB.
     profile_fault: str = ""  # Why its colour profile could not be used.
     num_frames_left_out: int = 0
+    kind: str = "8-bit"  # What kind of numbers its file holds.
+    step: int = 1  # How far apart the values are that Pillow tells apart: 257 where it has 8 of 16 bits.
 
 
 class Findings:
     """What was found in a set of images, without memory for every one of them but a few numbers."""
 
     def __init__(self) -> None:
-        self._ranges: dict[tuple[float, float], tuple[array, array]] = defaultdict(lambda: (array("d"), array("d")))
+        # By the values of black and white, the kind of numbers and their step.
+        self._ranges: dict[tuple, tuple[array, array]] = defaultdict(lambda: (array("d"), array("d")))
         self._unknown: list[tuple[float, float]] = []
         self._num_values = self._num_clipped = self._num_images_clipped = self._num_converted = 0
         self._profile_faults: list[tuple[Any, str]] = []
@@ -65,7 +81,7 @@ class Findings:
 
     def add(self, i: Any, found: Found) -> None:
         """Count image i, a number or another name of it."""
-        lows, highs = self._ranges[found.black_to_white]
+        lows, highs = self._ranges[found.black_to_white, found.kind, found.step]
         lows.append(found.low)
         highs.append(found.high)
         self._num_values += found.num_values
@@ -89,7 +105,8 @@ class Findings:
             unknown = {"num_images": len(lows), "lowest": min(lows), "highest": max(highs)}
         return {
             "values": [
-                _range_of_most(white, np.array(lows), np.array(highs)) for white, (lows, highs) in self._ranges.items()
+                {"black_to_white": ends, "kind": kind, "step": step, **_range_of_most(np.array(lows), np.array(highs))}
+                for (ends, kind, step), (lows, highs) in self._ranges.items()
             ],
             "unknown_range": unknown,
             "clipped": {
@@ -102,11 +119,10 @@ class Findings:
         }
 
 
-def _range_of_most(black_to_white: tuple[float, float], lows: np.ndarray, highs: np.ndarray) -> dict[str, Any]:
+def _range_of_most(lows: np.ndarray, highs: np.ndarray) -> dict[str, Any]:
     low = float(np.quantile(lows, 1 - _MOST, method="lower"))
     high = float(np.quantile(highs, _MOST, method="higher"))
     return {
-        "black_to_white": black_to_white,
         "num_images": len(lows),
         "lowest": float(lows.min()),
         "highest": float(highs.max()),
@@ -122,8 +138,9 @@ def report_of(summary: dict[str, Any], path: Callable[[Any], str]) -> dict[str, 
         path: Returns the path of an image by the name that `Findings.add` was given.
 
     Returns:
-        "values": for the images with the same "black_to_white", "num_images", the "lowest" and the "highest" value,
-        and the same three for "most" of them, without the outermost twentieth; "unknown_range": the same three for
+        "values": for the images with the same "black_to_white", "kind" of numbers and "step" between those that Pillow
+        tells apart, "num_images", the "lowest" and the "highest" value, and the same three for "most" of them, without
+        the outermost twentieth; "unknown_range": the same three for
         the images that need a value_range, or None; "clipped": the "num_images" with values outside of black to
         white, and "fraction_of_values", how large a part of all values these are; "num_converted_to_srgb"; the
         "profile_faults" of images ("path", "reason"), whose colours are taken as they are; and "frames_left_out" of
@@ -148,7 +165,7 @@ def frames_of(report: dict[str, Any]) -> str:
 def warnings_of(report: dict[str, Any]) -> list[str]:
     """Return what a person should know about the values and the colours of a set, as sentences."""
     place = report["source"]
-    lines = [line for values in report["values"] if (line := _warning_of_values(values, place))]
+    lines = _warnings_of_values(report["values"], place)
     clipped = report["clipped"]
     if clipped["num_images"]:
         share, images = f"{clipped['fraction_of_values']:.2%}", count(clipped["num_images"], "image")
@@ -161,17 +178,62 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _warning_of_values(values: dict[str, Any], place: str) -> str:
+def _warnings_of_values(found: list[dict[str, Any]], place: str) -> list[str]:
+    """Return a warning for each part of a set that uses few levels, or of a range for several kinds."""
+    numbers: Counter[str] = Counter()
+    for values in found:
+        numbers[values["kind"]] += values["num_images"]
+    if len(numbers) > 1 and len({tuple(values["black_to_white"]) for values in found}) == 1:
+        parts = [
+            f"{v['num_images']:,} {v['kind']} (from {written(v['lowest'])} to {written(v['highest'])})" for v in found
+        ]
+        return [
+            f"one value_range is taken for several kinds of numbers in images of {place}: {', '.join(parts)}; where "
+            "it does not fit some of them, make all one kind"
+        ]
+    total = numbers.total()
+    lines = [_warning_of_values(values, place, total - numbers[values["kind"]]) for values in found]
+    return [line for line in lines if line]
+
+
+def _warning_of_values(values: dict[str, Any], place: str, num_others: int) -> str:
     """Return a warning if most images use so little of black to white that few levels are left; "" if not."""
     black, white = values["black_to_white"]
     most = values["most"]
     low, high = most["lowest"], most["highest"]
+    share = (high - low) / (white - black)
+    num_levels = max(1, round(min(256 * share, (high - low) / values["step"] + 1)))
+    has_upper_bits = values["step"] > 1
     # Images of one colour alone say nothing.
-    if low == high or high - low > _LITTLE * (white - black):
+    if low == high or (share > _LITTLE and not (has_upper_bits and num_levels <= _LITTLE * 256)):
         return ""
-    num_levels = max(1, round(256 * (high - low) / (white - black)))
+    cure = f"{give_value_range(low, high)} to use all of them{of_another_kind(num_others)}"
+    if has_upper_bits:
+        cure = (
+            "Pillow reads the upper 8 bits of colours of 16: write them anew with 8 bits, from 0 to 255, or as grey "
+            "without transparency"
+        )
     return (
         f"{most['num_images']} of {count(values['num_images'], 'image')} of {place} hold values from {written(low)} "
         f"to {written(high)}, where {written(black)} is black and {written(white)} is white: about "
-        f"{num_levels} of 256 levels are used; {give_value_range(low, high)} to use all of them"
+        f"{num_levels} of 256 levels are used; {cure}"
     )
+
+
+def of_another_kind(num_images: int) -> str:
+    """Say that a value_range would not fit so many other images; "" if there is none."""
+    return f"; it does not fit {count(num_images, 'image')} of another kind: make all one kind first" * (
+        num_images > 0
+    )
+
+
+def say_bad(images: Iterable[tuple[str, str]]) -> str:
+    """Name images by path and reason, the first one for each of at most five reasons."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for path, reason in images:
+        by_reason[reason].append(path)
+    said = [
+        f"{paths[0]}{f' and {len(paths) - 1:,} more' if len(paths) > 1 else ''} ({reason})"
+        for reason, paths in itertools.islice(by_reason.items(), _NUM_NAMED)
+    ]
+    return "; ".join(said)

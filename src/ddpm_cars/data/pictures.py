@@ -16,15 +16,21 @@ from ddpm_cars.data.cache import DECODER_VERSION, Decoded, cache_folder, decode_
 from ddpm_cars.data.colours import can_convert
 from ddpm_cars.data.dataset import find_in_dataset
 from ddpm_cars.data.decoding import image_mode
-from ddpm_cars.data.findings import frames_of, give_value_range, report_of, warnings_of, written
+from ddpm_cars.data.findings import (
+    frames_of,
+    give_value_range,
+    of_another_kind,
+    report_of,
+    say_bad,
+    warnings_of,
+    written,
+)
 from ddpm_cars.data.folder import find_in_folder
 from ddpm_cars.data.listing import unread_kinds
 from ddpm_cars.data.source import Source
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import count, note, note_once, warn
 from ddpm_cars.runtime.files import write_text
-
-_NUM_NAMED = 5  # This is how many bad images an error names.
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,13 +152,16 @@ def _check_bad(report: dict[str, Any], limit: float, report_path: Path | None) -
         raise UserError(
             f"{unknown['num_images']} of {total} images of {place} hold numbers of which nothing says what is black "
             f"and what is white: they run from {written(low)} to {written(high)}; "
-            f"{give_value_range(low, high)}{in_full}"
+            f"{give_value_range(low, high)}{of_another_kind(report['num_images'])}{in_full}"
         )
     if len(bad) / total > limit:
-        named = "; ".join(f"{image['path']} ({image['reason']})" for image in bad[:_NUM_NAMED])
+        cure = f"max_bad_images_fraction is {limit:.2%}; remove or mend them, or raise it"
+        if len(bad) == total:
+            cure = "mend them"
+        named = say_bad((image["path"], image["reason"]) for image in bad)
         raise UserError(
-            f"{len(bad)} of {total} images of {place} ({len(bad) / total:.2%}) cannot be decoded, "
-            f"max_bad_images_fraction is {limit:.2%}; remove or mend them, or raise it: {named}{in_full}"
+            f"{len(bad)} of {total} images of {place} ({len(bad) / total:.2%}) cannot be decoded, {cure}: "
+            f"{named}{in_full}"
         )
     left_out = []
     if bad:

@@ -19,7 +19,7 @@ def without_text(data: bytes) -> tuple[bytes, bytes | None]:
     """
     if not data.startswith(_SIGNATURE):
         return data, None
-    kept, profile, at = [data[:8]], None, 8
+    kept, profile, at, of_orientation = [data[:8]], None, 8, list(_OF_ORIENTATION)
     while at + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
@@ -28,7 +28,11 @@ def without_text(data: bytes) -> tuple[bytes, bytes | None]:
         content = data[at + 8 : end - 4] if name in (*_TEXT, b"iCCP") else b""
         if name == b"iCCP":
             profile = _decompressed(content)
-        elif name not in _TEXT or (content.startswith(_OF_ORIENTATION) and length <= _MAX_KEPT_BYTES):
+        elif name not in _TEXT:
+            kept.append(data[at:end])
+        elif length <= _MAX_KEPT_BYTES and (begins := next(filter(content.startswith, of_orientation), None)):
+            # The first of each is enough: Pillow reads but so much text altogether.
+            of_orientation.remove(begins)
             kept.append(data[at:end])
         at = end
     kept.append(data[at:])

@@ -11,7 +11,7 @@ import numpy as np
 
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.data.decoding import decode_square, image_mode
-from ddpm_cars.data.findings import Findings, ImageError, frames_of, report_of, warnings_of
+from ddpm_cars.data.findings import Findings, ImageError, frames_of, report_of, say_bad, warnings_of
 from ddpm_cars.data.shards import Row, Shards, open_shards
 from ddpm_cars.errors import UserError
 from ddpm_cars.runtime.console import count, note, warn
@@ -60,10 +60,10 @@ class BadImages:
         self.num_bad += len(bad)
         self.reasons.update((f"{self.shards.names[row.shard]}, row {row.number}", str(row.result)) for row in bad)
         if self.num_bad > self.max_fraction * max(self.num_read, _MIN_READ):
-            first = "; ".join(f"{path} ({reason})" for path, reason in itertools.islice(self.reasons.items(), 5))
+            cure = "mend them" if self.num_bad == self.num_read else "mend them or raise it"
             raise UserError(
                 f"{self.num_bad} of the first {self.num_read} images cannot be used, more than "
-                f"max_bad_images_fraction, {self.max_fraction}, allows: {first}; mend them or raise it"
+                f"max_bad_images_fraction, {self.max_fraction}, allows: {say_bad(self.reasons.items())}; {cure}"
             )
 
 

@@ -35,9 +35,19 @@ def to_8_bits(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
 class Stored(NamedTuple):
     """How a file stores the numbers of its pixels, which the mode of Pillow does not say."""
 
-    white: int = 255  # The number that is white; that of a 16-bit colour image is 65535, of which Pillow has 8 bits.
+    bits: int = 8  # The bits of a number; of a colour image of 16 bits Pillow has the upper 8.
     sample_format: int = _UNSIGNED
     is_inverted: bool = False  # Whether the file says that 0 is white. Pillow has turned round what has 8 bits.
+
+    @property
+    def white(self) -> int:
+        """The number that is white."""
+        return 4095 if self.bits == 12 else 65535 if self.bits > 8 else 255
+
+    def kind(self, image: Image.Image) -> str:
+        """Return what kind of numbers the pixels of an image are."""
+        sign = "signed " if self.sample_format == _SIGNED else ""
+        return "floating-point" if image.mode == "F" else f"{sign}{max(8, self.bits)}-bit"
 
 
 def how_stored(image: Image.Image, data: bytes) -> Stored:
@@ -50,15 +60,14 @@ def how_stored(image: Image.Image, data: bytes) -> Stored:
         raise ImageError("Pillow misreads FITS files of more than 8 bits; convert it to TIFF")
     if image.format == "PNG":
         # The depth stands in the header, at the same place in every file.
-        return Stored(white=65535 if data[24] == 16 else 255)
+        return Stored(bits=data[24])
     if image.mode.startswith(("I", "F")) and image.format != "TIFF":
-        return Stored(white=65535)
+        return Stored(bits=16)
     if image.format != "TIFF":
         return Stored()
     tags = image.tag_v2  # type: ignore[attr-defined]
-    bits = max(tags.get(_BITS_PER_SAMPLE, (8,)))
     return Stored(
-        white=4095 if bits == 12 else 65535 if bits > 8 else 255,
+        bits=max(tags.get(_BITS_PER_SAMPLE, (8,))),
         sample_format=max(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))),
         is_inverted=image.mode != "1" and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO,
     )
@@ -88,7 +97,7 @@ def grey_to_8_bits(image: Image.Image, stored: Stored, value_range: ValueRange |
     if transparent is not None:
         grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     num_clipped = 0 if value_range is None else np.count_nonzero((values < value_range[0]) | (values > value_range[1]))
-    return grey, Found(black_to_white, low, high, values.size, int(num_clipped))
+    return grey, Found(black_to_white, low, high, values.size, int(num_clipped), kind=stored.kind(image))
 
 
 def _numbers(image: Image.Image, stored: Stored) -> np.ndarray:
@@ -105,16 +114,19 @@ def stretch(image: Image.Image, stored: Stored, value_range: ValueRange | None) 
     """Bring an image of 8 bits, "L" or "RGB", from `value_range` to 0 to 255; None leaves it as it is."""
     num_bands = len(image.getbands())
     # Pillow has the upper 8 bits of a colour image of 16.
-    numbers = np.arange(256) * (65535 // 255 if stored.white == 65535 else 1)
+    step = 65535 // 255 if stored.white == 65535 else 1
+    numbers = np.arange(256) * step
     counts = np.array(image.histogram()).reshape(num_bands, 256).sum(0)
     if stored.is_inverted:
         counts = counts[::-1]
     low, high = (float(v) for v in numbers[np.flatnonzero(counts)[[0, -1]]])
     size = image.width * image.height * num_bands
     if value_range is None:
-        return image, Found((0, int(numbers[-1])), low, high, size)
+        return image, Found((0, int(numbers[-1])), low, high, size, kind=stored.kind(image), step=step)
     outside = (numbers < value_range[0]) | (numbers > value_range[1])
     levels = to_8_bits(numbers, value_range)
     if stored.is_inverted:
         levels = 255 - levels[::-1]
-    return image.point(levels.tolist() * num_bands), Found(value_range, low, high, size, int(counts[outside].sum()))
+    num_clipped = int(counts[outside].sum())
+    found = Found(value_range, low, high, size, num_clipped, kind=stored.kind(image), step=step)
+    return image.point(levels.tolist() * num_bands), found
