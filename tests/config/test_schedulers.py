@@ -33,12 +33,27 @@ def test_a_scheduler_that_is_no_class_is_answered_with_one(name: str, meant: str
         EvaluateConfig(pretrained_model_name_or_path="m", schedulers=("fixed_small", name))
 
 
-@pytest.mark.parametrize("name", ["Foo", "FooScheduler", "VQDiffusionScheduler", "UNet2DModel", ""])
+@pytest.mark.parametrize("name", ["Foo", "FooScheduler", "UNet2DModel", ""])
 def test_a_scheduler_like_no_other_is_answered_with_all(name: str):
     with pytest.raises(
         UserError,
         match=f"^scheduler is {name}, which is no scheduler for these models; choose one of DDPMCars.*, DDIMS",
     ):
+        SampleConfig(pretrained_model_name_or_path="m", scheduler=name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("FlowMatchEulerDiscreteScheduler", "FlowMatchEuler", "EDMEulerScheduler", "SASolverScheduler", "lcm"),
+        *("UnCLIPScheduler", "IPNDMScheduler", "LCMScheduler", "VQDiffusionScheduler", "DDIMInverseScheduler"),
+    ],
+)
+def test_a_scheduler_for_other_models_is_answered_with_all_and_none_that_looks_like_it(name: str):
+    words = (
+        f"^scheduler is {name}, which is a scheduler of diffusers for other models; choose one of DDPMCars.*, DDIMS"
+    )
+    with pytest.raises(UserError, match=words):
         SampleConfig(pretrained_model_name_or_path="m", scheduler=name)
 
 

@@ -192,18 +192,18 @@ def test_latents_are_measured_without_a_word(caplog: pytest.LogCaptureFixture):
 def test_arguments_of_another_kind_are_told_what_to_pass(unet):
     images, pipeline = torch.zeros(2, 3, 8, 8), DDPMCarsPipeline(unet, DDPMCarsScheduler())
     for wrong, kind in ((images.numpy(), "ndarray"), (images.tolist(), "list")):
-        with pytest.raises(TypeError, match=rf"images is a {kind}; pass a torch tensor"):
+        with pytest.raises(TypeError, match=rf"images is of type {kind}; pass a torch tensor"):
             calibrate(unet, wrong, DDPMCarsScheduler())
-        with pytest.raises(TypeError, match=rf"images is a {kind}; pass a torch tensor"):
+        with pytest.raises(TypeError, match=rf"images is of type {kind}; pass a torch tensor"):
             fit_init_noise(wrong, DDPMCarsScheduler())
-    with pytest.raises(TypeError, match=r"unet is a DDPMCarsPipeline; pass its unet"):
+    with pytest.raises(TypeError, match=r"unet is of type DDPMCarsPipeline; pass its unet"):
         calibrate(pipeline, images, DDPMCarsScheduler())
     stock = diffusers.DDPMScheduler()
-    with pytest.raises(TypeError, match=r"a DDPMScheduler; .* DDPMCarsScheduler.from_config\(scheduler.config\)"):
+    with pytest.raises(TypeError, match=r"of type DDPMScheduler; .* DDPMCarsScheduler.from_config\(scheduler.config\)"):
         calibrate(unet, images, stock)
-    with pytest.raises(TypeError, match=r"scheduler is a DDPMCarsPipeline; pass .* pipe\.scheduler"):
+    with pytest.raises(TypeError, match=r"scheduler is of type DDPMCarsPipeline; pass .* pipe\.scheduler"):
         calibrate(unet, images, pipeline)
-    with pytest.raises(TypeError, match=r"scheduler is a DDPMCarsPipeline; pass .* pipe\.scheduler"):
+    with pytest.raises(TypeError, match=r"scheduler is of type DDPMCarsPipeline; pass .* pipe\.scheduler"):
         fit_init_noise(images, pipeline)
     fit_init_noise(images, stock)
 

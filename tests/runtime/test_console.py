@@ -73,7 +73,9 @@ def lines(times):
     return stream.getvalue().splitlines()
 
 with each_warning_once():
-    assert len(lines(3)) == 2
+    said = lines(3)
+    assert len(said) == 2
+    assert all(line.startswith("warning: ") for line in said)
     assert len(lines(1)) == 0
 assert len(lines(3)) == 6
 """,

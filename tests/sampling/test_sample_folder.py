@@ -74,7 +74,10 @@ def test_a_folder_says_what_it_has(tmp_path: Path):
     [
         ({"seed": 4}, r"seed 3 \(now 4\); go back to that, choose another output_dir, or pass --overwrite_output_dir"),
         ({"seed": 4, "class_labels": None}, r"with seed 3 \(now 4\), class_labels \[0, 1\] \(now None\); go back"),
-        ({"model": "n", "weights_sha256": "bb"}, r"model m \(now n\), weights_sha256 aa \(now bb\)"),
+        (
+            {"model": "n", "weights_sha256": "bb"},
+            r"with model m \(now n\), weights of the model that have changed since; go",
+        ),
         ({"scheduler": "DDIMScheduler"}, r"scheduler None \(now DDIMScheduler\)"),
     ],
 )

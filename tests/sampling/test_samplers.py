@@ -154,7 +154,7 @@ def test_repaint_takes_the_betas_as_an_array():
     config = DDPMCarsScheduler(50, scale_betas_for_timesteps=True).config
     repaint = diffusers.RePaintScheduler.from_config(config, trained_betas=np.array(config.trained_betas))
     np.testing.assert_allclose(repaint.alphas_cumprod, DDPMCarsScheduler.from_config(config).alphas_cumprod_float64)
-    with pytest.raises(UserError, match="RePaintScheduler, which is no scheduler for these models"):
+    with pytest.raises(UserError, match="RePaintScheduler, which is a scheduler of diffusers for other models"):
         make_scheduler("RePaintScheduler", config)
 
 
@@ -173,11 +173,22 @@ def test_a_scheduler_that_cannot_draw_is_one_line_with_those_that_can():
         "not implemented yet: sample); choose DDPMCarsScheduler, DDIMScheduler, DPMSolverMultistepScheduler or "
         "UniPCMultistepScheduler"
     )
-    with pytest.raises(UserError, match=r"in 1,000 steps .*; choose another number of steps, such as 20, DDPMCarsSch"):
+    with pytest.raises(
+        UserError, match=r"in 1,000 steps .*; choose another number of steps, such as 20, or the scheduler DDPMCarsSch"
+    ):
         check_sampler(make_scheduler("UniPCMultistepScheduler", config), 1000)
     with pytest.raises(UserError, match=r"^DDPMCarsScheduler cannot .* in 1 step \(what it draws is noise, whatever"):
         check_sampler(DDPMCarsScheduler(), 1)
     assert able_schedulers(SCHEDULERS[:2], config, 5) == ["DDPMCarsScheduler", "DDIMScheduler"]
+
+
+def test_a_class_whose_constructor_fails_is_one_line():
+    # It computes the order of a last step that one timestep does not have.
+    config = DDPMCarsScheduler(1, beta_schedule="squaredcos_cap_v2").config
+    words = r"^DPMSolverSinglestepScheduler cannot be made for this model: IndexError, .*; choose another scheduler$"
+    with pytest.raises(UserError, match=words):
+        make_scheduler("DPMSolverSinglestepScheduler", config)
+    assert able_schedulers(["DPMSolverSinglestepScheduler"], config, 1) == []
 
 
 def test_a_trial_changes_neither_the_scheduler_nor_the_random_numbers_of_others():

@@ -35,7 +35,8 @@ class NoiseConfig(Settings):
     """Variance of the last noise step."""
     trained_betas: tuple[float, ...] | str | None = setting(None, may_change=False)
     """File of T betas instead of a schedule, the variances of the noise steps: .npy, or text with one number per line,
-    or a list in JSON. num_train_timesteps is then their number. A model and a run keep the numbers, not the file."""
+    or a list in JSON; or the numbers themselves. num_train_timesteps is then their number. A model and a run keep the
+    numbers, not the file."""
     scale_betas_for_timesteps: bool = setting(False, may_change=False)
     """Multiply the betas by 1000 / num_train_timesteps, so that any number of timesteps ends in pure noise."""
     rescale_betas_zero_snr: bool = setting(False, may_change=False)

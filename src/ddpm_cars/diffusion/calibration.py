@@ -63,12 +63,12 @@ def calibrate(
             the labels are not as many.
     """
     if isinstance(unet, DiffusionPipeline):
-        raise TypeError(f"unet is a {type(unet).__name__}; pass its unet, as in calibrate(pipe.unet, ...).")
+        raise TypeError(f"unet is of type {type(unet).__name__}; pass its unet, as in calibrate(pipe.unet, ...).")
     _check_scheduler(scheduler)
     if not hasattr(scheduler, "set_calibration"):
         raise TypeError(
-            f"scheduler is a {type(scheduler).__name__}; pass DDPMCarsScheduler.from_config(scheduler.config), which "
-            "can sample with what is measured."
+            f"scheduler is of type {type(scheduler).__name__}; pass "
+            "DDPMCarsScheduler.from_config(scheduler.config), which can sample with what is measured."
         )
     _check_images(images)
     if class_labels is not None and len(class_labels) != len(images):
@@ -148,13 +148,14 @@ def fit_init_noise(images: torch.Tensor, scheduler: SchedulerMixin, num_modes: i
 
 def _check_scheduler(scheduler: SchedulerMixin) -> None:
     if not isinstance(scheduler, SchedulerMixin):
-        raise TypeError(f"scheduler is a {type(scheduler).__name__}; pass a scheduler, such as pipe.scheduler.")
+        raise TypeError(f"scheduler is of type {type(scheduler).__name__}; pass a scheduler, such as pipe.scheduler.")
 
 
 def _check_images(images: torch.Tensor) -> None:
     if not isinstance(images, torch.Tensor):
         raise TypeError(
-            f"images is a {type(images).__name__}; pass a torch tensor, (N, channels, height, width), in [-1, 1]."
+            f"images is of type {type(images).__name__}; pass a torch tensor, "
+            "(N, channels, height, width), in [-1, 1]."
         )
     if images.ndim != 4 or not len(images):
         raise ValueError(f"images has shape {tuple(images.shape)}; it must be (N, channels, height, width), N >= 1.")

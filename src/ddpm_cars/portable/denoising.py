@@ -113,7 +113,7 @@ def class_tensor(
         class_labels = [label_ids(id2label, x)[0] if isinstance(x, str) else x for x in class_labels]
     labels = torch.as_tensor(class_labels).flatten()
     if len(labels) not in (1, batch_size):
-        raise ValueError(f"{len(labels)} class_labels were given for {batch_size} images; pass one, or one each.")
+        raise _wrong_length("class_labels", len(labels), batch_size, "one class, or one for each image")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"class_labels {labels.tolist()} must be integers.")
     end = num_classes if null_class is None else null_class
@@ -146,8 +146,13 @@ def checked_generators(generator: Any, batch_size: int) -> torch.Generator | lis
                 "or one for each image."
             )
     if len(generators) != batch_size:
-        raise ValueError(f"{len(generators)} generators were given for {batch_size} images; pass one for each.")
+        raise _wrong_length("generator", len(generators), batch_size, "one generator for each image")
     return generators
+
+
+def _wrong_length(name: str, length: int, batch_size: int, fitting: str) -> ValueError:
+    cure = f", or give batch_size={length}" if length else ""
+    return ValueError(f"The length of {name} is {length} and batch_size is {batch_size}; pass {fitting}{cure}.")
 
 
 def sample_shape(unet_config: Any, batch_size: int, latents: torch.Tensor | None = None) -> tuple[int, ...]:
@@ -158,7 +163,7 @@ def sample_shape(unet_config: Any, batch_size: int, latents: torch.Tensor | None
     """
     if latents is not None and not (isinstance(latents, torch.Tensor) and latents.is_floating_point()):
         kind = latents.dtype if isinstance(latents, torch.Tensor) else type(latents).__name__
-        raise TypeError(f"latents is a {kind}; pass a floating-point tensor (batch, channels, height, width).")
+        raise TypeError(f"latents is of type {kind}; pass a floating-point tensor (batch, channels, height, width).")
     size, num_channels = unet_config.sample_size, unet_config.in_channels
     if latents is not None and latents.ndim == 4:
         size = latents.shape[2:]
@@ -167,8 +172,10 @@ def sample_shape(unet_config: Any, batch_size: int, latents: torch.Tensor | None
     height, width = (size, size) if isinstance(size, int) else size
     shape = (batch_size, num_channels, height, width)
     if latents is not None and latents.shape != shape:
+        cure = f", or give batch_size={len(latents)}" if latents.shape[1:] == shape[1:] and len(latents) else ""
         raise ValueError(
-            f"latents has shape {tuple(latents.shape)}; it must be {shape}: (batch_size, channels, height, width)."
+            f"latents has shape {tuple(latents.shape)}; it must be {shape}: "
+            f"(batch_size, channels, height, width){cure}."
         )
     # Every block but the last halves the image, and what does not divide does not fit on the way back.
     factor = 2 ** (len(unet_config.get("block_out_channels", (1,))) - 1)

@@ -59,7 +59,7 @@ def checked_betas(trained_betas: Any, num_train_timesteps: int) -> np.ndarray:
         betas = np.array(trained_betas, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"trained_betas must be a list of numbers, and is a {type(trained_betas).__name__}."
+            f"trained_betas must be a list of numbers, and is of type {type(trained_betas).__name__}."
         ) from error
     if betas.ndim != 1:
         raise ValueError(f"trained_betas has the shape {betas.shape}; it must be a list of T numbers.")
@@ -124,15 +124,16 @@ def mistakes_in_noise_schedule(config: Mapping[str, Any], betas: np.ndarray) -> 
             "give NaN. Check beta_start and beta_end."
         )
     elif alpha_bar_T > MAX_TERMINAL_ALPHA_BAR and config.get("_init_noise") is None:
-        cure = "rescale_betas_zero_snr=True and v_prediction"
+        cure = "rescale_betas_zero_snr and prediction_type v_prediction"
         if config["trained_betas"] is None and config["beta_schedule"] not in SCHEDULES_OF_ANY_T:
             fits = betas.max() * 1000 < T
-            cure = "scale_betas_for_timesteps=True" if fits else "beta_schedule='squaredcos_cap_v2'"
+            cure = "scale_betas_for_timesteps" if fits else "beta_schedule squaredcos_cap_v2"
         yield (
             f"With these {T} timesteps alpha_bar_T is {alpha_bar_T:.3g}, a signal-to-noise ratio of "
             f"{alpha_bar_T / (1 - alpha_bar_T):.3g}: noising does not end in N(0, I), where sampling starts, so "
             f"samples turn grey. Train with {cure}; for a model that is already trained, "
-            "ddpm_cars.fit_init_noise measures the noise to start from."
+            "ddpm-cars calibrate --fit_init_noise, or ddpm_cars.fit_init_noise in Python, measures the noise to start "
+            "from."
         )
     elif alpha_bar_T == 0 and config["prediction_type"] == "epsilon":
         yield (

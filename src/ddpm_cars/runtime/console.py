@@ -149,19 +149,25 @@ def flush_or_silence(stream: TextIO) -> None:
 
 @contextmanager
 def each_warning_once() -> Iterator[None]:
-    """Let every message of a logger without a handler through once: a command builds many schedulers of one kind."""
+    """Let every message of a logger without a handler through once, as "warning: ..." or "error: ...".
+
+    A command builds many schedulers of one kind.
+    """
     seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
         message = record.getMessage()
         is_known = message in seen
         seen.add(message)
+        record.levelname = record.levelname.lower()
         return not is_known
 
     handler = logging.lastResort
     assert handler is not None
     handler.addFilter(is_new)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     try:
         yield
     finally:
         handler.removeFilter(is_new)
+        handler.setFormatter(None)

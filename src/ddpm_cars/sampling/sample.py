@@ -145,7 +145,11 @@ def _check_same(path: Path, settings: dict[str, Any]) -> None:
     changed = [name for name, value in settings.items() if known.get(name) != value]
     # A model that has only moved is the same.
     if changed and changed != ["model"]:
-        listed = ", ".join(f"{name} {known.get(name)} (now {settings[name]})" for name in changed)
+        said = {
+            "weights_sha256": "weights of the model that have changed since",
+            "scheduler_config_sha256": "a scheduler_config.json of the model that has changed since",
+        }
+        listed = ", ".join(said.get(name, f"{name} {known.get(name)} (now {settings[name]})") for name in changed)
         raise UserError(f"{path} belongs to images with {listed}; go back to that, {_CURE}")
 
 

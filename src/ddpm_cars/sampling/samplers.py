@@ -46,8 +46,12 @@ def make_scheduler(name: str, config: Any, variance_type: str | None = None) -> 
         if name == "DDPMCarsScheduler":
             return DDPMCarsScheduler.from_config(config, **options)
         return _of_diffusers(getattr(diffusers, name), config, options)
-    except (NotImplementedError, ImportError, ValueError) as error:
-        raise UserError(f"{name} cannot be made for this model: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        # Schedulers of diffusers raise whatever their arithmetic runs into.
+        reason = " ".join(str(error).split()).removesuffix(".")
+        if not isinstance(error, (NotImplementedError, ImportError, ValueError)):
+            reason = f"{type(error).__name__}, {reason}"
+        raise UserError(f"{name} cannot be made for this model: {reason}; choose another scheduler") from error
 
 
 def _of_diffusers(scheduler_class: Any, config: Any, options: dict[str, Any]) -> Any:
@@ -93,12 +97,10 @@ def check_sampler(scheduler: Any, num_inference_steps: int) -> None:
     T = scheduler.config.num_train_timesteps
     numbers = (n for n in (20, 50, 100, T // 2) if 1 <= n <= T and n != num_inference_steps)
     number = next((n for n in numbers if fault_of(scheduler, n) is None), None)
-    cures = [] if number is None else [f"another number of steps, such as {number}"]
+    cure = "choose " if number is None else f"choose another number of steps, such as {number}, or the scheduler "
     others = able_schedulers(WELL_KNOWN, scheduler.config, num_inference_steps)
-    cures += [other for other in others if other != name] or ["another scheduler"]
-    raise UserError(
-        f"{name} cannot draw from this model in {count(num_inference_steps, 'step')} ({fault}); choose {either(cures)}"
-    )
+    cure += either([other for other in others if other != name] or ["another scheduler"])
+    raise UserError(f"{name} cannot draw from this model in {count(num_inference_steps, 'step')} ({fault}); {cure}")
 
 
 def able_schedulers(names: Iterable[str], config: Any, num_inference_steps: int) -> list[str]:
