@@ -64,6 +64,12 @@ def test_a_file_may_begin_with_a_mark_of_its_encoding(tmp_path: Path, tiny_unet_
 def test_a_folder_without_a_config_says_where_one_is_looked_for(tmp_path: Path):
     with pytest.raises(UserError, match=r"is a folder without config\.json or unet/config\.json$"):
         read_model_config(str(tmp_path))
+    for step in ("step-00000009", "step-00000010"):
+        (tmp_path / "checkpoints" / step / "unet").mkdir(parents=True)
+        (tmp_path / "checkpoints" / step / "unet" / "config.json").touch()
+    for name in (tmp_path, tmp_path / "checkpoints"):
+        with pytest.raises(UserError, match=r"did you mean .*/checkpoints/step-00000010\?$"):
+            read_model_config(str(name))
 
 
 def test_the_config_of_something_else_is_refused_by_its_name(saved: Path):
@@ -79,6 +85,8 @@ def test_the_config_of_something_else_is_refused_by_its_name(saved: Path):
         ("[" * 100_000, "cannot be read as JSON"),
         (b"\xff\xfe".decode("latin-1"), "cannot be read as JSON"),
         ("", "cannot be read as JSON"),
+        ('{"norm_eps": 1,\n}', "cannot be read as JSON: line 2 closes after a comma, which must go"),
+        ({"add_attention": "no"}, 'has the add_attention "no"; it must be true or false'),
         ("null", "holds a NoneType; it must hold an object"),
         ({"layer_per_block": 3}, "it has layer_per_block; did you mean layers_per_block?"),
         ({"x": 3}, "it has x; take it out of the file"),

@@ -39,7 +39,7 @@ def refused(path: Path, arguments: dict[str, Any]) -> str:
     [
         ({"attention_head_dim": 64}, "its attention_head_dim 64: it must be at most the channels of every block"),
         ({"attention_head_dim": 0}, "its attention_head_dim 0: "),
-        ({"attention_head_dim": "8"}, 'its attention_head_dim "8": '),
+        ({"attention_head_dim": "8"}, 'its attention_head_dim "8": it must be a number'),
         ({"norm_num_groups": 3}, "its norm_num_groups 3: it must divide the channels of every block"),
         ({"norm_num_groups": None}, "its norm_num_groups null: "),
         ({"attn_norm_num_groups": 3}, "its attn_norm_num_groups 3: it must divide the channels of the last block"),
@@ -55,15 +55,16 @@ def refused(path: Path, arguments: dict[str, Any]) -> str:
             {"block_out_channels": [4, 8, 8]},
             'its down_block_types ["DownBlock2D", "AttnDownBlock2D"] and up_block_types',
         ),
-        ({"block_out_channels": [-4, 8]}, "its block_out_channels [-4, 8] "),
+        ({"block_out_channels": [-4, 8]}, "its block_out_channels [-4, 8]: they must be multiples of norm_num_groups"),
         ({"layers_per_block": 0}, "its layers_per_block 0 "),
         ({"layers_per_block": 1.5}, "its layers_per_block 1.5 "),
-        ({"norm_eps": "a"}, 'its norm_eps "a" '),
+        ({"norm_eps": "a"}, 'its norm_eps "a": it must be a number ('),
         ({"act_fn": "sine"}, 'its act_fn "sine" '),
         ({"dropout": 2}, "its dropout 2 "),
         ({"downsample_padding": 3}, "its downsample_padding 3 "),
         ({"num_class_embeds": -1}, "its num_class_embeds -1 "),
-        ({"block_out_channels": 8}, "its block_out_channels 8 "),
+        ({"block_out_channels": 8}, "its block_out_channels 8: "),
+        ({"down_block_types": ["KDownBlock2D"] * 12}, '"KDownBlock2D", ... (Must provide the same number'),
     ],
 )
 def test_the_argument_that_is_to_blame_is_named(tmp_path: Path, arguments: dict[str, Any], blamed: str):

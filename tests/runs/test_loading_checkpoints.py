@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from ddpm_cars.config.commands import CalibrateConfig, PushConfig, SampleConfig
 from ddpm_cars.config.training import TrainingConfig
 from ddpm_cars.errors import UserError
+from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.publishing.files import collect
-from ddpm_cars.runs.checkpoints import find_damage, load_checkpoint
-from ddpm_cars.runs.loading import evaluation_of, find_model, label_of, load_pipeline
+from ddpm_cars.runs.checkpoints import delete_old_checkpoints, find_damage, load_checkpoint
+from ddpm_cars.runs.loading import evaluation_of, find_model, label_of, load_pipeline, with_model
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runs.saved_pipeline import open_model_folder
 from ddpm_cars.sampling.calibrate import calibrate_folder
@@ -103,9 +104,14 @@ def test_weights_that_are_not_there_are_told_with_those_that_are(run: Path, chec
         UserError, match=r"^weights is ema_7; .*step-00000002 has ema \(which is ema_2\), ema_2, ema_9"
     ):
         load_pipeline(str(checkpoint), "ema_7")
+    for name, meant in {"EMA": "ema", "Raw": "raw", "9": "ema_9"}.items():
+        with pytest.raises(UserError, match=rf"^weights is {name}; did you mean {meant}\? .*step-00000002 has ema"):
+            load_pipeline(str(checkpoint), name)
+    with pytest.raises(UserError, match=r"^variant is fp16; .*step-00000002 has ema .*raw"):
+        load_pipeline(str(checkpoint), variant="fp16")
     shutil.copytree(checkpoint, run, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
     with pytest.raises(
-        UserError, match=r"weights is raw; .*run \(.* such as .*02 can .*\) has ema \(which is ema_2\), "
+        UserError, match=r"weights is raw; .*run \(.*run/checkpoints can have others\) has ema \(which is ema_2\), "
     ):
         load_pipeline(str(run), "raw")
     for weights in ("ema", "ema_2"):
@@ -229,3 +235,28 @@ def test_a_run_of_an_earlier_version_goes_on(old_run: Path, fresh_accelerate: No
         PushConfig(str(old_run), "me/cars"), open_model_folder(run.checkpoints / "step-00000002"), "me/cars"
     )
     assert "2 of a run of 4" in bytes(card["README.md"]).decode()
+
+
+def test_the_next_checkpoint_is_taken_when_the_run_deletes_the_one_that_is_read(run: Path, checkpoint: Path):
+    seen, newer = [], checkpoint.with_name("step-00000003")
+
+    def load(found: str) -> DDPMCarsPipeline:
+        seen.append(found)
+        if len(seen) == 1:
+            shutil.copytree(checkpoint, newer)
+            delete_old_checkpoints(newer.parent, 1)
+        return load_pipeline(found)
+
+    for name in (run, newer.parent, newer):
+        pipeline = with_model(str(name), load)
+        assert isinstance(pipeline, DDPMCarsPipeline)
+    assert seen == [str(checkpoint), *[str(newer)] * 3]
+    with pytest.raises(UserError, match=r"step-00000002 is not there; a run .*, or .*checkpoints for the newest"):
+        load_pipeline(str(checkpoint))
+
+    def delete(found: str) -> None:
+        shutil.rmtree(found)
+        load_pipeline(found)
+
+    with pytest.raises(UserError, match="step-00000003 was deleted while it was read; a run"):
+        with_model(str(newer), delete)

@@ -19,7 +19,7 @@ from ddpm_cars.training.trainer import train
 from tests.support.trainer_helpers import forget_accelerate
 
 FACTS: dict[str, Any] = {"pictures": "a", "num_images": 1300, "network": "b", "global batch size": 8, "decoder": 3}
-CONFIG = TrainingConfig(train_data_dir="photos", preset="32")
+CONFIG = TrainingConfig(train_data_dir="photos", preset="32", beta_schedule="sigmoid")
 WHY = ", which cannot change while it goes on, because "
 CURE = "; go back to that, choose another --output_dir, or pass --overwrite_output_dir to start again"
 SETTINGS = "its steps so far were taken with the settings that it began with"
@@ -51,6 +51,12 @@ def check(before: dict[str, Any], config: TrainingConfig, facts: dict[str, Any])
         ({}, {"pictures": "x"}, "that began when photos had other images", IMAGES),
         ({"resolution": 16}, {"pictures": "x"}, "with resolution auto (now 16)", SETTINGS),
         ({"preset": "tiny"}, {"network": "x"}, "with another network (preset 32, now preset tiny)", NETWORK),
+        (
+            {"beta_schedule": "linear", "noise_offset": 0.1},
+            {},
+            "with noise_offset None (now 0.1), beta_schedule sigmoid (now linear, the default)",
+            SETTINGS,
+        ),
         ({"model_config": "n.json"}, {"network": "x"}, "with another network (preset 32, now n.json)", NETWORK),
         (
             {"seed": 1},

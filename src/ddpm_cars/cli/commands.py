@@ -218,16 +218,21 @@ def demo(config: DemoConfig, prog: str) -> None:
         raise missing_packages("the page", "gradio") from error
 
     from ddpm_cars import pretrained
-    from ddpm_cars.runs.loading import find_model, label_of, load_pipeline
+    from ddpm_cars.runs.loading import label_of, load_pipeline, with_model
 
     check_address(config.server_name, config.server_port)
     path = config.pretrained_model_name_or_path
     if path is None:
-        name, path = "Toy cars", str(pretrained())
+        path, name, pipeline = str(pretrained()), "Toy cars", load_pipeline(str(pretrained()))
     else:
-        path = find_model(path)
-        name = label_of(path, config.weights, config.variant)
-    pipeline = load_pipeline(path, **config.loading())
+        path, pipeline, name = with_model(
+            path,
+            lambda found: (
+                found,
+                load_pipeline(found, **config.loading()),
+                label_of(found, config.weights, config.variant),
+            ),
+        )
     place_model(pipeline, None if config.mixed_precision == AUTO else config.mixed_precision)
     app = build_app(pipeline, name, config.max_images, path if Path(path).is_dir() else None)
     try:

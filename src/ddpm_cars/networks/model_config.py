@@ -45,11 +45,18 @@ def read_model_config(path: str) -> tuple[str, dict[str, Any]]:
     if place.is_dir():
         found = [place / name for name in CONFIG_PLACES if (place / name).is_file()]
         if not found:
-            raise UserError(f"model_config {path} is a folder without {' or '.join(CONFIG_PLACES)}")
+            inside = [*sorted(place.glob(f"*/{CONFIG_PLACES[1]}")), *sorted(place.glob(f"*/*/{CONFIG_PLACES[1]}"))]
+            hint = f"; did you mean {inside[-1].parents[1]}?" if inside else ""
+            raise UserError(f"model_config {path} is a folder without {' or '.join(CONFIG_PLACES)}{hint}")
         place = found[0]
     try:
         # Some editors put a mark of the encoding first.
-        arguments = json.loads(place.read_text(encoding="utf-8-sig"))
+        text = place.read_text(encoding="utf-8-sig")
+        arguments = json.loads(text)
+    except json.JSONDecodeError as error:
+        is_comma = text[: error.pos].rstrip().endswith(",") and text[error.pos : error.pos + 1] in ("}", "]")
+        said = f"line {error.lineno} closes after a comma, which must go" if is_comma else str(error)
+        raise UserError(f"model_config {place} cannot be read as JSON: {said}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"model_config {place} cannot be read as JSON: {error}") from error
     if not isinstance(arguments, dict):
@@ -66,12 +73,18 @@ def read_model_config(path: str) -> tuple[str, dict[str, Any]]:
 
 
 def _check(place: str, arguments: dict[str, Any]) -> None:
-    known = [name for name in signature(UNet2DModel.__init__).parameters if name != "self"]
+    parameters = signature(UNet2DModel.__init__).parameters
+    known = [name for name in parameters if name != "self"]
     for name in arguments:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             cure = f"did you mean {close[0]}?" if close else "take it out of the file"
             raise UserError(f"model_config {place} does not describe a UNet2DModel: it has {name}; {cure}")
+        if isinstance(parameters[name].default, bool) and arguments[name] not in (True, False):
+            # Python takes any text for true.
+            raise UserError(
+                f"model_config {place} has the {name} {json.dumps(arguments[name])}; it must be true or false"
+            )
         if isinstance(arguments[name], float) and not math.isfinite(arguments[name]):
             raise UserError(f"model_config {place} has the {name} {arguments[name]}; it must be a finite number")
     for name, choices in _CHOICES.items():

@@ -1,6 +1,7 @@
 """Whether a network can be trained, found out by a step without values, and which argument is to blame if not."""
 
 import json
+import textwrap
 from collections.abc import Mapping
 from inspect import signature
 from typing import Any
@@ -13,6 +14,7 @@ from ddpm_cars.errors import UserError
 _BLOCKS = ("down_block_types", "up_block_types")
 _RULES = {
     "attention_head_dim": "it must be at most the channels of every block with attention",
+    "block_out_channels": "they must be multiples of norm_num_groups, which is 32 if it is left out",
     "norm_num_groups": "it must divide the channels of every block",
     "attn_norm_num_groups": "it must divide the channels of the last block",
 }
@@ -42,17 +44,28 @@ def explained(name: str, arguments: Mapping[str, Any], error: Exception) -> User
         arguments: Those of `UNet2DModel`.
         error: What was raised.
     """
-    said = " ".join(str(error).split())[:_MAX_SHOWN]
+    said = _shortened(str(error))
     # Diffusers checks its arguments with these; others come from what the arguments led to.
     cause = said if said and isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {said}"
     blamed = _to_blame(arguments)
     if not blamed:
         return UserError(f"{name} does not describe a UNet2DModel that can be trained: {cause}")
-    values = " and ".join(f"{key} {json.dumps(arguments[key])[:_MAX_SHOWN]}" for key in blamed)
-    rule = f": {_RULES[blamed[0]]}" if blamed[0] in _RULES else ""
+    values = " and ".join(f"{key} {_shortened(json.dumps(arguments[key]))}" for key in blamed)
+    is_text = isinstance(arguments[blamed[0]], str) and isinstance(_default(blamed[0]), int | float)
+    rule = "it must be a number" if is_text else _RULES.get(blamed[0], "")
+    rule = f": {rule}" if rule else ""
     return UserError(
         f"{name} does not describe a UNet2DModel that can be trained, because of its {values}{rule} ({cause})"
     )
+
+
+def _default(name: str) -> Any:
+    return signature(UNet2DModel.__init__).parameters[name].default
+
+
+def _shortened(text: str) -> str:
+    """Return text in one line, without the words that make it too long."""
+    return textwrap.shorten(text, _MAX_SHOWN, placeholder=" ...")
 
 
 def _to_blame(arguments: Mapping[str, Any]) -> tuple[str, ...]:
@@ -81,4 +94,4 @@ def _plain(name: str, arguments: Mapping[str, Any]) -> Any:
         "attention_head_dim": 1,
         "norm_num_groups": 1,
     }
-    return plain[name] if name in plain else signature(UNet2DModel.__init__).parameters[name].default
+    return plain[name] if name in plain else _default(name)

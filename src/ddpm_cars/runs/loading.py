@@ -2,9 +2,10 @@
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from diffusers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
@@ -20,13 +21,56 @@ from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runs.checkpoints import RAW, ema_name, find_damage, newest_complete, weights_of
 from ddpm_cars.runs.old_checkpoints import load_old_pipeline, sampled_weights
-from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder, is_checkpoint
+from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder, is_checkpoint, is_named_as_checkpoint
 from ddpm_cars.runtime.console import note, warn
 from ddpm_cars.runtime.files import read_file
+from ddpm_cars.runtime.processes import on_main, together
+
+T = TypeVar("T")
 
 EMA = "ema"
 """What users call the average that a checkpoint samples with."""
+_NUM_TRIES = 5  # Checkpoints of a run that may be deleted in turn while they are read.
 _WEIGHTS_FILE = re.compile(r"diffusion_pytorch_model(?:\.(.+?))??(?:-\d{5}-of-\d{5})?\.safetensors")
+
+
+class DeletedError(UserError):
+    """A checkpoint that its run has deleted, as it does with all but the newest ones."""
+
+
+def with_model(name: str, use: Callable[[str], T]) -> T:
+    """Return what a function makes of the folder of a command's model, as `find_model` finds it: a collective call.
+
+    Where a folder stands for its newest checkpoint and the run deletes that one meanwhile, the next is taken.
+    """
+    for left in reversed(range(_NUM_TRIES)):
+        # A run that trains may have another checkpoint when the other processes look.
+        found: str = on_main(lambda: find_model(name))
+        made: list[T] = []
+        try:
+            with _deleted_in_words(Path(found)):
+                together(lambda: made.append(use(found)))  # noqa: B023 (it is called at once)
+            return made[0]
+        except DeletedError:
+            if found == name or not left:
+                raise
+    raise AssertionError
+
+
+@contextmanager
+def _deleted_in_words(folder: Path) -> Iterator[None]:
+    """Raise DeletedError for whatever fails because a checkpoint is deleted while its parts are read in turn."""
+    was_there = folder.is_dir()
+    try:
+        yield
+    except Exception as error:
+        if not is_named_as_checkpoint(folder) or not folder.parent.is_dir() or folder.is_dir():
+            raise
+        how = "was deleted while it was read" if was_there else "is not there"
+        raise DeletedError(
+            f"{folder} {how}; a run that trains keeps its newest checkpoints only (checkpoints_total_limit), so take "
+            f"another one, or {folder.parent} for the newest"
+        ) from error
 
 
 def find_model(name: str) -> str:
@@ -45,7 +89,13 @@ def find_model(name: str) -> str:
     if run.model_index.is_file():
         _say_older(run, newest)
         return name
-    found, damaged = newest_complete(newest.parent, as_model=True)
+    for _ in range(_NUM_TRIES):
+        found, damaged = newest_complete(newest.parent, as_model=True)
+        # One that is deleted meanwhile is not damaged, and there is a newer one.
+        there = {path: damage for path, damage in damaged.items() if path.is_dir()}
+        if found is not None or there == damaged:
+            break
+    damaged = there
     for path, damage in damaged.items():
         warn(f"{path} is damaged and left out: {damage}")
     if found is None:
@@ -76,9 +126,16 @@ def load_pipeline(
         revision: The branch, tag or commit on the Hub. None means the main branch.
 
     Raises:
+        DeletedError: If it is a checkpoint that is deleted while it is read.
         UserError: If there is none that loads, or it has no such weights, variant or revision.
     """
-    folder, files = Path(name), RunFolder(name)
+    folder = Path(name)
+    with _deleted_in_words(folder):
+        return _load(folder, weights, variant, revision)
+
+
+def _load(folder: Path, weights: str | None, variant: str | None, revision: str | None) -> DDPMCarsPipeline:
+    name, files = str(folder), RunFolder(folder)
     if not folder.is_dir():
         if weights is not None:
             raise UserError(f"weights is {weights}, which chooses among those of a checkpoint; {name} is no folder")
@@ -90,7 +147,7 @@ def load_pipeline(
     if is_checkpoint(folder):
         if (damage := find_damage(folder, as_model=True)) is not None:
             raise UserError(f"{folder} is damaged: {damage}; take another checkpoint")
-        chosen = weights_name(folder, weights or variant)
+        chosen = weights_name(folder, weights, variant)
         if not files.model_index.is_file():
             return load_old_pipeline(folder, chosen)
         variant = _variant_of_file(weights_of(folder)[chosen].name)
@@ -105,29 +162,35 @@ def load_pipeline(
         raise UserError(f"no pipeline can be loaded from {folder}: {error}") from error
 
 
-def weights_name(checkpoint: Path, weights: str | None) -> str:
-    """Return which weights of a checkpoint are meant, "raw" or "ema_N". Raises UserError if it does not have them."""
+def weights_name(checkpoint: Path, weights: str | None, variant: str | None = None) -> str:
+    """Return which weights of a checkpoint are meant, "raw" or "ema_N", by one name or the other, or by none.
+
+    Raises UserError if it does not have them.
+    """
+    setting, weights = ("weights", weights) if weights is not None else ("variant", variant)
     there = weights_of(checkpoint)
     plain = [name for name, file in there.items() if file.name == SAFETENSORS_WEIGHTS_NAME]
     sampled = plain[0] if plain else sampled_weights(checkpoint)
-    return _chosen(weights, sampled, there, str(checkpoint))
+    return _chosen(weights, sampled, there, str(checkpoint), setting)
 
 
-def _chosen(weights: str | None, sampled: str, there: Iterable[str], name: str) -> str:
+def _chosen(weights: str | None, sampled: str, there: Iterable[str], name: str, setting: str = "weights") -> str:
     """Return which of the weights that are there are meant. Raises UserError if none are."""
     if weights is None or (weights == EMA and sampled != RAW):
         return sampled
     if weights in there:
         return weights
     also = "" if sampled == RAW else f"{EMA} (which is {sampled}), "
-    raise UserError(f"weights is {weights}; {name} has {also}{', '.join(there)}")
+    meant = [name for name in (EMA, *there) if weights.casefold() in (name, name.rpartition("_")[2])]
+    hint = f"did you mean {meant[0]}? " if meant else ""
+    raise UserError(f"{setting} is {weights}; {hint}{name} has {also}{', '.join(there)}")
 
 
 def _choice(path: Path, weights: str | None, variant: str | None) -> str:
     """Return "-WEIGHTS", for names, where a choice of weights leads to others than those without a choice."""
     if not is_checkpoint(path):
         return "" if variant is None else f"-{variant}"
-    chosen = weights_name(path, weights or variant)
+    chosen = weights_name(path, weights, variant)
     return "" if chosen == weights_name(path, None) else f"-{chosen}"
 
 
@@ -164,7 +227,7 @@ def _check_published(files: RunFolder, weights: str) -> None:
             f"and no {files.facts.name} that says which"
         )
     newest, has = files.newest_step(), ema_name(facts["average_half_life_steps"])
-    where = "" if newest is None else f" (checkpoints such as {newest} can have others)"
+    where = "" if newest is None else f" ({newest.parent} can have others)"
     _chosen(weights, has, [has], f"{files.path}{where}")
 
 

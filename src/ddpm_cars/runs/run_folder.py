@@ -18,10 +18,15 @@ def is_checkpoint(path: Path) -> bool:
     return (path / MANIFEST).is_file() and (path / STATE).is_file()
 
 
+def is_named_as_checkpoint(path: Path) -> bool:
+    """Return whether a path, which need not exist, has the name of a checkpoint of a run."""
+    return _CHECKPOINT.fullmatch(path.name) is not None
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder of checkpoints, oldest first. It need not exist."""
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in found if _CHECKPOINT.fullmatch(path.name))
+    return sorted(path for path in found if is_named_as_checkpoint(path))
 
 
 class EvaluationFolder:

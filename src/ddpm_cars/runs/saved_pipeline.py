@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
 from ddpm_cars.runs.checkpoints import half_life_steps
-from ddpm_cars.runs.loading import evaluation_of, find_model, load_pipeline, weights_name
+from ddpm_cars.runs.loading import evaluation_of, load_pipeline, weights_name, with_model
 from ddpm_cars.runs.old_checkpoints import old_facts
 from ddpm_cars.runs.run_folder import RunFolder, is_checkpoint
 from ddpm_cars.runtime.console import progress_style
@@ -72,7 +72,10 @@ def open_model_folder(folder: str | Path, weights: str | None = None, variant: s
     Raises:
         UserError: If there is no model in it that loads, or a file of the run cannot be read.
     """
-    files = RunFolder(find_model(str(folder)))
+    return with_model(str(folder), lambda found: _open_model_folder(RunFolder(found), weights, variant))
+
+
+def _open_model_folder(files: RunFolder, weights: str | None, variant: str | None) -> ModelFolder:
     if not files.path.is_dir() or (problem := files.why_no_pipeline()) is not None:
         raise UserError(problem if files.path.is_dir() else f"{files.path} is not a folder with a saved pipeline")
     pipeline = load_pipeline(str(files.path), weights, variant)
@@ -89,7 +92,7 @@ def open_model_folder(folder: str | Path, weights: str | None = None, variant: s
         files,
         pipeline,
         files.read_settings() or None,
-        training_facts(files, pipeline, weights or variant),
+        training_facts(files, pipeline, weights, variant),
         None if path is None else found[path],
         path,
         next(iter(found), None) if path is None else None,
@@ -97,14 +100,16 @@ def open_model_folder(folder: str | Path, weights: str | None = None, variant: s
     )
 
 
-def training_facts(files: RunFolder, pipeline: DDPMCarsPipeline, weights: str | None) -> dict[str, Any] | None:
+def training_facts(
+    files: RunFolder, pipeline: DDPMCarsPipeline, weights: str | None, variant: str | None
+) -> dict[str, Any] | None:
     """Return what is known of a training run that has made a model, None if nothing is."""
     known: dict[str, Any] | None = read_file(files.facts)
     if not is_checkpoint(files.path):
         return known
     if known is None:
         known = old_facts(files.path, list((pipeline.config.get("id2label") or {}).values()))
-    if (name := weights_name(files.path, weights)) != weights_name(files.path, None):
+    if (name := weights_name(files.path, weights, variant)) != weights_name(files.path, None):
         # What was measured was measured of the weights to sample with.
         known |= {"average_half_life_steps": half_life_steps(name), "validation": None}
     return known

@@ -1,7 +1,9 @@
 """`ddpm-cars calibrate`: measures a saved model on its training images and writes the result into its folder."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from ddpm_cars.data.pictures import load_pictures, to_samples
 from ddpm_cars.diffusion.calibration import calibrate, fit_init_noise
 from ddpm_cars.errors import UserError
 from ddpm_cars.pipeline_ddpm_cars import DDPMCarsPipeline
-from ddpm_cars.runs.loading import find_model, label_of, load_pipeline
+from ddpm_cars.runs.loading import label_of, load_pipeline, with_model
 from ddpm_cars.runs.run_folder import RunFolder, is_checkpoint
 from ddpm_cars.runs.saved_pipeline import save_pipeline, training_facts
 from ddpm_cars.runs.settings import check_classes, with_pictures_of_run
@@ -35,10 +37,8 @@ def calibrate_folder(config: CalibrateConfig) -> str:
     the file cannot be written.
     """
     CalibrateConfig.check_given(config, "calibrate_folder")
-    folder = Path(find_model(config.pretrained_model_name_or_path))
-    if not folder.is_dir():
-        raise UserError(f"pretrained_model_name_or_path {folder} is not a folder with a saved pipeline")
-    pipeline = load_pipeline(str(folder), **config.loading()).to(PartialState().device)
+    folder, pipeline, beside = with_model(config.pretrained_model_name_or_path, lambda found: _open(config, found))
+    pipeline = pipeline.to(PartialState().device)
     saved = pipeline.scheduler
     has_variances = isinstance(saved, DDPMCarsScheduler | DDPMScheduler)
     if config.variance_type is not None and not has_variances:
@@ -61,9 +61,9 @@ def calibrate_folder(config: CalibrateConfig) -> str:
         saved.register_to_config(**{name: value for name, value in scheduler.config.items() if name in measured})
         scheduler = saved
     path = RunFolder(folder).scheduler / scheduler.config_name
-    if is_checkpoint(folder):
+    if beside is not None:
         pipeline.scheduler = scheduler
-        path = _save_beside(pipeline, config, RunFolder(folder)).path
+        path = beside.save(pipeline)
     else:
         write_text(path, scheduler.to_json_string())
     sampler = scheduler.config.variance_type if has_variances else type(saved).__name__
@@ -74,16 +74,34 @@ def calibrate_folder(config: CalibrateConfig) -> str:
     return f"{line}\nit samples as before; ddpm-cars sample {other}--variance_type analytic uses what was measured"
 
 
-def _save_beside(pipeline: DDPMCarsPipeline, config: CalibrateConfig, checkpoint: RunFolder) -> RunFolder:
-    """Write the measured model of a checkpoint, with what its run says, into a folder of its own, and return that."""
-    name = label_of(str(checkpoint.path), **config.loading()).rpartition("/")[2]
-    run = checkpoint.run()
-    beside = RunFolder((checkpoint.path.resolve().parent if run is None else run.path) / f"{name}-calibrated")
-    save_pipeline(pipeline.to("cpu"), beside.path)
-    write_text(beside.settings, yaml.safe_dump(checkpoint.read_settings(), sort_keys=False))
-    facts = training_facts(checkpoint, pipeline, config.weights or config.variant)
-    write_text(beside.facts, json.dumps(facts, indent=1))
-    return beside
+@dataclass(frozen=True)
+class _Beside:
+    """Where the measured model of a checkpoint goes, with what its run says, which may delete the checkpoint."""
+
+    files: RunFolder
+    settings: dict[str, Any]
+    facts: dict[str, Any] | None
+
+    def save(self, pipeline: DDPMCarsPipeline) -> Path:
+        """Write the measured model into a folder of its own, and return that."""
+        save_pipeline(pipeline.to("cpu"), self.files.path)
+        write_text(self.files.settings, yaml.safe_dump(self.settings, sort_keys=False))
+        write_text(self.files.facts, json.dumps(self.facts, indent=1))
+        return self.files.path
+
+
+def _open(config: CalibrateConfig, found: str) -> tuple[Path, DDPMCarsPipeline, _Beside | None]:
+    """Load a model from a folder; if that is a checkpoint, also return where the measured model goes."""
+    files = RunFolder(found)
+    if not files.path.is_dir():
+        raise UserError(f"pretrained_model_name_or_path {found} is not a folder with a saved pipeline")
+    pipeline = load_pipeline(found, **config.loading())
+    if not is_checkpoint(files.path):
+        return files.path, pipeline, None
+    name, run = label_of(found, **config.loading()).rpartition("/")[2], files.run()
+    beside = RunFolder((files.path.resolve().parent if run is None else run.path) / f"{name}-calibrated")
+    facts = training_facts(files, pipeline, config.weights, config.variant)
+    return files.path, pipeline, _Beside(beside, files.read_settings(), facts)
 
 
 def _training_samples(config: CalibrateConfig, pipeline: DDPMCarsPipeline) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -22,7 +22,7 @@ from ddpm_cars.config.fields import AUTO
 from ddpm_cars.errors import UserError
 from ddpm_cars.figures.grids import make_grid, save_png
 from ddpm_cars.pipeline_ddpm_cars import NonFiniteError
-from ddpm_cars.runs.loading import find_model, load_pipeline
+from ddpm_cars.runs.loading import load_pipeline, with_model
 from ddpm_cars.runs.run_folder import DENOISING, RunFolder
 from ddpm_cars.runs.saved_pipeline import identity
 from ddpm_cars.runtime.console import note, progress, progress_style
@@ -285,13 +285,14 @@ def sample(config: SampleConfig) -> list[str]:
     with ExitStack() as stack:
         stack.callback(lock.release)
         stack.callback(state.destroy_process_group)
-        # A run that trains may have another checkpoint when the other processes look.
-        model = on_main(lambda: find_model(config.pretrained_model_name_or_path))
-        config = replace(config, pretrained_model_name_or_path=model)
         precision = on_main(lambda: precision_of(config, state.device))
         for warning in cpu_warnings(state.device, state.num_processes, precision):
             logger.warning(warning)
-        sampling = Sampling(config, state, lock, precision)
+
+        def open_model(found: str) -> Sampling:
+            return Sampling(replace(config, pretrained_model_name_or_path=found), state, lock, precision)
+
+        sampling = with_model(config.pretrained_model_name_or_path, open_model)
         note(describe_computing(state.device, precision))
         stack.enter_context(ComputingThreads(state.device.type))
         stack.enter_context(non_finite_in_words(precision))

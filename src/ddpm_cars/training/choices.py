@@ -90,6 +90,9 @@ def choose_as_before(
     if config.split_folders is None:
         # Earlier versions left out what is beside splits.
         taken["split_folders"] = before.get("split_folders", True)
+    if (taken.get("num_inference_steps") or 0) > config.num_train_timesteps:
+        # Another number of timesteps makes another run, which the check of the checkpoint says.
+        del taken["num_inference_steps"]
     if "mixed_precision" in given:
         taken["mixed_precision"] = _precision_to_go_on_with(checkpoint, device)
     if "train_batch_size" in given:

@@ -39,7 +39,7 @@ def describe(run: Run, state: TrainState, found: Path | None) -> list[str]:
     name = config.model_config or f"preset {config.preset}"
     return [
         *lines,
-        f"prepared     {config.resize}, {flips}",
+        f"prepared     {config.resize}, {flips}{', made grey' if run.num_channels == 1 else ''}",
         f"network      {num_weights:,} parameters ({name}), {_hardware(run)}",
         f"a step       {_batch(run)}",
         f"steps        {state.step:,} done, {run.total_steps:,} in all{passes}",

@@ -15,6 +15,7 @@ from ddpm_cars.data.pictures import Pictures, load_pictures
 from ddpm_cars.data.row_decoding import first_images
 from ddpm_cars.data.shards import open_shards
 from ddpm_cars.errors import UserError, missing_packages
+from ddpm_cars.networks.model_config import read_model_config
 from ddpm_cars.runs.checkpoints import newest_values
 from ddpm_cars.runs.run_folder import RunFolder
 from ddpm_cars.runtime.console import warn
@@ -122,7 +123,14 @@ def _network_channels(config: TrainingConfig) -> int:
     That takes no memory, so that a network that cannot be trained is told before images are decoded.
     """
     with torch.device("meta"):
-        num_channels = create_network(config, None).config.in_channels
+        unet = create_network(config, None)
+    num_channels = unet.config.in_channels
+    if config.model_config is not None and read_model_config(config.model_config)[1].keys() <= {"sample_size"}:
+        millions = sum(p.numel() for p in unet.parameters()) / 1e6
+        warn(
+            f"model_config {config.model_config} sets nothing, so the network has the defaults of diffusers: "
+            f"{millions:.0f} million parameters"
+        )
     try:
         image_mode(num_channels)
     except UserError as error:

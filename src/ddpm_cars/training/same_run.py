@@ -36,10 +36,13 @@ def check_same_run(path: Path, values: Values, config: TrainingConfig, facts: Va
     then = {**defaults, **values["config"]}
     may_change = settings_with(type(config), "may_change")
     changed = [name for name in now if name not in may_change and then.get(name) != now[name]]
+    # What is given comes before what is left at its default, which may be meant as well.
+    changed.sort(key=lambda name: now[name] == defaults[name])
+    of_now = {name: f"{_said(now[name])}{', the default' * (now[name] == defaults[name])}" for name in changed}
     before = values["facts"]
     differ = {name for name in facts if name not in (NUM_IMAGES, DECODER) and before.get(name) != facts[name]}
     parts = (
-        [f"with {', '.join(f'{name} {_said(then.get(name))} (now {_said(now[name])})' for name in changed)}"]
+        [f"with {', '.join(f'{name} {_said(then.get(name))} (now {of_now[name]})' for name in changed)}"]
         if changed
         else []
     )
