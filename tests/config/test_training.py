@@ -85,7 +85,7 @@ def test_settings_of_a_run_that_cannot_work_are_named(changes: dict, words: str)
         ({"streaming": True, "dataset_name": "cars", "max_train_steps": 7}, "the name of one split"),
         ({"train_data_dir": "pictures", "dataset_config_name": "large"}, "dataset_config_name is large; it goes with"),
         ({"train_data_dir": "pictures", "image_column": "photo"}, "image_column is photo; it goes with dataset_name"),
-        ({"dataset_name": "cars", "split_folders": False}, "split_folders is False; it goes with train_data_dir"),
+        ({"dataset_name": "cars", "split_folders": False}, "split_folders is False, which goes with train_data_dir"),
     ],
 )
 def test_settings_of_pictures_that_do_not_go_together_are_named(changes: dict, words: str):

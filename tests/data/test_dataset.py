@@ -139,18 +139,23 @@ def test_a_folder_of_which_datasets_reads_a_part_stops_or_is_said(
     (folder / "README.md").write_text("text")
     source = {"train_data_dir": None, "dataset_name": str(folder)}
     words = (
-        r"vehicles: `datasets` reads 6 of 37 files, those in splits that it finds by names, train \(6\); "
-        r"not read: 1 .csv, 30 .png, "
-        r"such as .*bus/0.png; give --train_data_dir .*vehicles --split_folders false .*--split_folders true"
+        r"vehicles: `datasets` reads 6 of 37 files, those in splits that it finds by names, train \(6\), such as "
+        r".*train/0.png; not read: 1 .csv, 30 .png, such as .*bus/0.png; give --train_data_dir .*vehicles "
+        r"--split_folders false .*--split_folders true to leave these files out \(without classes\), or put"
     )
     with pytest.raises(UserError, match=words):
         load(**source)
+    # What says the classes is not to be left out.
+    (folder / "metadata.csv").write_text("file_name,label\n")
+    with pytest.raises(UserError, match=r"as one set; put everything into one more folder named train$"):
+        load(**source)
+    (folder / "metadata.csv").unlink()
     pictures = load(**source, split_folders=True)
     assert len(pictures.images) == 6
     [note] = pictures.report["notes"]
     assert "reads 6 of 37 files" in note
     assert note in capsys.readouterr().err
-    with pytest.raises(UserError, match="split_folders is False; it goes with train_data_dir"):
+    with pytest.raises(UserError, match="is False, which goes with train_data_dir; with dataset_name only true"):
         load(**source, split_folders=False)
     # Whoever says in README.md what is read has chosen.
     declared = "---\nconfigs:\n- config_name: default\n  data_files: 'bus/*.png'\n---\n"

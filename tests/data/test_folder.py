@@ -68,6 +68,10 @@ def test_a_folder_without_classes_says_so(load: Callable[..., Pictures], tmp_pat
             save(folder / name, RED)
         with pytest.raises(UserError, match=r"are in none, such as .*\.png; make one folder per class, write "):
             load(train_data_dir=str(folder), label_column="label")
+    (folder / "labels.csv").write_text("name,class\n")
+    named = r"if .*labels.csv says the classes, call it metadata.csv and give it the columns file_name, .* and label$"
+    with pytest.raises(UserError, match=named):
+        load(train_data_dir=str(folder), label_column="label")
     save(tmp_path / "one" / "cars" / "a.png", RED)
     with pytest.raises(UserError, match="are in one, cars"):
         load(train_data_dir=str(tmp_path / "one"), label_column="label")
@@ -97,11 +101,15 @@ def write_classes(folder: Path, **numbers: int) -> Path:
 def test_class_folders_with_the_name_of_a_split_can_be_read_in_two_ways(load: Callable[..., Pictures], tmp_path: Path):
     folder = write_classes(tmp_path / "vehicles", bus=10, car=10, train=6, truck=10)
     source = {"train_data_dir": str(folder)}
-    words = (
-        r"vehicles can be read in two ways.*splits, with 6 images: train \(6\); then 30 images beside them, such as "
-        r"bus/0.png, are left out: give --split_folders true. Or all 36 images .*--split_folders false, or put"
-    )
-    for label_column in (None, "label"):
+    cures = {
+        None: ": give --split_folders true",
+        "label": ", and the others have no classes, which class_conditional needs",
+    }
+    for label_column, cure in cures.items():
+        words = (
+            r"vehicles can be read in two ways.*splits, with 6 images: train \(6\); then 30 images beside them, such as "
+            rf"bus/0.png, are left out{cure}. Or all 36 images .*--split_folders false, or put"
+        )
         with pytest.raises(UserError, match=words):
             load(**source, label_column=label_column)
     assert len(load(**source, split_folders=True).images) == 6

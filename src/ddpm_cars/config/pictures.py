@@ -31,7 +31,8 @@ class PicturesConfig(Settings):
     """Split to use, in the notation of `datasets` ("train", "train+test", "train[:90%]"). If unset, all of them."""
     split_folders: bool | None = setting(None, may_change=True, from_run=True)
     """Whether folders with names such as train, val or test-2 are splits: true leaves out the images beside them,
-    false makes all images one set. If unset, they are splits, and images beside them are an error."""
+    false makes all images one set, of train_data_dir only. If unset, they are splits, and images beside them are an
+    error."""
     cache_dir: str | None = setting(None, may_change=True, private=True, from_run=True, group="machine")
     """Folder that keeps decoded images between runs. If unset, the cache of `datasets`."""
     resize: Resize = setting("squash", may_change=False, from_run=True, label="Made square by")
@@ -58,7 +59,10 @@ class PicturesConfig(Settings):
         if (self.train_data_dir is None) == (self.dataset_name is None):
             raise UserError("give the images with exactly one of train_data_dir (a folder) and dataset_name")
         if self.dataset_name is not None and self.split_folders is False:
-            raise UserError("split_folders is False; it goes with train_data_dir, not with dataset_name")
+            raise UserError(
+                "split_folders is False, which goes with train_data_dir; with dataset_name only true does, which "
+                "leaves out files beside the splits"
+            )
         if self.train_data_dir is not None:
             for name, unset in (("dataset_config_name", None), ("image_column", "image")):
                 value = getattr(self, name, unset)

@@ -16,7 +16,8 @@ import yaml
 from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import REPOCARD_NAME
 
-from ddpm_cars.data.listing import readable_suffixes, say_suffixes, suffix_of, walk
+from ddpm_cars.data.listing import class_of, readable_suffixes, say_suffixes, suffix_of, walk
+from ddpm_cars.data.metadata import METADATA_FILES
 from ddpm_cars.errors import UserError
 
 _MAX_REASON = 400  # Characters of what a library says of a failure.
@@ -62,10 +63,18 @@ def unread_files(folder: Path, read: Mapping[str, Sequence[str]], stop: bool) ->
     rest = f"not read: {say_suffixes(Counter(map(suffix_of, unread)))}, such as {(alike or unread)[0]}"
     if stop and alike and not _declares_files(folder / REPOCARD_NAME):
         splits = ", ".join(f"{split} ({len(paths):,})" for split, paths in read.items())
-        cure = "give --split_folders true to leave these files out, or put everything into one more folder named train"
+        cure = "put everything into one more folder named train"
+        if not any(os.path.basename(path) in METADATA_FILES for path in unread):
+            # Images that are directly in a split have no folder that says their class.
+            paths = (Path(os.path.relpath(path, folder)).as_posix() for path in known if suffix_of(path) in readable)
+            without = " (without classes)" if None in map(class_of, paths) else ""
+            cure = f"give --split_folders true to leave these files out{without}, or {cure}"
         if kinds & readable:
             cure = f"give --train_data_dir {folder} --split_folders false to read all images as one set; {cure}"
-        raise UserError(f"{folder}: {number}, those in splits that it finds by names, {splits}; {rest}; {cure}")
+        raise UserError(
+            f"{folder}: {number}, those in splits that it finds by names, {splits}, such as "
+            f"{sorted(known)[0]}; {rest}; {cure}"
+        )
     return [f"{number}; {rest}"]
 
 

@@ -20,8 +20,8 @@ _OPENING = threading.Lock()
 _NO_FRAMES = {"MPO", "PSD"}
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # The last two are of BigTIFF.
 _OTHER_TIFF = (
-    "Pillow cannot read this TIFF: it is damaged, or its numbers are floating-point ones of 16 or 64 bits or in "
-    "colour, or complex ones; save it as 32-bit floats with one channel, or as PNG"
+    "Pillow cannot read this TIFF: it is damaged, or its numbers have 64 bits, are floating-point ones of 16 "
+    "bits or in colour, or complex ones; save it as 32-bit floats with one channel, or as PNG"
 )
 _OTHER_PIXELS = "Pillow cannot read pixels that are stored in this way; save it as PNG"
 _TURNS = {

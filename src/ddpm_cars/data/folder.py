@@ -58,7 +58,7 @@ def find_in_folder(config: ImageConfig, label_column: str | None, excluded_split
         if not listing.splits:
             raise UserError("; ".join([f"train_data_dir {folder} holds no images", *_what_else(listing)]))
         if config.split_folders is None and listing.beside:
-            raise UserError(_two_readings(listing, folder))
+            raise UserError(_two_readings(listing, folder, label_column is not None))
         names = _names_of(listing, config.split, excluded_split, folder)
         states: list = [(name, *_state_of(folder / name)) for name in names]
     except OSError as error:
@@ -129,14 +129,18 @@ def _no_splits(listing: Listing) -> list[str]:
     return [f"{are.format(', '.join(found))}, because only names in small letters are, such as {found[0].lower()}"]
 
 
-def _two_readings(listing: Listing, folder: Path) -> str:
+def _two_readings(listing: Listing, folder: Path, with_classes: bool) -> str:
     """Say how a folder can be read in which some images are in splits and others are not."""
+    loses = with_classes and not listing.metadata and None in map(class_of, listing.images())
+    cure = (
+        ", and the others have no classes, which class_conditional needs" if loses else ": give --split_folders true"
+    )
     in_splits, beside = len(listing.images()), len(listing.beside)
     folders = _folders_of(listing, listing.splits)
     return (
         f"{folder} can be read in two ways. Either these folders are its splits, with {count(in_splits, 'image')}: "
         f"{folders}; then {count(beside, 'image')} beside them, such as {listing.beside[0]}, are left "
-        f"out: give --split_folders true. Or all {in_splits + beside:,} images are one set, and these names mean no "
+        f"out{cure}. Or all {in_splits + beside:,} images are one set, and these names mean no "
         "splits: give --split_folders false, or put everything into one more folder named train"
     )
 
@@ -187,7 +191,14 @@ def _classes(names: list[str], listing: Listing, folder: Path, label_column: str
         # Otherwise it is something like a caption.
         if 2 * len(set(classes.values())) <= len(classes):
             return _column_classes(names, listing, metadata, only)
-    raise UserError("; ".join([problem, *([f"{has}: name one of them as label_column"] if has else [])]))
+    others = [f"{has}: name one of them as label_column"] if has else []
+    if not has and listing.tables:
+        table = Path(listing.tables[0])
+        others.append(
+            f"if {folder / table} says the classes, call it metadata{table.suffix.lower()} and give it the columns "
+            "file_name, with the paths of the images, and label"
+        )
+    raise UserError("; ".join([problem, *others]))
 
 
 def _why_no_classes(

@@ -22,6 +22,7 @@ _SPLIT_OF_WORD = {word: split for split, words in _SPLIT_WORDS.items() for word 
 _SPLIT_FOLDER = re.compile(rf"(?:^|[-._ 0-9])({'|'.join(_SPLIT_OF_WORD)})(?:$|[-._ 0-9])")
 # Pillow has a name for these formats, but no pixels, or only with the help of another program.
 _UNREADABLE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_TABLES = {os.path.splitext(name)[1] for name in METADATA_FILES}
 _UNREADABLE_SUFFIXES = {".avif", ".heic", ".heif", ".jxl", ".svg"}
 
 
@@ -34,6 +35,7 @@ class Listing:
     not_listed: list[str]  # Images that cannot be read by Pillow or are links to nothing.
     ignored_suffixes: dict[str, int]  # How many files of other kinds there are, by suffix.
     metadata: list[str]  # Those of them that may say what the images show.
+    tables: list[str]  # Those that would, if they were called metadata.
     hidden: list[str]  # Hidden images, and hidden folders with images.
 
     def images(self) -> list[str]:
@@ -90,7 +92,7 @@ def list_folder(folder: Path, split_folders: bool = True) -> Listing:
         OSError: If a folder cannot be listed.
     """
     known, readable = _known_suffixes(), readable_suffixes()
-    images, not_listed, metadata, hidden = [], [], [], []
+    images, not_listed, metadata, tables, hidden = [], [], [], [], []
     ignored: Counter[str] = Counter()
     for entry in walk(folder):
         name = Path(entry.path).relative_to(folder).as_posix()
@@ -106,6 +108,8 @@ def list_folder(folder: Path, split_folders: bool = True) -> Listing:
             ignored[suffix] += 1
             if entry.name in METADATA_FILES:
                 metadata.append(name)
+            elif suffix in _TABLES:
+                tables.append(name)
     splits: dict[str, list[str]] = {split: [] for split in _SPLIT_WORDS}
     beside: list[str] = []
     for name in sorted(images):
@@ -114,7 +118,8 @@ def list_folder(folder: Path, split_folders: bool = True) -> Listing:
     splits = {split: names for split, names in splits.items() if names}
     if not splits:
         splits, beside = ({"train": beside} if beside else {}), []
-    return Listing(splits, beside, sorted(not_listed), dict(sorted(ignored.items())), sorted(metadata), sorted(hidden))
+    suffixes = dict(sorted(ignored.items()))
+    return Listing(splits, beside, sorted(not_listed), suffixes, sorted(metadata), sorted(tables), sorted(hidden))
 
 
 def class_of(name: str, split_folders: bool = True) -> str | None:

@@ -83,6 +83,9 @@ def _read_csv(path: Path) -> Iterator[dict]:
     # Excel puts a mark before the first column.
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
+        names = reader.fieldnames or []
+        if len(names) == 1 and (other := re.search(r"[;|\t]", names[0])):
+            raise ValueError(f"its columns are separated by {other[0]!r}; they are to be separated by commas")
         for row in reader:
             if None in row:
                 raise ValueError(f"line {reader.line_num} has more values than there are columns")
