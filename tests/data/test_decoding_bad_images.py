@@ -51,7 +51,7 @@ def jpeg(path: Path) -> bytes:
         ("warned.png", png_without_pixels(10000, 9000), r"^10000 x 9000 pixels, more than PIL.Image.MAX_IMAGE_PIXELS"),
         ("gif.gif", b"GIF89a" + bytes(20), "zero size|truncated"),
         ("webp.webp", b"RIFF\x24\0\0\0WEBPVP8 " + bytes(24), "."),
-        ("doubles.tif", tiff(np.ones((2, 2))), "floating-point ones of 16 or 64 bits .*; save it as 32-bit floats"),
+        ("doubles.tif", tiff(np.ones((2, 2))), "its numbers have 64 bits, .*; save it as 32-bit floats"),
         ("tiff.tif", b"II*\0\x08\0\0\0\xff\xff" + bytes(30), "."),
     ],
     ids="empty text signature zero nothing bomb warned gif webp doubles tiff".split(),

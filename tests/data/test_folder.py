@@ -107,8 +107,8 @@ def test_class_folders_with_the_name_of_a_split_can_be_read_in_two_ways(load: Ca
     }
     for label_column, cure in cures.items():
         words = (
-            r"vehicles can be read in two ways.*splits, with 6 images: train \(6\); then 30 images beside them, such as "
-            rf"bus/0.png, are left out{cure}. Or all 36 images .*--split_folders false, or put"
+            r"vehicles can be read in two ways.*splits, with 6 images: train \(6\); then 30 images beside them, such "
+            rf"as bus/0.png, are left out{cure}. Or all 36 images .*--split_folders false, or put"
         )
         with pytest.raises(UserError, match=words):
             load(**source, label_column=label_column)

@@ -182,7 +182,10 @@ def test_shards_whose_names_leave_them_out_stop_or_are_said(folder: Path, kind: 
     first = folder / open_folder(folder).names[0]
     (folder / "extra").mkdir()
     shutil.copy(first, folder / "extra" / f"more{first.suffix}")
-    words = rf"`datasets` reads 3 of 4 files, .* train \(3\); not read: 1 {first.suffix}, .*give --split_folders true"
+    words = (
+        rf"`datasets` reads 3 of 4 files, .* train \(3\), such as .*train-00{first.suffix}; not read: 1 {first.suffix}, "
+        r".*give --split_folders true to leave these files out, or put"
+    )
     with pytest.raises(UserError, match=words):
         open_folder(folder)
     assert len(list(open_folder(folder, split_folders=True).every_row())) == NUM_IMAGES

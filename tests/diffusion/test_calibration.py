@@ -199,7 +199,9 @@ def test_arguments_of_another_kind_are_told_what_to_pass(unet):
     with pytest.raises(TypeError, match=r"unet is of type DDPMCarsPipeline; pass its unet"):
         calibrate(pipeline, images, DDPMCarsScheduler())
     stock = diffusers.DDPMScheduler()
-    with pytest.raises(TypeError, match=r"of type DDPMScheduler; .* DDPMCarsScheduler.from_config\(scheduler.config\)"):
+    with pytest.raises(
+        TypeError, match=r"of type DDPMScheduler; .* DDPMCarsScheduler.from_config\(scheduler.config\)"
+    ):
         calibrate(unet, images, stock)
     with pytest.raises(TypeError, match=r"scheduler is of type DDPMCarsPipeline; pass .* pipe\.scheduler"):
         calibrate(unet, images, pipeline)
