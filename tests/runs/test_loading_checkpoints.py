@@ -183,7 +183,7 @@ def test_a_checkpoint_is_sampled_calibrated_and_collected(run: Path, checkpoint:
     assert sample(config)[0] == f"images: 2 in {drawn}"
     known = json.loads((drawn / "sampling.json").read_text())
     assert known["model"] == f"{checkpoint}, weights raw"
-    with pytest.raises(UserError, match="weights_sha256"):
+    with pytest.raises(UserError, match="weights raw"):
         sample(replace(config, weights=None))
     few = {"num_timesteps": 2, "num_images": 2, "num_bands": 2}
     lines = calibrate_folder(CalibrateConfig(pretrained_model_name_or_path=str(run), weights="raw", **few))
