@@ -202,6 +202,10 @@ def test_a_run_goes_on_as_it_was_chosen_on_another_device():
     assert longer == replace(before, max_train_steps=9_000)
     passes = choose_as_before(replace(bare, num_epochs=2), checkpoint(before), CPU, 1)
     assert choose_for_length(passes, CPU, 300).max_train_steps == 75
+    # Steps of a grid that are too many for other timesteps are no setting of the user to blame.
+    assert (
+        choose_as_before(replace(bare, num_train_timesteps=10), checkpoint(before), CPU, 1).num_inference_steps == AUTO
+    )
 
 
 @pytest.mark.parametrize(("num_processes", "size"), [(1, 16), (2, 8), (4, 4), (3, 5)])

@@ -309,6 +309,22 @@ def test_a_network_whose_channels_do_not_fit_the_variance_is_refused(make_config
         Trainer(replace(config, model_config=str(other)))
 
 
+def test_a_plan_says_grey_and_a_file_that_sets_nothing_is_warned_of(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    config, path = make_config(dry_run=True), tmp_path / "unet.json"
+    path.write_text(json.dumps({**json.loads(Path(config.model_config).read_text()), "in_channels": 1}))
+    path.write_text(path.read_text().replace('"out_channels": 3', '"out_channels": 1'))
+    train(replace(config, model_config=str(path)))
+    assert "flipped at random, made grey\n" in capsys.readouterr().out
+    path.write_text("{}")
+    with pytest.raises(UserError, match="nowhere"):
+        Trainer(replace(config, model_config=str(path), train_data_dir=str(tmp_path / "nowhere")))
+    assert f"model_config {path} sets nothing, so the network has the defaults of diffusers: 274 million" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_dry_run_says_what_would_happen_and_leaves_no_model(make_config: MakeConfig, capsys: pytest.CaptureFixture):
     config = make_config(validation_split="test", dry_run=True, train_batch_size=2, gradient_accumulation_steps=3)
     folder = train(config)
