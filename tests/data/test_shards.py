@@ -183,8 +183,8 @@ def test_shards_whose_names_leave_them_out_stop_or_are_said(folder: Path, kind: 
     (folder / "extra").mkdir()
     shutil.copy(first, folder / "extra" / f"more{first.suffix}")
     words = (
-        rf"`datasets` reads 3 of 4 files, .* train \(3\), such as .*train-00{first.suffix}; not read: 1 {first.suffix}, "
-        r".*give --split_folders true to leave these files out, or put"
+        rf"`datasets` reads 3 of 4 files, .* train \(3\), such as .*train-00{first.suffix}; not read: 1 "
+        rf"{first.suffix}, .*give --split_folders true to leave these files out, or put"
     )
     with pytest.raises(UserError, match=words):
         open_folder(folder)
