@@ -53,8 +53,8 @@ def test_values_that_use_little_of_their_range_are_warned_of(
     first = load()
     warning = (
         f"warning: 3 of 3 images of {folder} hold values from 0 to 4095, where 0 is black and 65535 is white: about "
-        "16 of 256 levels are used; give --value_range 0 4095 to use all of them; it does not fit 2 images of another "
-        "kind: make all one kind first"
+        "16 of 256 levels are used; give --value_range 0 4095 to use all of them; it may not fit 2 images of another "
+        "kind: then make all one kind"
     )
     assert lines(capsys) == [warning]
     # The next one comes from the cache.
@@ -123,7 +123,7 @@ def test_one_range_for_several_kinds_of_numbers_is_said(
     for i in range(3):
         Image.fromarray(TWELVE_BITS.astype(np.float32) / 4095).save(folder / f"float{i}.tif")
     Image.fromarray((TWELVE_BITS // 16).astype(np.uint8)).save(folder / "shallow.png")
-    with pytest.raises(UserError, match=r"give --value_range 0 1; it does not fit 3 images of another kind: make all"):
+    with pytest.raises(UserError, match=r"give --value_range 0 1; it may not fit 3 images of another kind: then make"):
         load()
     load(value_range=(0, 4095))
     assert [line.partition(f"{folder}: ")[2] for line in lines(capsys)] == [

@@ -221,10 +221,8 @@ def _warning_of_values(values: dict[str, Any], place: str, num_others: int) -> s
 
 
 def of_another_kind(num_images: int) -> str:
-    """Say that a value_range would not fit so many other images; "" if there is none."""
-    return f"; it does not fit {count(num_images, 'image')} of another kind: make all one kind first" * (
-        num_images > 0
-    )
+    """Say that a value_range may not fit so many other images; "" if there is none."""
+    return f"; it may not fit {count(num_images, 'image')} of another kind: then make all one kind" * (num_images > 0)
 
 
 def say_bad(images: Iterable[tuple[str, str]]) -> str:
