@@ -141,9 +141,7 @@ def test_our_scheduler_comes_back_from_another(pipeline: DDPMCarsPipeline):
 
 @pytest.mark.parametrize("name", ["", "ddim", "UNet2DModel", "NoScheduler", "VQDiffusionScheduler", "__name__"])
 def test_other_schedulers_are_refused_with_the_choices(name: str):
-    with pytest.raises(
-        UserError, match=rf"scheduler is {name}, which is no scheduler for these models; .*DDIMScheduler"
-    ):
+    with pytest.raises(UserError, match=rf"scheduler is {name}, which is (no|a) scheduler .* models; .*DDIMScheduler"):
         make_scheduler(name, DDPMCarsScheduler().config)
 
 
