@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 # Of processes that know each other, of terminals, of programs that draw or fetch, and of the make that runs the tests.
@@ -25,6 +26,9 @@ def forget_the_environment() -> None:
     for name in [*os.environ]:
         if name in _NAMES or name.startswith(_BEGINNINGS) or name.lower().endswith("_proxy"):
             del os.environ[name]
+    # Who runs the tests in the background of a shell ignores Ctrl-C, and every process that they start would too.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Else `accelerate config` would have decided how the tests start processes.
     home = tempfile.mkdtemp(prefix="ddpm-cars-tests-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)

@@ -424,7 +424,7 @@ def test_a_run_knows_its_betas_by_their_values(make_config: Callable[..., Traini
     file.write_text(json.dumps([*betas[:-1], 0.5]))
     with pytest.raises(UserError, match=r"a run with trained_betas 20 other numbers \(now 20 other numbers\), which"):
         load(trainer, path, replace(config, trained_betas=str(file)))
-    with pytest.raises(UserError, match=r"trained_betas 20 other numbers \(now None\), which"):
+    with pytest.raises(UserError, match=r"trained_betas 20 other numbers \(now None, the default\), which"):
         load(trainer, path, replace(config, trained_betas=None))
 
 

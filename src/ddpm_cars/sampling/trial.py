@@ -121,7 +121,7 @@ def fault_of(scheduler: Any, num_inference_steps: int) -> str | None:
 def _noise_levels(scheduler: Any) -> np.ndarray:
     if isinstance(scheduler, DDPMCarsScheduler):
         return scheduler.alphas_cumprod_float64
-    return np.array(scheduler.alphas_cumprod, dtype=np.float64)
+    return torch.as_tensor(scheduler.alphas_cumprod).double().numpy()
 
 
 def _shortened(scheduler: Any, num_inference_steps: int) -> tuple[Any, int]:
