@@ -325,7 +325,7 @@ def test_the_scheduler_is_known_by_all_of_its_settings(
         patch.setattr("diffusers.configuration_utils.__version__", "99.0")
         sample(moved)
     path.write_text(json.dumps({**saved, "clip_sample_range": 0.5}))
-    with pytest.raises(UserError, match="with a scheduler_config.json of the model that has changed since; go back"):
+    with pytest.raises(UserError, match=r"with a scheduler_config\.json of the model that has changed since; go back"):
         sample(moved)
 
 
