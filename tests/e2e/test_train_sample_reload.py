@@ -58,6 +58,7 @@ def trained(runs: Runs) -> Path:
     # One thread is what the launcher gives where nothing else is said.
     warned = [line for line in run.stderr.replace("\r", "\n").splitlines() if "warning" in line.lower()]
     assert "with 32 images the network will mostly learn to repeat them" in warned.pop()
+    assert "warning: With these 20 timesteps alpha_bar_T is " in warned.pop()
     assert len(warned) == (num_cores() > 1)
     assert all(f"accelerate launch uses one of {num_cores()} cores" in line for line in warned)
     return runs.folder / "trained"
@@ -127,10 +128,12 @@ def test_a_finished_command_succeeds_again_and_changes_no_weight(runs: Runs, tra
     assert len(runs.records("trained")) == 12
 
 
-def test_a_changed_learning_rate_is_refused(runs: Runs, trained: Path):
+def test_a_changed_learning_rate_is_refused_where_no_step_is_left(runs: Runs, trained: Path):
     before = {file: file.read_bytes() for file in trained.rglob("*") if file.is_file()}
     refused = runs.train("trained", code=2, **SETTINGS, learning_rate=0.5)
-    assert "learning_rate 0.01 (now 0.5)" in runs.last_line(refused)
+    assert "at step 12 of 12, so no step is left that learning_rate 0.01 -> 0.5 could change" in runs.last_line(
+        refused
+    )
     assert {file: file.read_bytes() for file in trained.rglob("*") if file.is_file()} == before
 
 
