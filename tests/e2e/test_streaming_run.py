@@ -142,5 +142,6 @@ def test_bad_pictures_are_reported_and_too_many_end_the_run(runs: Runs):
 def test_other_shards_of_the_same_names_are_refused(runs: Runs, one: str):
     refused = runs.train(one, code=2, **{**MEASURED, "dataset_name": "spoiled"})
     assert re.search(
-        r"belongs to a run on \w+, while these are spoiled; choose another --output_dir", runs.last_line(refused)
+        r"belongs to a run on \w+, while these are spoiled, which .* choose another --output_dir",
+        runs.last_line(refused),
     )
