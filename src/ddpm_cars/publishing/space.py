@@ -22,7 +22,7 @@ serve_folder("model")
 # What the modules behind the page import. Spaces install gradio themselves, in the version that the README names.
 _REQUIREMENTS = (
     *("torch", "numpy", "diffusers", "accelerate", "safetensors", "filelock", "huggingface_hub"),
-    *("datasets", "fsspec", "pillow", "pyyaml", "matplotlib", "tqdm"),
+    *("datasets", "pyarrow", "fsspec", "pillow", "pyyaml", "matplotlib", "tqdm"),
 )
 
 _ABOUT = """
