@@ -23,7 +23,6 @@ from ddpm_cars.runs.checkpoints import RAW, ema_name, find_damage, newest_comple
 from ddpm_cars.runs.old_checkpoints import load_old_pipeline, sampled_weights
 from ddpm_cars.runs.run_folder import EvaluationFolder, RunFolder, is_checkpoint, is_named_as_checkpoint
 from ddpm_cars.runtime.console import note, warn
-from ddpm_cars.runtime.files import read_file
 from ddpm_cars.runtime.processes import on_main, together
 
 T = TypeVar("T")
@@ -107,7 +106,7 @@ def find_model(name: str) -> str:
 
 def _say_older(run: RunFolder, newest: Path) -> None:
     """Say if a run has gone on since it published its model."""
-    published = (read_file(run.facts) or {}).get("steps")
+    published = (run.read_facts() or {}).get("steps")
     if published is not None and int(newest.name.rpartition("-")[2]) > published:
         note(f"{run.path} holds the model of step {published:,}; the run has gone on since, to {newest}")
 
